@@ -1,0 +1,196 @@
+// Package component describes drivers to the rest of the program: what a
+// driver is called, which settings it takes, what it can do, and how to open
+// one.
+//
+// A driver is listed as a [Spec], a plain value; nothing registers itself. A
+// [Catalog] finds specs by the type string of a resource ("state.redis"). A
+// [Handle] opens a driver in the background and lets callers wait for it.
+package component
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"reflect"
+	"slices"
+	"strings"
+)
+
+// Env is what a driver may know of its surroundings when it is opened.
+type Env struct {
+	// Name is the component's name in the configuration, "statestore".
+	Name string
+	// AppID identifies the application this process serves. It is the default
+	// consumer group of subscriptions.
+	AppID string
+	// Namespace groups applications; "default" unless set.
+	Namespace string
+	// Log carries block, component and driver already. Drivers log only what
+	// no returned error can say, such as a reconnect.
+	Log *slog.Logger
+}
+
+// Spec describes one driver of one block.
+type Spec struct {
+	// Block is the first part of the type string: "state", "pubsub",
+	// "bindings", "secretstores", "configuration", "lock".
+	Block string
+	// Name is the rest of the type string: "redis", "local.env".
+	Name string
+	// Aliases are other names the same driver answers to.
+	Aliases []string
+	// Version is the version a resource may name; "v1" when empty.
+	Version string
+	// Summary says in one sentence what the driver keeps its promises with.
+	Summary string
+	// Config holds the default settings; its type's field comments are the
+	// manual.
+	Config any
+	// BlockConfig holds the default settings that the block itself reads from
+	// the same component (keyPrefix, publishingScopes, ...); nil for none.
+	BlockConfig any
+	// Capabilities names the optional interfaces of the block that the driver
+	// implements, derived from its type.
+	Capabilities []string
+
+	open func(ctx context.Context, settings Settings, env Env) (any, error)
+}
+
+// Type returns the full type string, "state.redis".
+func (s Spec) Type() string { return s.Block + "." + s.Name }
+
+// VersionOrDefault returns Version, or "v1".
+func (s Spec) VersionOrDefault() string {
+	if s.Version == "" {
+		return "v1"
+	}
+	return s.Version
+}
+
+// Check decodes settings as Open would, and reports every problem, without
+// opening anything.
+func (s Spec) Check(settings Settings) error {
+	targets := []any{newLike(s.Config)}
+	if s.BlockConfig != nil {
+		targets = append(targets, newLike(s.BlockConfig))
+	}
+	return settings.Decode(targets...)
+}
+
+// Open decodes settings strictly over the defaults and opens the driver. It
+// may block on I/O until ctx ends.
+func (s Spec) Open(ctx context.Context, settings Settings, env Env) (any, error) {
+	return s.open(ctx, settings, env)
+}
+
+func newLike(defaults any) any {
+	p := reflect.New(reflect.TypeOf(defaults))
+	p.Elem().Set(reflect.ValueOf(defaults))
+	return p.Interface()
+}
+
+// Description is the part of a Spec that a driver writes by hand.
+type Description struct {
+	Name    string   // "redis"
+	Aliases []string // other names
+	Version string   // "" for v1
+	Summary string   // one sentence
+}
+
+// NewSpec describes a driver D configured by C. Each block wraps it in a
+// function of its own (state.Spec, pubsub.Spec, ...) so that the compiler
+// checks D against the block's interface and so that caps and blockConfig are
+// the same for all drivers of the block.
+func NewSpec[C any, D io.Closer](block string, d Description, defaults C, blockConfig any, caps []Capability,
+	open func(ctx context.Context, cfg C, env Env) (D, error)) Spec {
+	return Spec{
+		Block: block, Name: d.Name, Aliases: d.Aliases, Version: d.Version, Summary: d.Summary,
+		Config: defaults, BlockConfig: blockConfig,
+		Capabilities: capabilitiesOf(reflect.TypeFor[D](), caps),
+		open: func(ctx context.Context, settings Settings, env Env) (any, error) {
+			cfg := defaults
+			targets := []any{&cfg}
+			if blockConfig != nil {
+				targets = append(targets, newLike(blockConfig))
+			}
+			if err := settings.Decode(targets...); err != nil {
+				return nil, err
+			}
+			return open(ctx, cfg, env)
+		},
+	}
+}
+
+// A Capability pairs a name with the optional interface that provides it.
+type Capability struct {
+	Name string
+	Type reflect.Type
+}
+
+// Can names the optional interface I.
+func Can[I any](name string) Capability { return Capability{name, reflect.TypeFor[I]()} }
+
+func capabilitiesOf(t reflect.Type, caps []Capability) []string {
+	var has []string
+	for _, c := range caps {
+		if t.Implements(c.Type) {
+			has = append(has, c.Name)
+		}
+	}
+	return has
+}
+
+// Catalog finds specs by type string.
+type Catalog struct {
+	specs  []Spec
+	byType map[string][]int // lower-cased "block.name", aliases included
+}
+
+// NewCatalog returns the specs as a Catalog. It refuses two specs that answer
+// to the same type and version.
+func NewCatalog(specs ...Spec) (*Catalog, error) {
+	c := &Catalog{specs: specs, byType: map[string][]int{}}
+	for i, s := range specs {
+		for _, name := range append([]string{s.Name}, s.Aliases...) {
+			key := strings.ToLower(s.Block + "." + name)
+			for _, j := range c.byType[key] {
+				if specs[j].VersionOrDefault() == s.VersionOrDefault() {
+					return nil, fmt.Errorf("component: %s/%s is listed twice", key, s.VersionOrDefault())
+				}
+			}
+			c.byType[key] = append(c.byType[key], i)
+		}
+	}
+	return c, nil
+}
+
+// Specs returns all specs in the order they were listed.
+func (c *Catalog) Specs() []Spec { return slices.Clone(c.specs) }
+
+// Lookup returns the spec for a type string ("state.redis") and version
+// ("v1"; "" means the first listed). The error names the nearest type there
+// is.
+func (c *Catalog) Lookup(typ, version string) (Spec, error) {
+	found := c.byType[strings.ToLower(typ)]
+	if len(found) == 0 {
+		var types []string
+		for t := range c.byType {
+			types = append(types, t)
+		}
+		msg := fmt.Sprintf("no driver for type %q", typ)
+		if near := Nearest(typ, types); near != "" {
+			msg += fmt.Sprintf("; did you mean %q?", near)
+		}
+		return Spec{}, fmt.Errorf("%s (`proa components list` shows them all)", msg)
+	}
+	var versions []string
+	for _, i := range found {
+		v := c.specs[i].VersionOrDefault()
+		if version == "" || strings.EqualFold(v, version) {
+			return c.specs[i], nil
+		}
+		versions = append(versions, v)
+	}
+	return Spec{}, fmt.Errorf("type %q has no version %q; there is %s", typ, version, strings.Join(versions, ", "))
+}
