@@ -1,0 +1,147 @@
+// Package config is the building block of application configuration: items
+// that an application reads and whose changes it is told of.
+//
+// Dialects call Store; configuration stores implement Driver.
+package config
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+
+	"github.com/proa-io/proa/component"
+	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/policy"
+)
+
+// Reasons of the errors that Store returns.
+const (
+	// ReasonNoSubscription marks an id that no subscription has.
+	ReasonNoSubscription fault.Reason = "config.no_subscription"
+	// ReasonCannotWrite marks a store whose items cannot be changed.
+	ReasonCannotWrite fault.Reason = "config.cannot_write"
+)
+
+// Options configure a Store.
+type Options struct {
+	// Chains gives the policies around the calls.
+	Chains policy.Chains
+	// Log takes what no caller is told: outages of a watch, updates that the
+	// application refused. Nil discards.
+	Log *slog.Logger
+}
+
+// Store is a named configuration component. It is safe for concurrent use.
+type Store struct {
+	handle  *component.Handle[Driver]
+	log     *slog.Logger
+	get     *policy.Operation
+	set     *policy.Operation
+	del     *policy.Operation
+	watch   *policy.Operation
+	deliver *policy.Operation
+
+	spawn   chan func(context.Context) // work for Run
+	stopped chan struct{}              // closed when Run takes no more
+
+	mu   sync.Mutex
+	subs map[string]context.CancelCauseFunc // by id
+}
+
+// New returns a Store over the driver that h opens.
+func New(h *component.Handle[Driver], o Options) *Store {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	outbound := o.Chains.Component("config", h.Name(), false)
+	bind := func(op string) *policy.Operation {
+		return outbound.Bind(policy.Op{Block: "config", Component: h.Name(), Name: op})
+	}
+	inbound := o.Chains.Component("config", h.Name(), true)
+	return &Store{
+		handle: h, log: o.Log.With("block", "config", "component", h.Name()),
+		get: bind("get"), set: bind("set"), del: bind("delete"), watch: bind("watch"),
+		deliver: inbound.Bind(policy.Op{Block: "config", Component: h.Name(), Name: "deliver", Inbound: true}),
+		spawn:   make(chan func(context.Context)), stopped: make(chan struct{}),
+		subs: map[string]context.CancelCauseFunc{},
+	}
+}
+
+// Name returns the component's name.
+func (s *Store) Name() string { return s.handle.Name() }
+
+// Get returns the items that q selects. Keys that do not exist are left out.
+func (s *Store) Get(ctx context.Context, q Query) (map[string]Item, error) {
+	call := policy.Call{Idempotent: true}
+	if len(q.Keys) == 1 {
+		call.Key = q.Keys[0]
+	}
+	return policy.Do(ctx, s.get, call, func(ctx context.Context) (map[string]Item, error) {
+		d, err := s.handle.Get(ctx)
+		if err != nil {
+			return nil, err
+		}
+		items, err := d.Get(ctx, q)
+		return items, s.wrap(err, "get from")
+	})
+}
+
+// Set stores value at key and returns its version. It is Unimplemented when
+// the store's items cannot be changed.
+func (s *Store) Set(ctx context.Context, key, value string) (version string, err error) {
+	if err := s.checkKey(key); err != nil {
+		return "", err
+	}
+	call := policy.Call{Key: key, Bytes: len(value), Idempotent: true}
+	return policy.Do(ctx, s.set, call, func(ctx context.Context) (string, error) {
+		w, err := s.writer(ctx)
+		if err != nil {
+			return "", err
+		}
+		version, err := w.Set(ctx, key, value)
+		return version, s.wrap(err, "set in")
+	})
+}
+
+// Delete removes key. Deleting a key that does not exist succeeds. It is
+// Unimplemented when the store's items cannot be changed.
+func (s *Store) Delete(ctx context.Context, key string) error {
+	if err := s.checkKey(key); err != nil {
+		return err
+	}
+	call := policy.Call{Key: key, Idempotent: true}
+	return s.del.Run(ctx, &call, func(ctx context.Context) error {
+		w, err := s.writer(ctx)
+		if err != nil {
+			return err
+		}
+		return s.wrap(w.Delete(ctx, key), "delete from")
+	})
+}
+
+func (s *Store) writer(ctx context.Context) (Writer, error) {
+	d, err := s.handle.Get(ctx)
+	if err != nil {
+		return nil, err
+	}
+	w, ok := d.(Writer)
+	if !ok {
+		return nil, fault.New(fault.Unimplemented, "configuration store %q (%s) cannot be written through this API",
+			s.Name(), s.handle.Type()).WithReason(ReasonCannotWrite)
+	}
+	return w, nil
+}
+
+func (s *Store) checkKey(key string) error {
+	if key == "" {
+		return fault.New(fault.InvalidArgument, "configuration store %q: the key is empty", s.Name())
+	}
+	return nil
+}
+
+func (s *Store) wrap(err error, op string) error {
+	if err == nil {
+		return nil
+	}
+	return fault.Wrap(err, fault.CodeOf(err), "%s configuration store %q", op, s.Name())
+}

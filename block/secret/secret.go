@@ -1,0 +1,152 @@
+// Package secret is the building block that reads secrets.
+//
+// Dialects call Store; secret stores implement Driver. What an application may
+// read is decided here, by a Scope, for every dialect and every driver.
+package secret
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/proa-io/proa/component"
+	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/policy"
+)
+
+// Reasons of the errors that Store returns.
+const (
+	// ReasonDenied marks a secret that the scope keeps from the application.
+	ReasonDenied fault.Reason = "secret.denied"
+	// ReasonNotFound marks a secret that the store does not have.
+	ReasonNotFound fault.Reason = "secret.not_found"
+	// ReasonNoSuchKey marks a reference to a key that the secret does not
+	// have.
+	ReasonNoSuchKey fault.Reason = "secret.no_such_key"
+	// ReasonCannotList marks a bulk read from a store that cannot enumerate.
+	ReasonCannotList fault.Reason = "secret.cannot_list"
+)
+
+// Options configure a Store.
+type Options struct {
+	// Chains gives the policies around the calls.
+	Chains policy.Chains
+	// Scope limits what the application may read. The zero Scope allows all.
+	Scope Scope
+}
+
+// Store is a named secret store. It is safe for concurrent use.
+type Store struct {
+	handle  *component.Handle[Driver]
+	scope   Scope
+	get     *policy.Operation
+	list    *policy.Operation
+	resolve *policy.Operation
+}
+
+// New returns a Store over the driver that h opens.
+func New(h *component.Handle[Driver], o Options) *Store {
+	chain := o.Chains.Component("secret", h.Name(), false)
+	bind := func(op string) *policy.Operation {
+		return chain.Bind(policy.Op{Block: "secret", Component: h.Name(), Name: op})
+	}
+	return &Store{handle: h, scope: o.Scope, get: bind("get"), list: bind("list"), resolve: bind("resolve")}
+}
+
+// Name returns the component's name.
+func (s *Store) Name() string { return s.handle.Name() }
+
+// Get returns the values of the named secret for the application. A secret
+// that the scope denies is PermissionDenied whether it exists or not; one that
+// does not exist is NotFound.
+func (s *Store) Get(ctx context.Context, name string, metadata map[string]string) (map[string]string, error) {
+	if err := s.checkName(name); err != nil {
+		return nil, err
+	}
+	if !s.scope.Allows(name) {
+		return nil, fault.New(fault.PermissionDenied, "the application may not read secret %q of store %q: its scope denies it",
+			name, s.Name()).WithReason(ReasonDenied)
+	}
+	return s.read(ctx, s.get, name, metadata)
+}
+
+// List returns all secrets that the scope allows, by name. It is Unimplemented
+// when the store cannot enumerate its secrets.
+func (s *Store) List(ctx context.Context, metadata map[string]string) (map[string]map[string]string, error) {
+	call := policy.Call{Idempotent: true}
+	return policy.Do(ctx, s.list, call, func(ctx context.Context) (map[string]map[string]string, error) {
+		d, err := s.handle.Get(ctx)
+		if err != nil {
+			return nil, err
+		}
+		l, ok := d.(Lister)
+		if !ok {
+			return nil, fault.New(fault.Unimplemented, "secret store %q (%s) cannot list its secrets", s.Name(), s.handle.Type()).
+				WithReason(ReasonCannotList)
+		}
+		all, err := l.List(ctx, metadata, s.scope.Allows)
+		if err != nil {
+			return nil, fault.Wrap(err, fault.CodeOf(err), "list secrets of store %q", s.Name())
+		}
+		// The driver was asked to leave these out; a scope must not depend
+		// on it.
+		maps.DeleteFunc(all, func(name string, _ map[string]string) bool { return !s.scope.Allows(name) })
+		return all, nil
+	})
+}
+
+// Resolve returns one value for a reference in a component's settings
+// (secretKeyRef). An empty key stands for the secret's name. Scopes do not
+// apply: they limit the application, not the operator who wrote the component.
+func (s *Store) Resolve(ctx context.Context, name, key string) (component.Secret, error) {
+	if err := s.checkName(name); err != nil {
+		return component.Secret{}, err
+	}
+	if key == "" {
+		key = name
+	}
+	values, err := s.read(ctx, s.resolve, name, nil)
+	if err != nil {
+		return component.Secret{}, err
+	}
+	v, ok := values[key]
+	if !ok {
+		keys := slices.Sorted(maps.Keys(values))
+		return component.Secret{}, fault.New(fault.NotFound, "secret %q of store %q has no key %q; it has %s",
+			name, s.Name(), key, quoteList(keys)).WithReason(ReasonNoSuchKey)
+	}
+	return component.NewSecret(v), nil
+}
+
+func (s *Store) checkName(name string) error {
+	if name == "" {
+		return fault.New(fault.InvalidArgument, "the name of a secret of store %q is empty", s.Name())
+	}
+	return nil
+}
+
+func (s *Store) read(ctx context.Context, op *policy.Operation, name string, metadata map[string]string) (map[string]string, error) {
+	call := policy.Call{Key: name, Idempotent: true}
+	return policy.Do(ctx, op, call, func(ctx context.Context) (map[string]string, error) {
+		d, err := s.handle.Get(ctx)
+		if err != nil {
+			return nil, err
+		}
+		values, err := d.Get(ctx, name, metadata)
+		switch {
+		case err == nil:
+			return values, nil
+		case fault.Is(err, fault.NotFound):
+			return nil, fault.Wrap(err, fault.NotFound, "secret %q of store %q", name, s.Name()).WithReason(ReasonNotFound)
+		}
+		return nil, fault.Wrap(err, fault.CodeOf(err), "get secret %q of store %q", name, s.Name())
+	})
+}
+
+func quoteList(names []string) string {
+	if len(names) == 0 {
+		return "none"
+	}
+	return `"` + strings.Join(names, `", "`) + `"`
+}
