@@ -41,6 +41,9 @@ type Call struct {
 	// Committed is set by the innermost function once the call can no longer
 	// be repeated, for instance because a part of the answer has been sent.
 	Committed bool
+	// Unsent is set by the innermost function when the attempt that failed
+	// did nothing at all, so that it may be repeated whatever it was.
+	Unsent bool
 
 	do func(context.Context) error
 }

@@ -1,0 +1,34 @@
+package policy
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/proa-io/proa/fault"
+)
+
+// ReasonTimeout marks a DeadlineExceeded that the Timeout policy caused, not
+// the caller's own deadline.
+const ReasonTimeout fault.Reason = "policy.timeout"
+
+// Timeout bounds each attempt by d. It starts no goroutine: what is below it
+// must return soon after its context ends, as every driver does. d ≤ 0 means
+// no bound.
+func Timeout(d time.Duration) Policy {
+	return func(op Op, next Handler) Handler {
+		if d <= 0 {
+			return next
+		}
+		return func(ctx context.Context, c *Call) error {
+			tctx, cancel := context.WithTimeout(ctx, d)
+			defer cancel()
+			err := next(tctx, c)
+			if err != nil && ctx.Err() == nil && errors.Is(tctx.Err(), context.DeadlineExceeded) {
+				return fault.Wrap(err, fault.DeadlineExceeded, "%s %q: %s took longer than %v, the timeout set for it",
+					op.Block, op.Component, op.Name, d).WithReason(ReasonTimeout)
+			}
+			return err
+		}
+	}
+}
