@@ -29,8 +29,8 @@ const (
 	ReasonNotInput fault.Reason = "binding.not_input"
 )
 
-// Settings are the settings of a binding component that this block reads.
-type Settings struct {
+// Config holds the settings of a binding component that this block reads.
+type Config struct {
 	// Direction limits what the binding is used for: "input", "output" or
 	// "input, output". Empty means all that the driver can do, and events
 	// only if the application says that it takes them.
@@ -41,21 +41,21 @@ type Settings struct {
 }
 
 // Validate reports a direction that is none.
-func (s Settings) Validate() error {
-	for d := range s.directions() {
+func (c Config) Validate() error {
+	for d := range c.directions() {
 		if d != "input" && d != "output" {
-			return component.Invalid("direction", `wants "input", "output" or "input, output", not %q`, s.Direction)
+			return component.Invalid("direction", `wants "input", "output" or "input, output", not %q`, c.Direction)
 		}
 	}
 	return nil
 }
 
-func (s Settings) directions() map[string]bool {
-	if s.Direction == "" {
+func (c Config) directions() map[string]bool {
+	if c.Direction == "" {
 		return nil
 	}
 	out := map[string]bool{}
-	for d := range strings.SplitSeq(s.Direction, ",") {
+	for d := range strings.SplitSeq(c.Direction, ",") {
 		out[strings.ToLower(strings.TrimSpace(d))] = true
 	}
 	return out
@@ -65,8 +65,8 @@ func (s Settings) directions() map[string]bool {
 type Options struct {
 	// Chains gives the policies around the calls.
 	Chains policy.Chains
-	// Settings are those of the component.
-	Settings Settings
+	// Config is what the block reads from the component's settings.
+	Config Config
 	// Capabilities are those of the driver's component.Spec. They tell what
 	// the binding can do before the driver is open.
 	Capabilities []string
@@ -99,21 +99,21 @@ func New(h *component.Handle[Driver], o Options) *Binding {
 	if o.Grace == 0 {
 		o.Grace = 5 * time.Second
 	}
-	if o.Settings.Route == "" {
-		o.Settings.Route = h.Name()
+	if o.Config.Route == "" {
+		o.Config.Route = h.Name()
 	}
-	want := o.Settings.directions()
-	uses := func(direction string) bool {
-		return slices.Contains(o.Capabilities, direction) && (want == nil || want[direction])
+	want := o.Config.directions()
+	uses := func(capability, direction string) bool {
+		return slices.Contains(o.Capabilities, capability) && (want == nil || want[direction])
 	}
-	outbound := o.Chains.Component("binding", h.Name(), false)
-	inbound := o.Chains.Component("binding", h.Name(), true)
+	outbound := o.Chains.Component(Block, h.Name(), false)
+	inbound := o.Chains.Component(Block, h.Name(), true)
 	return &Binding{
-		handle: h, log: o.Log.With("block", "binding", "component", h.Name()),
-		route: o.Settings.Route, grace: o.Grace,
-		input: uses("input"), output: uses("output"), explicit: want["input"],
-		invoke:  outbound.Bind(policy.Op{Block: "binding", Component: h.Name(), Name: "invoke"}),
-		deliver: inbound.Bind(policy.Op{Block: "binding", Component: h.Name(), Name: "deliver", Inbound: true}),
+		handle: h, log: o.Log.With("block", Block, "component", h.Name()),
+		route: o.Config.Route, grace: o.Grace,
+		input: uses(CapabilityInput, "input"), output: uses(CapabilityOutput, "output"), explicit: want["input"],
+		invoke:  outbound.Bind(policy.Op{Block: Block, Component: h.Name(), Name: "invoke"}),
+		deliver: inbound.Bind(policy.Op{Block: Block, Component: h.Name(), Name: "deliver", Inbound: true}),
 	}
 }
 

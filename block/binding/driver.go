@@ -7,6 +7,9 @@ import (
 	"github.com/proa-io/proa/component"
 )
 
+// Block is the first part of the type string of every component of this block.
+const Block = "bindings"
+
 // Driver is what every binding implements; it is an Output, an Input, or both.
 //
 // A driver does I/O and names its errors with fault codes, nothing else;
@@ -75,21 +78,30 @@ type Response struct {
 	Metadata map[string]string
 }
 
-var capabilities = []component.Capability{
-	component.Can[Input]("input"),
-	component.Can[Output]("output"),
+// The capabilities of a binding driver's component.Spec, named as Dapr's
+// metadata API names them.
+const (
+	CapabilityInput  = "INPUT_BINDING"
+	CapabilityOutput = "OUTPUT_BINDING"
+)
+
+func capabilities() []component.Capability {
+	return []component.Capability{
+		component.Can[Input](CapabilityInput),
+		component.Can[Output](CapabilityOutput),
+	}
 }
 
 // OutputSpec describes an output driver of type "bindings.<name>" to the
 // catalog. A driver that is an Input too is listed as both.
 func OutputSpec[C any, D Output](d component.Description, defaults C,
 	open func(context.Context, C, component.Env) (D, error)) component.Spec {
-	return component.NewSpec("bindings", d, defaults, Settings{}, capabilities, open)
+	return component.NewSpec(Block, d, defaults, Config{}, capabilities(), open)
 }
 
 // InputSpec describes an input driver of type "bindings.<name>" to the
 // catalog. A driver that is an Output too is listed as both.
 func InputSpec[C any, D Input](d component.Description, defaults C,
 	open func(context.Context, C, component.Env) (D, error)) component.Spec {
-	return component.NewSpec("bindings", d, defaults, Settings{}, capabilities, open)
+	return component.NewSpec(Block, d, defaults, Config{}, capabilities(), open)
 }

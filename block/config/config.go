@@ -53,15 +53,15 @@ func New(h *component.Handle[Driver], o Options) *Store {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	outbound := o.Chains.Component("config", h.Name(), false)
+	outbound := o.Chains.Component(Block, h.Name(), false)
 	bind := func(op string) *policy.Operation {
-		return outbound.Bind(policy.Op{Block: "config", Component: h.Name(), Name: op})
+		return outbound.Bind(policy.Op{Block: Block, Component: h.Name(), Name: op})
 	}
-	inbound := o.Chains.Component("config", h.Name(), true)
+	inbound := o.Chains.Component(Block, h.Name(), true)
 	return &Store{
-		handle: h, log: o.Log.With("block", "config", "component", h.Name()),
+		handle: h, log: o.Log.With("block", Block, "component", h.Name()),
 		get: bind("get"), set: bind("set"), del: bind("delete"), watch: bind("watch"),
-		deliver: inbound.Bind(policy.Op{Block: "config", Component: h.Name(), Name: "deliver", Inbound: true}),
+		deliver: inbound.Bind(policy.Op{Block: Block, Component: h.Name(), Name: "deliver", Inbound: true}),
 		spawn:   make(chan func(context.Context)), stopped: make(chan struct{}),
 		subs: map[string]context.CancelCauseFunc{},
 	}

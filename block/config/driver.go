@@ -7,6 +7,9 @@ import (
 	"github.com/proa-io/proa/component"
 )
 
+// Block is the first part of the type string of every component of this block.
+const Block = "configuration"
+
 // Driver is what a configuration store implements.
 //
 // A driver does I/O and names its errors with fault codes, nothing else; Store
@@ -68,7 +71,7 @@ type Event struct {
 // Spec describes a driver of type "configuration.<name>" to the catalog.
 func Spec[C any, D Driver](d component.Description, defaults C,
 	open func(context.Context, C, component.Env) (D, error)) component.Spec {
-	return component.NewSpec("configuration", d, defaults, nil, []component.Capability{
-		component.Can[Writer]("write"),
+	return component.NewSpec(Block, d, defaults, nil, []component.Capability{
+		component.Can[Writer]("WRITE"),
 	}, open)
 }

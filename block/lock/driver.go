@@ -9,6 +9,9 @@ import (
 	"github.com/proa-io/proa/fault"
 )
 
+// Block is the first part of the type string of every component of this block.
+const Block = "lock"
+
 // Driver is what a lock store implements.
 //
 // A driver does I/O and names its errors with fault codes, nothing else; Store
@@ -67,7 +70,7 @@ func ErrNotOwner() error { return fault.New(fault.PermissionDenied, "another own
 // Spec describes a driver of type "lock.<name>" to the catalog.
 func Spec[C any, D Driver](d component.Description, defaults C,
 	open func(context.Context, C, component.Env) (D, error)) component.Spec {
-	return component.NewSpec("lock", d, defaults, Settings{}, []component.Capability{
-		component.Can[Renewer]("renew"),
+	return component.NewSpec(Block, d, defaults, Config{}, []component.Capability{
+		component.Can[Renewer]("RENEW"),
 	}, open)
 }

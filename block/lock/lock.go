@@ -31,8 +31,8 @@ const (
 // separator joins the parts of a lock's name in the store.
 const separator = "||"
 
-// Settings are the settings of a lock component that this block reads.
-type Settings struct {
+// Config holds the settings of a lock component that this block reads.
+type Config struct {
 	// KeyPrefix says what locks of the same id are kept apart by: "appid"
 	// (the default) gives each application its own, "name" each component,
 	// "none" shares them all; any other text is a prefix of its own and is
@@ -41,8 +41,8 @@ type Settings struct {
 }
 
 // Validate reports a prefix that holds the separator.
-func (s Settings) Validate() error {
-	if strings.Contains(s.KeyPrefix, separator) {
+func (c Config) Validate() error {
+	if strings.Contains(c.KeyPrefix, separator) {
 		return component.Invalid("keyPrefix", "must not contain %q", separator)
 	}
 	return nil
@@ -50,9 +50,9 @@ func (s Settings) Validate() error {
 
 // prefix returns what comes before the id, as Dapr builds it, so that both see
 // the same locks.
-func (s Settings) prefix(storeName, appID string) string {
+func (c Config) prefix(storeName, appID string) string {
 	var part string
-	switch p := strings.ToLower(s.KeyPrefix); p {
+	switch p := strings.ToLower(c.KeyPrefix); p {
 	case "", "appid":
 		part = appID
 	case "name":
@@ -73,8 +73,8 @@ type Options struct {
 	Chains policy.Chains
 	// AppID identifies the application.
 	AppID string
-	// Settings are those of the component.
-	Settings Settings
+	// Config is what the block reads from the component's settings.
+	Config Config
 }
 
 // Store is a named lock component. It is safe for concurrent use.
@@ -88,12 +88,12 @@ type Store struct {
 
 // New returns a Store over the driver that h opens.
 func New(h *component.Handle[Driver], o Options) *Store {
-	chain := o.Chains.Component("lock", h.Name(), false)
+	chain := o.Chains.Component(Block, h.Name(), false)
 	bind := func(op string) *policy.Operation {
-		return chain.Bind(policy.Op{Block: "lock", Component: h.Name(), Name: op})
+		return chain.Bind(policy.Op{Block: Block, Component: h.Name(), Name: op})
 	}
 	return &Store{
-		handle: h, prefix: o.Settings.prefix(h.Name(), o.AppID),
+		handle: h, prefix: o.Config.prefix(h.Name(), o.AppID),
 		acquire: bind("acquire"), release: bind("release"), renew: bind("renew"),
 	}
 }

@@ -7,6 +7,9 @@ import (
 	"github.com/proa-io/proa/component"
 )
 
+// Block is the first part of the type string of every component of this block.
+const Block = "secretstores"
+
 // Driver is what a secret store implements.
 //
 // A driver does I/O and names its errors with fault codes, nothing else; Store
@@ -34,7 +37,7 @@ type Lister interface {
 // Spec describes a driver of type "secretstores.<name>" to the catalog.
 func Spec[C any, D Driver](d component.Description, defaults C,
 	open func(context.Context, C, component.Env) (D, error)) component.Spec {
-	return component.NewSpec("secretstores", d, defaults, nil, []component.Capability{
-		component.Can[Lister]("list"),
+	return component.NewSpec(Block, d, defaults, nil, []component.Capability{
+		component.Can[Lister]("LIST"),
 	}, open)
 }

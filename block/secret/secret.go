@@ -47,9 +47,9 @@ type Store struct {
 
 // New returns a Store over the driver that h opens.
 func New(h *component.Handle[Driver], o Options) *Store {
-	chain := o.Chains.Component("secret", h.Name(), false)
+	chain := o.Chains.Component(Block, h.Name(), false)
 	bind := func(op string) *policy.Operation {
-		return chain.Bind(policy.Op{Block: "secret", Component: h.Name(), Name: op})
+		return chain.Bind(policy.Op{Block: Block, Component: h.Name(), Name: op})
 	}
 	return &Store{handle: h, scope: o.Scope, get: bind("get"), list: bind("list"), resolve: bind("resolve")}
 }
