@@ -78,6 +78,19 @@ func (s Spec) Check(settings Settings) error {
 	return settings.Decode(targets...)
 }
 
+// DecodeBlock decodes settings as Open would, and returns what the block itself
+// reads from them: a value of the type of BlockConfig, or nil if that is nil.
+func (s Spec) DecodeBlock(settings Settings) (any, error) {
+	if s.BlockConfig == nil {
+		return nil, s.Check(settings)
+	}
+	cfg := newLike(s.BlockConfig)
+	if err := settings.Decode(newLike(s.Config), cfg); err != nil {
+		return nil, err
+	}
+	return reflect.ValueOf(cfg).Elem().Interface(), nil
+}
+
 // Open decodes settings strictly over the defaults and opens the driver. It
 // may block on I/O until ctx ends.
 func (s Spec) Open(ctx context.Context, settings Settings, env Env) (any, error) {

@@ -1,0 +1,121 @@
+package state
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/proa-io/proa/component"
+)
+
+// Block is the first part of the type string of every state component.
+const Block = "state"
+
+// Config holds the settings that the block reads from a state component,
+// whatever its driver.
+type Config struct {
+	// KeyPrefix chooses what is put before every key, followed by "||", so
+	// that applications sharing a store do not meet: "appid" (the default)
+	// the id of the application, "namespace" its namespace, a dot and its id,
+	// "name" the name of the component, "none" nothing. Any other text is
+	// itself the prefix, in lower case; applications that give the same one
+	// share their items.
+	KeyPrefix string `setting:"keyPrefix"`
+	// TTLInSeconds is how long items live that are written without a
+	// ttlInSeconds of their own; 0 or -1 for ever.
+	TTLInSeconds int `setting:"ttlInSeconds"`
+	// ActorStateStore marks the store that keeps the state of actors.
+	ActorStateStore bool `setting:"actorStateStore"`
+	// OutboxPublishPubsub names the pub/sub component that transactions are
+	// published to. Not supported yet by this version.
+	OutboxPublishPubsub string `setting:"outboxPublishPubsub"`
+	// OutboxPublishTopic names the topic that transactions are published to.
+	// Not supported yet by this version.
+	OutboxPublishTopic string `setting:"outboxPublishTopic"`
+	// OutboxPubsub names the pub/sub component of the outbox's own messages.
+	// Not supported yet by this version.
+	OutboxPubsub string `setting:"outboxPubsub"`
+	// OutboxDiscardWhenMissingState drops outbox messages whose transaction
+	// never happened. Not supported yet by this version.
+	OutboxDiscardWhenMissingState bool `setting:"outboxDiscardWhenMissingState"`
+	// PrimaryEncryptionKey encrypts values before they reach the store. Not
+	// supported yet by this version.
+	PrimaryEncryptionKey component.Secret `setting:"primaryEncryptionKey"`
+	// SecondaryEncryptionKey decrypts values written before the primary key
+	// was changed. Not supported yet by this version.
+	SecondaryEncryptionKey component.Secret `setting:"secondaryEncryptionKey"`
+}
+
+// Validate reports settings that can never work, and those that ask for what
+// this version does not do: to go on without would be to store in clear what
+// must be encrypted, or not to publish what must be published.
+func (c Config) Validate() error {
+	if strings.Contains(c.KeyPrefix, separator) {
+		return component.Invalid("keyPrefix", "must not contain %q", separator)
+	}
+	if c.TTLInSeconds < -1 || c.TTLInSeconds > maxTTL {
+		return component.Invalid("ttlInSeconds", "wants a number of seconds from 1 to %d, or -1 for no expiry", maxTTL)
+	}
+	for _, s := range []struct {
+		name string
+		set  bool
+	}{
+		{"primaryEncryptionKey", c.PrimaryEncryptionKey.IsSet()},
+		{"secondaryEncryptionKey", c.SecondaryEncryptionKey.IsSet()},
+		{"outboxPublishPubsub", c.OutboxPublishPubsub != ""},
+		{"outboxPublishTopic", c.OutboxPublishTopic != ""},
+		{"outboxPubsub", c.OutboxPubsub != ""},
+		{"outboxDiscardWhenMissingState", c.OutboxDiscardWhenMissingState},
+	} {
+		if s.set {
+			return component.Invalid(s.name, "is not supported yet by this version of proa; remove it to use the store without")
+		}
+	}
+	return nil
+}
+
+// Spec describes a state driver to the catalog. The capabilities have the names
+// that the metadata API of Dapr shows, as far as it has one for them.
+func Spec[C any, D Driver](d component.Description, defaults C,
+	open func(ctx context.Context, cfg C, env component.Env) (D, error)) component.Spec {
+	return component.NewSpec(Block, d, defaults, Config{}, []component.Capability{
+		component.Can[Driver]("ETAG"),
+		component.Can[Driver]("TTL"),
+		component.Can[Transactor]("TRANSACTIONAL"),
+		component.Can[BulkGetter]("BULK_GET"),
+		component.Can[BulkPutter]("BULK_SET"),
+		component.Can[BulkDeleter]("BULK_DELETE"),
+		component.Can[Lister]("LIST"),
+	}, open)
+}
+
+// Opener returns the function that opens the driver of spec, for
+// component.NewHandle. It gives up with the error of a driver that is not a
+// state driver.
+func Opener(spec component.Spec, settings component.Settings, env component.Env) func(context.Context) (Driver, error) {
+	return func(ctx context.Context) (Driver, error) {
+		d, err := spec.Open(ctx, settings, env)
+		if err != nil {
+			return nil, err
+		}
+		driver, ok := d.(Driver)
+		if !ok {
+			return nil, fmt.Errorf("%s is no state driver", spec.Type())
+		}
+		return driver, nil
+	}
+}
+
+// ConfigOf decodes what the block itself reads from the settings of a
+// component described by spec.
+func ConfigOf(spec component.Spec, settings component.Settings) (Config, error) {
+	c, err := spec.DecodeBlock(settings)
+	if err != nil {
+		return Config{}, err
+	}
+	cfg, ok := c.(Config)
+	if !ok {
+		return Config{}, fmt.Errorf("%s is no state driver", spec.Type())
+	}
+	return cfg, nil
+}

@@ -1,0 +1,279 @@
+// Package state is the key/value building block.
+//
+// Dialects call [Store]; stores of all kinds are behind [Driver]. What every
+// state call needs, whatever the protocol it came in by and whatever the store
+// it goes to, is in Store, once: key prefixes, time to live, the policies,
+// fan-out of bulk calls, and the text of errors.
+package state
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/proa-io/proa/component"
+	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/policy"
+)
+
+// Reasons of the errors that Store returns. A store that is not open yet is
+// Unavailable with component.ReasonNotReady.
+const (
+	// ReasonEmptyKey: a request without a key.
+	ReasonEmptyKey fault.Reason = "state.empty_key"
+	// ReasonIllegalKey: a key with "||" in it, which separates prefix and key
+	// in the store.
+	ReasonIllegalKey fault.Reason = "state.illegal_key"
+	// ReasonETagMismatch: the item has changed, or a first write came second.
+	ReasonETagMismatch fault.Reason = "state.etag_mismatch"
+	// ReasonETagInvalid: an etag that this store cannot have handed out.
+	ReasonETagInvalid fault.Reason = "state.etag_invalid"
+	// ReasonBadTTL: ttlInSeconds is not a number of seconds.
+	ReasonBadTTL fault.Reason = "state.bad_ttl"
+	// ReasonBadOption: a concurrency or consistency that there is not.
+	ReasonBadOption fault.Reason = "state.bad_option"
+	// ReasonTransactionsNotSupported: the driver has no transactions.
+	ReasonTransactionsNotSupported fault.Reason = "state.transactions_not_supported"
+	// ReasonTooManyOperations: more operations than the store's transactions
+	// can have.
+	ReasonTooManyOperations fault.Reason = "state.too_many_operations"
+	// ReasonBadOperation: a transaction operation of a kind that there is not.
+	ReasonBadOperation fault.Reason = "state.bad_operation"
+	// ReasonListNotSupported: the driver cannot enumerate keys.
+	ReasonListNotSupported fault.Reason = "state.list_not_supported"
+)
+
+// Store is a state component as dialects see it. It is safe for concurrent
+// use.
+//
+// Every error it returns is classified, names the store and the key as the
+// caller wrote it, and never shows the prefixed key.
+type Store struct {
+	name   string
+	handle *component.Handle[Driver]
+	prefix string
+	ttl    time.Duration // of items that do not say
+
+	get, set, del, list, transact *policy.Operation
+	bulkGet, bulkSet, bulkDel     *policy.Operation
+}
+
+// Options say for whom a Store works and how.
+type Options struct {
+	// AppID and Namespace identify the application, for key prefixes.
+	AppID, Namespace string
+	Config           Config
+	// Chains gives the policies around every call.
+	Chains policy.Chains
+}
+
+// New returns a Store on the driver that h opens.
+func New(h *component.Handle[Driver], o Options) *Store {
+	chain := o.Chains.Component(Block, h.Name(), false)
+	bind := func(op string) *policy.Operation {
+		return chain.Bind(policy.Op{Block: Block, Component: h.Name(), Name: op})
+	}
+	return &Store{
+		name: h.Name(), handle: h,
+		prefix:   keyPrefix(o.Config.KeyPrefix, h.Name(), o.AppID, o.Namespace),
+		ttl:      seconds(o.Config.TTLInSeconds),
+		get:      bind("get"),
+		set:      bind("set"),
+		del:      bind("delete"),
+		list:     bind("list"),
+		transact: bind("transact"),
+		bulkGet:  bind("bulk_get"),
+		bulkSet:  bind("bulk_set"),
+		bulkDel:  bind("bulk_delete"),
+	}
+}
+
+// Name returns the name of the component.
+func (s *Store) Name() string { return s.name }
+
+// GetRequest asks for one item.
+type GetRequest struct {
+	Key         string
+	Consistency Consistency
+	// Metadata goes to the driver as it is. It is not changed. May be nil.
+	Metadata map[string]string
+}
+
+// Get returns the item at r.Key. found is false, and err nil, when there is
+// none. The caller may keep Item.Value but not change it.
+func (s *Store) Get(ctx context.Context, r GetRequest) (item Item, found bool, err error) {
+	if err := s.checkKey(r.Key); err != nil {
+		return Item{}, false, err
+	}
+	c := &getCall{store: s, key: s.prefix + r.Key, opt: GetOptions{r.Consistency, r.Metadata}}
+	c.Key, c.Idempotent = r.Key, true
+	if err := s.get.Run(ctx, &c.Call, c.do); err != nil {
+		return Item{}, false, s.explain(err, "get", r.Key)
+	}
+	return c.item, c.found, nil
+}
+
+// A getCall is a Get under way. It is one value, where a closure per layer
+// would be several, because reads are the hottest path there is.
+type getCall struct {
+	policy.Call
+	store *Store
+	key   string
+	opt   GetOptions
+	item  Item
+	found bool
+}
+
+func (c *getCall) do(ctx context.Context) error {
+	d, err := c.store.handle.Get(ctx)
+	if err != nil {
+		return err
+	}
+	c.item, c.found, err = d.Get(ctx, c.key, c.opt)
+	return err
+}
+
+// SetRequest writes one item.
+type SetRequest struct {
+	Key   string
+	Value []byte
+	// ETag, when not empty, lets the write succeed only if it is the present
+	// item's, whatever Concurrency says.
+	ETag        string
+	Concurrency Concurrency
+	Consistency Consistency
+	// Metadata goes to the driver as it is, but for ttlInSeconds, which Store
+	// reads. It is not changed. May be nil.
+	Metadata map[string]string
+}
+
+func (s *Store) putOptions(r *SetRequest) (PutOptions, error) {
+	ttl, err := s.ttlOf(r.Metadata)
+	if err != nil {
+		return PutOptions{}, s.explain(err, "set", r.Key)
+	}
+	return PutOptions{
+		ETag: r.ETag, FirstWrite: r.Concurrency == FirstWrite,
+		TTL: ttl, Consistency: r.Consistency, Metadata: r.Metadata,
+	}, nil
+}
+
+// Set stores one item and returns its etag, or "" when the store does not
+// tell.
+func (s *Store) Set(ctx context.Context, r SetRequest) (etag string, err error) {
+	if err := s.checkKey(r.Key); err != nil {
+		return "", err
+	}
+	opt, err := s.putOptions(&r)
+	if err != nil {
+		return "", err
+	}
+	c := &setCall{store: s, put: PutOp{Key: s.prefix + r.Key, Value: r.Value, PutOptions: opt}}
+	c.Key, c.Bytes, c.Idempotent = r.Key, len(r.Value), idempotent(opt)
+	if err := s.set.Run(ctx, &c.Call, c.do); err != nil {
+		return "", s.explain(err, "set", r.Key)
+	}
+	return c.etag, nil
+}
+
+// idempotent reports whether a write may be repeated when it is not known
+// whether it was carried out: not if the first try changes what the second
+// one's condition sees.
+func idempotent(o PutOptions) bool { return o.ETag == "" && !o.FirstWrite }
+
+type setCall struct {
+	policy.Call
+	store *Store
+	put   PutOp
+	etag  string
+}
+
+func (c *setCall) do(ctx context.Context) error {
+	d, err := c.store.handle.Get(ctx)
+	if err != nil {
+		return err
+	}
+	c.etag, err = d.Put(ctx, c.put.Key, c.put.Value, c.put.PutOptions)
+	return err
+}
+
+// DeleteRequest removes one item.
+type DeleteRequest struct {
+	Key string
+	// ETag, when not empty, lets the removal succeed only if it is the present
+	// item's. Without it, removing what does not exist succeeds.
+	ETag        string
+	Consistency Consistency
+	Metadata    map[string]string // as in GetRequest
+}
+
+// Delete removes one item.
+func (s *Store) Delete(ctx context.Context, r DeleteRequest) error {
+	if err := s.checkKey(r.Key); err != nil {
+		return err
+	}
+	key, opt := s.prefix+r.Key, DeleteOptions{r.ETag, r.Consistency, r.Metadata}
+	c := policy.Call{Key: r.Key, Idempotent: r.ETag == ""}
+	err := s.del.Run(ctx, &c, func(ctx context.Context) error {
+		d, err := s.handle.Get(ctx)
+		if err != nil {
+			return err
+		}
+		return d.Delete(ctx, key, opt)
+	})
+	return s.explain(err, "delete", r.Key)
+}
+
+// ListRequest asks for keys.
+type ListRequest struct {
+	Prefix string // of the keys wanted; "" for all
+	After  string // only keys that sort after this one; "" for the first page
+	Limit  int    // at most so many; 1,000 when not positive, never more than 10,000
+}
+
+// List returns keys in byte order.
+func (s *Store) List(ctx context.Context, r ListRequest) ([]string, error) {
+	if r.Limit <= 0 {
+		r.Limit = 1000
+	}
+	r.Limit = min(r.Limit, 10_000)
+	after := ""
+	if r.After != "" {
+		after = s.prefix + r.After
+	}
+	keys, err := policy.Do(ctx, s.list, policy.Call{Key: r.Prefix, Idempotent: true}, func(ctx context.Context) ([]string, error) {
+		d, err := s.handle.Get(ctx)
+		if err != nil {
+			return nil, err
+		}
+		l, ok := d.(Lister)
+		if !ok {
+			return nil, fault.New(fault.Unimplemented, "this kind of store cannot list its keys").WithReason(ReasonListNotSupported)
+		}
+		return l.List(ctx, s.prefix+r.Prefix, after, r.Limit)
+	})
+	if err != nil {
+		return nil, s.explain(err, "list", "")
+	}
+	for i, k := range keys {
+		keys[i] = k[len(s.prefix):]
+	}
+	return keys, nil
+}
+
+// explain adds to an error which store and key it is about. It returns nil for
+// nil.
+func (s *Store) explain(err error, op, key string) error {
+	if err == nil {
+		return nil
+	}
+	about := fmt.Sprintf("state %q: %s", s.name, op)
+	if key != "" {
+		about = fmt.Sprintf("%s %q", about, key)
+	}
+	if _, classified := errors.AsType[*fault.Error](err); !classified {
+		about += ": " + fault.Message(err)
+	}
+	return fault.Wrap(err, fault.CodeOf(err), "%s", about)
+}

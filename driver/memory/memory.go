@@ -1,0 +1,19 @@
+// Package memory keeps everything in the memory of the process: for tests, for
+// a first try, and for what may be lost at a restart. It is the reference that
+// the other drivers are compared with.
+package memory
+
+import (
+	"github.com/proa-io/proa/block/state"
+	"github.com/proa-io/proa/component"
+)
+
+// Specs lists what this package offers to the building blocks.
+func Specs() []component.Spec {
+	return []component.Spec{
+		state.Spec(component.Description{
+			Name: "in-memory", Aliases: []string{"memory"},
+			Summary: "Keeps items in the memory of the process; they are gone when it stops.",
+		}, StateConfig{MaxItems: 1_000_000, MaxBytes: 512 << 20}, OpenState),
+	}
+}
