@@ -61,7 +61,7 @@ func TestNoServerOutlivesTheTestBinary(t *testing.T) {
 				limit = "3s"
 			}
 			child := exec.Command(os.Args[0], "-test.run=^"+strings.SplitN(t.Name(), "/", 2)[0]+"$", "-test.timeout="+limit)
-			child.Env = append(os.Environ(), dyingVar+"="+name)
+			child.Env = append(os.Environ(), dyingVar+"="+name, "TMPDIR="+t.TempDir())
 			out, err := child.StdoutPipe()
 			if err != nil {
 				t.Fatal(err)
