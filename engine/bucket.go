@@ -1,0 +1,370 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/proa-io/proa/fault"
+)
+
+// BucketConfig describes a key-value bucket. The engine adds replicas and
+// durability.
+type BucketConfig struct {
+	// Name has letters, digits, _ and - only.
+	Name        string
+	Description string
+	// History is the number of revisions kept per key, 1 to 64; 1 when 0.
+	History int
+	// MaxAge ends every value after this time; 0 means never.
+	MaxAge time.Duration
+	// KeyTTL allows a TTL per value (PutOptions.TTL), lets tombstones of
+	// deleted keys vanish, and tells watchers when a value ends. It needs a
+	// server of version 2.11; on an older one it fails with Unimplemented.
+	KeyTTL bool
+	// MaxValueSize bounds a value, in bytes; 0 means what the server allows.
+	MaxValueSize int32
+	// MaxBytes bounds the bucket, in bytes; 0 means what the server allows.
+	MaxBytes int64
+}
+
+// tombstoneTTL is how long a bucket with KeyTTL remembers that a key was
+// deleted or ended, for watchers that were disconnected meanwhile.
+const tombstoneTTL = time.Hour
+
+// MinTTL is the shortest TTL of a value; shorter ones are raised to it.
+// Values end up to 250 ms late.
+const MinTTL = time.Second
+
+// Bucket is a key-value bucket on every connection of the engine. It is safe
+// for concurrent use and survives what the engine survives.
+//
+// Keys are subjects: parts of any characters but blanks, control characters,
+// *, >, joined by dots, without empty parts. Callers with free-form keys
+// encode them; [Bucket.KV], for the client library's own operations, takes
+// only letters, digits and -/_=. in keys.
+type Bucket struct {
+	engine  *Engine
+	name    string
+	stream  string // "KV_<name>"
+	prefix  string // "$KV.<name>."
+	direct  string // subject prefix of a direct get, up to the message subject
+	keyTTL  bool
+	kv      jetstream.KeyValue
+	leaders bool // a direct get may be answered by a replica that lags
+}
+
+// Entry is one value.
+type Entry struct {
+	Key      string
+	Value    []byte
+	Revision uint64
+	Created  time.Time
+}
+
+// Consistency says which answer to a read is good enough.
+type Consistency uint8
+
+// The consistencies.
+const (
+	// Strong reads see every write acknowledged before.
+	Strong Consistency = iota
+	// Eventual reads may be answered by any replica, which may lag. With one
+	// replica they are as strong as Strong.
+	Eventual
+)
+
+// KeyValue creates the bucket, or updates it when it exists with another
+// configuration, and returns it. A write happens only when something differs.
+func (e *Engine) KeyValue(ctx context.Context, cfg BucketConfig) (*Bucket, error) {
+	if cfg.History < 0 || cfg.History > jetstream.KeyValueMaxHistory {
+		return nil, invalid("bucket %q: the history must be 1 to %d, not %d", cfg.Name, jetstream.KeyValueMaxHistory, cfg.History)
+	}
+	if cfg.KeyTTL {
+		if err := e.Require(ctx, MessageTTL); err != nil {
+			return nil, fault.Wrap(err, fault.CodeOf(err), "bucket %q", cfg.Name)
+		}
+	}
+	s, err := e.Stream(ctx, bucketStream(cfg))
+	if err != nil {
+		return nil, fault.Wrap(err, fault.CodeOf(err), "bucket %q", cfg.Name)
+	}
+	c, err := e.ConnFor(ctx, cfg.Name)
+	if err != nil {
+		return nil, err
+	}
+	b := &Bucket{
+		engine: e, name: cfg.Name, stream: "KV_" + cfg.Name, prefix: "$KV." + cfg.Name + ".",
+		direct: "$JS.API.DIRECT.GET.KV_" + cfg.Name + ".$KV." + cfg.Name + ".",
+		keyTTL: cfg.KeyTTL, leaders: s.CachedInfo().Config.Replicas > 1,
+	}
+	err = c.Do(ctx, func(ctx context.Context) (err error) {
+		b.kv, err = c.js.KeyValue(ctx, cfg.Name)
+		return err
+	})
+	return b, err
+}
+
+// bucketStream is the stream of a bucket as the client libraries lay it out,
+// so that other NATS programs can read and write it.
+func bucketStream(cfg BucketConfig) jetstream.StreamConfig {
+	s := jetstream.StreamConfig{
+		Name: "KV_" + cfg.Name, Description: cfg.Description, Subjects: []string{"$KV." + cfg.Name + ".>"},
+		MaxMsgsPerSubject: int64(max(cfg.History, 1)), MaxAge: cfg.MaxAge,
+		MaxMsgSize: orDefault(cfg.MaxValueSize, -1), MaxBytes: orDefault(cfg.MaxBytes, -1), MaxMsgs: -1, MaxConsumers: -1,
+		Discard: jetstream.DiscardNew, AllowRollup: true, DenyDelete: true, AllowDirect: true,
+		Duplicates: 2 * time.Minute,
+	}
+	if cfg.MaxAge > 0 {
+		s.Duplicates = min(s.Duplicates, cfg.MaxAge)
+	}
+	if cfg.KeyTTL {
+		s.AllowMsgTTL, s.SubjectDeleteMarkerTTL = true, tombstoneTTL
+	}
+	return s
+}
+
+// Name returns the bucket's name.
+func (b *Bucket) Name() string { return b.name }
+
+// KV returns the client library's handle on the bucket, for what Bucket does
+// not do itself. Its calls are neither guarded nor classified: see [Conn.Do]
+// and [Classify].
+func (b *Bucket) KV() jetstream.KeyValue { return b.kv }
+
+// conn returns the connection for a key: always the same, so that the writes
+// of one key arrive in order.
+func (b *Bucket) conn(ctx context.Context, key string) (*Conn, error) {
+	return b.engine.ConnFor(ctx, key)
+}
+
+// Get returns the value of key, or NotFound.
+func (b *Bucket) Get(ctx context.Context, key string, want Consistency) (Entry, error) {
+	if err := checkSubject(b.prefix + key); err != nil {
+		return Entry{}, err
+	}
+	c, err := b.conn(ctx, key)
+	if err != nil {
+		return Entry{}, err
+	}
+	var last message
+	err = c.Do(ctx, func(ctx context.Context) (err error) {
+		last, err = b.last(ctx, c, key, want == Eventual || !b.leaders)
+		return err
+	})
+	if err != nil {
+		return Entry{}, err
+	}
+	if last.seq == 0 || last.gone {
+		return Entry{}, notFound()
+	}
+	return Entry{Key: key, Value: last.data, Revision: last.seq, Created: last.at}, nil
+}
+
+func notFound() error { return fault.New(fault.NotFound, "not found") }
+
+// Expect is what a write demands of the last revision of its key.
+type Expect struct {
+	set bool
+	rev uint64
+}
+
+// Anything demands nothing: the last write wins. It is the zero Expect.
+func Anything() Expect { return Expect{} }
+
+// Absent demands that the key has no value.
+func Absent() Expect { return Expect{set: true} }
+
+// Revision demands that the key's last revision is rev.
+func Revision(rev uint64) Expect { return Expect{set: true, rev: rev} }
+
+// PutOptions are the options of Put.
+type PutOptions struct {
+	// Expect is checked atomically with the write.
+	Expect Expect
+	// TTL ends the value; 0 means never. It is rounded up to whole seconds.
+	// The bucket must have KeyTTL.
+	TTL time.Duration
+}
+
+// Put stores value under key and returns its revision. When Expect is not
+// met it fails with Aborted and ReasonConflict.
+func (b *Bucket) Put(ctx context.Context, key string, value []byte, o PutOptions) (uint64, error) {
+	msg := &nats.Msg{Subject: b.prefix + key, Data: value}
+	if o.TTL > 0 {
+		if !b.keyTTL {
+			return 0, fault.New(fault.Unimplemented, "bucket %q keeps no TTL per key", b.name).WithReason(ReasonUnsupported)
+		}
+		setHeader(msg, "Nats-TTL", strconv.FormatInt(seconds(o.TTL), 10))
+	}
+	return b.write(ctx, key, msg, o.Expect)
+}
+
+// Delete removes key; a missing key is no error unless expect names its
+// revision. When expect is not met it fails with Aborted and ReasonConflict.
+func (b *Bucket) Delete(ctx context.Context, key string, expect Expect) error {
+	msg := &nats.Msg{Subject: b.prefix + key}
+	if b.keyTTL {
+		// A purge forgets the older revisions, and the TTL forgets the purge.
+		setHeader(msg, "KV-Operation", "PURGE")
+		setHeader(msg, "Nats-Rollup", "sub")
+		setHeader(msg, "Nats-TTL", strconv.FormatInt(seconds(tombstoneTTL), 10))
+	} else {
+		setHeader(msg, "KV-Operation", "DEL")
+	}
+	_, err := b.write(ctx, key, msg, expect)
+	return err
+}
+
+func (b *Bucket) write(ctx context.Context, key string, msg *nats.Msg, expect Expect) (uint64, error) {
+	if err := checkSubject(msg.Subject); err != nil {
+		return 0, err
+	}
+	c, err := b.conn(ctx, key)
+	if err != nil {
+		return 0, err
+	}
+	if expect.set {
+		setHeader(msg, jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(expect.rev, 10))
+	}
+	ack, err := c.Publish(ctx, msg)
+	if fault.ReasonOf(err) == ReasonConflict && expect == Absent() {
+		return b.replaceTombstone(ctx, c, key, msg, err)
+	}
+	if err != nil {
+		return 0, err
+	}
+	return ack.Sequence, nil
+}
+
+// replaceTombstone writes over the tombstone that a deleted key leaves: it
+// counts as a revision, although the key has no value.
+func (b *Bucket) replaceTombstone(ctx context.Context, c *Conn, key string, msg *nats.Msg, conflict error) (uint64, error) {
+	var last message
+	err := c.Do(ctx, func(ctx context.Context) (err error) {
+		last, err = b.last(ctx, c, key, !b.leaders)
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	if !last.gone {
+		return 0, conflict
+	}
+	setHeader(msg, jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(last.seq, 10))
+	ack, err := c.Publish(ctx, msg)
+	if err != nil {
+		return 0, err
+	}
+	return ack.Sequence, nil
+}
+
+func setHeader(m *nats.Msg, key, value string) {
+	if m.Header == nil {
+		m.Header = make(nats.Header, 3)
+	}
+	m.Header[key] = []string{value}
+}
+
+func seconds(d time.Duration) int64 {
+	return int64(math.Ceil(max(d, MinTTL).Seconds()))
+}
+
+// message is the last message on a key's subject.
+type message struct {
+	seq  uint64 // 0 when there is none
+	data []byte
+	at   time.Time
+	gone bool // a tombstone
+}
+
+// last reads the last message of key: from any replica, or from the stream's
+// leader, which alone is sure to know the last write.
+func (b *Bucket) last(ctx context.Context, c *Conn, key string, direct bool) (message, error) {
+	if direct {
+		return b.lastDirect(ctx, c, key)
+	}
+	return b.lastFromLeader(ctx, c, key)
+}
+
+func (b *Bucket) lastDirect(ctx context.Context, c *Conn, key string) (message, error) {
+	m, err := c.NATS().RequestWithContext(ctx, b.direct+key, nil)
+	if err != nil {
+		return message{}, err
+	}
+	if status := m.Header.Get("Status"); status != "" {
+		if status == "404" {
+			return message{}, nil
+		}
+		class, _ := strconv.Atoi(status)
+		return message{}, &jetstream.APIError{Code: class, Description: m.Header.Get("Description")}
+	}
+	seq, err := strconv.ParseUint(m.Header.Get(jetstream.SequenceHeader), 10, 64)
+	if err != nil {
+		return message{}, fmt.Errorf("direct get: sequence: %w", err)
+	}
+	at, err := time.Parse(time.RFC3339Nano, m.Header.Get(jetstream.TimeStampHeaer))
+	if err != nil {
+		return message{}, fmt.Errorf("direct get: time stamp: %w", err)
+	}
+	return message{seq: seq, data: m.Data, at: at, gone: isTombstone(m.Header)}, nil
+}
+
+func (b *Bucket) lastFromLeader(ctx context.Context, c *Conn, key string) (message, error) {
+	ask, err := json.Marshal(map[string]string{"last_by_subj": b.prefix + key})
+	if err != nil {
+		return message{}, err
+	}
+	m, err := c.NATS().RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+b.stream, ask)
+	if err != nil {
+		return message{}, err
+	}
+	var answer struct {
+		Error   *jetstream.APIError `json:"error"`
+		Message struct {
+			Seq  uint64    `json:"seq"`
+			Hdrs []byte    `json:"hdrs"`
+			Data []byte    `json:"data"`
+			Time time.Time `json:"time"`
+		} `json:"message"`
+	}
+	if err := json.Unmarshal(m.Data, &answer); err != nil {
+		return message{}, fmt.Errorf("get: %w", err)
+	}
+	if answer.Error != nil {
+		if answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound {
+			return message{}, nil
+		}
+		return message{}, answer.Error
+	}
+	got := answer.Message
+	out := message{seq: got.Seq, data: got.Data, at: got.Time}
+	if len(got.Hdrs) > 0 {
+		h, err := nats.DecodeHeadersMsg(got.Hdrs)
+		if err != nil {
+			return message{}, fmt.Errorf("get: %w", err)
+		}
+		out.gone = isTombstone(h)
+	}
+	return out, nil
+}
+
+// isTombstone reports whether a message with header h says that its key has
+// no value: deleted, purged, or ended by its TTL.
+func isTombstone(h nats.Header) bool {
+	if len(h) == 0 {
+		return false
+	}
+	op := h.Get("KV-Operation")
+	return op == "DEL" || op == "PURGE" || h.Get(jetstream.MarkerReasonHeader) != ""
+}
+
+// keyOf returns the key of a subject of the bucket.
+func (b *Bucket) keyOf(subject string) string { return strings.TrimPrefix(subject, b.prefix) }

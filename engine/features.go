@@ -1,0 +1,88 @@
+package engine
+
+import (
+	"strconv"
+	"strings"
+)
+
+// A Feature is something that not every server can do. The embedded engine
+// can do all of them.
+type Feature uint8
+
+// The features, with the first server version that has each.
+const (
+	MultipleFilters    Feature = iota // 2.10: several filter subjects on one consumer
+	MessageTTL                        // 2.11: a TTL per message, and markers when it ends
+	BatchGet                          // 2.11: one request reads many messages
+	AtomicBatch                       // 2.12: several messages are stored together or not at all
+	Counters                          // 2.12: streams of counters that merge
+	DelayedMessage                    // 2.12: a message that appears at a given time (@at)
+	RepeatingSchedules                // 2.14: @every and cron schedules
+	numFeatures
+)
+
+var featureSince = [numFeatures]struct {
+	name    string
+	version version
+}{
+	MultipleFilters:    {"multiple filters", version{2, 10, 0}},
+	MessageTTL:         {"message TTL", version{2, 11, 0}},
+	BatchGet:           {"batch get", version{2, 11, 0}},
+	AtomicBatch:        {"atomic batch", version{2, 12, 0}},
+	Counters:           {"counters", version{2, 12, 0}},
+	DelayedMessage:     {"delayed message", version{2, 12, 0}},
+	RepeatingSchedules: {"repeating schedules", version{2, 14, 0}},
+}
+
+// String returns the feature's name in words.
+func (f Feature) String() string {
+	if f >= numFeatures {
+		return "feature(" + strconv.Itoa(int(f)) + ")"
+	}
+	return featureSince[f].name
+}
+
+// Since returns the first server version that has the feature, "2.11.0".
+func (f Feature) Since() string {
+	if f >= numFeatures {
+		return ""
+	}
+	return featureSince[f].version.String()
+}
+
+// version is major, minor and patch.
+type version [3]int
+
+func (v version) String() string {
+	return strconv.Itoa(v[0]) + "." + strconv.Itoa(v[1]) + "." + strconv.Itoa(v[2])
+}
+
+// parseVersion reads "2.11.4" and "v2.12.0-beta.1"; what it cannot read
+// counts as 0.
+func parseVersion(text string) version {
+	text = strings.TrimPrefix(text, "v")
+	if i := strings.IndexAny(text, "-+"); i >= 0 {
+		text = text[:i]
+	}
+	var v version
+	for i, part := range strings.SplitN(text, ".", 4) {
+		if i == len(v) {
+			break
+		}
+		n, err := strconv.Atoi(part)
+		if err != nil {
+			break
+		}
+		v[i] = n
+	}
+	return v
+}
+
+func (v version) atLeast(w version) bool {
+	for i := range v {
+		if v[i] != w[i] {
+			return v[i] > w[i]
+		}
+	}
+	return true
+}
