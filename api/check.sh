@@ -11,6 +11,9 @@
 set -u
 cd "$(dirname "$0")/.." || exit
 
+# The tools must run on this machine, whatever the build is for.
+unset GOOS GOARCH
+
 out=$(mktemp -d) || exit
 trap 'rm -rf "$out"' EXIT
 status=0

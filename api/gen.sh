@@ -11,7 +11,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-# Generators must run on this machine, whatever the build is for.
+# The tools must run on this machine, whatever the build is for.
 unset GOOS GOARCH
 buf() { go tool -modfile=tools/go.mod buf "$@"; }
 

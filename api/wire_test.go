@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"iter"
 	"maps"
 	"os"
 	"slices"
@@ -218,7 +219,7 @@ func kindOfStream(client, server bool) string {
 func each[D any](list interface {
 	Len() int
 	Get(int) D
-}) func(yield func(D) bool) {
+}) iter.Seq[D] {
 	return func(yield func(D) bool) {
 		for i := range list.Len() {
 			if !yield(list.Get(i)) {

@@ -69,7 +69,7 @@ func TestEveryKindOfChangeOnTheWireIsReported(t *testing.T) {
 		{"a field is not deprecated any more", metadata, func(f *descriptorpb.FileDescriptorProto) {
 			field(f, "GetMetadataResponse", "active_actors_count").Options = nil
 		}, []string{
-			`field dapr.proto.runtime.v1.GetMetadataResponse 2 is "active_actors_count activeActorsCount repeated dapr.proto.runtime.v1.ActiveActorsCount", want "active_actors_count activeActorsCount repeated dapr.proto.runtime.v1.ActiveActorsCount deprecated"`,
+			`field dapr.proto.runtime.v1.GetMetadataResponse 2 is "active_actors_count actors repeated dapr.proto.runtime.v1.ActiveActorsCount", want "active_actors_count actors repeated dapr.proto.runtime.v1.ActiveActorsCount deprecated"`,
 		}},
 		{"an optional field is not", "ai.proto", func(f *descriptorpb.FileDescriptorProto) {
 			m := message(f, "ConversationInputAlpha2")
