@@ -68,3 +68,17 @@ func Opener(spec component.Spec, settings component.Settings, env component.Env)
 		return driver, nil
 	}
 }
+
+// ConfigOf decodes what the block itself reads from the settings of a
+// component described by spec.
+func ConfigOf(spec component.Spec, settings component.Settings) (Config, error) {
+	c, err := spec.DecodeBlock(settings)
+	if err != nil {
+		return Config{}, err
+	}
+	cfg, ok := c.(Config)
+	if !ok {
+		return Config{}, fmt.Errorf("%s is no pubsub driver", spec.Type())
+	}
+	return cfg, nil
+}

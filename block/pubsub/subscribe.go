@@ -39,25 +39,33 @@ func (b *Broker) Subscribe(ctx context.Context, spec *SubscriptionSpec, app App)
 		return err
 	}
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	defer cancel()
 	s.work = work
-	stop := context.AfterFunc(ctx, func() {
-		s.drain()
-		select {
-		case <-work.Done(): // Subscribe has returned
-		case <-time.After(b.opts.Grace):
-			cancel()
-		}
-	})
-	defer stop()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() { s.limit(ctx, cancel) })
 	if s.spec.Bulk.Enabled {
 		s.batches = newBatcher(s)
-		var wg sync.WaitGroup
-		defer wg.Wait()
 		defer s.batches.close() // no handle call is left by then
 		wg.Go(s.batches.run)
 	}
 	return s.keepAlive(ctx)
+}
+
+// limit begins draining when ctx ends, and ends what is left of the work when
+// the grace is over.
+func (s *subscription) limit(ctx context.Context, cancel context.CancelFunc) {
+	select {
+	case <-s.work.Done():
+		return
+	case <-ctx.Done():
+	}
+	s.drain()
+	select {
+	case <-s.work.Done():
+	case <-time.After(s.broker.opts.Grace):
+		cancel()
+	}
 }
 
 // subscription is a Subscribe under way.
