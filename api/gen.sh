@@ -9,30 +9,30 @@
 # It needs Go and nothing else: the tools are Go modules, pinned in tools/go.mod
 # and go.mod. The first run builds buf, which takes a minute or two.
 set -eu
-cd "$(dirname "$0")/.."
+root=$(cd "$(dirname "$0")/.." && pwd)
+
+out=
+case "${1:-}" in
+'' | baseline) ;;
+*)
+	mkdir -p "$1"
+	out=$(cd "$1" && pwd)
+	;;
+esac
+cd "$root"
 
 # The tools must run on this machine, whatever the build is for.
 unset GOOS GOARCH
 buf() { go tool -modfile=tools/go.mod buf "$@"; }
 
-case "${1:-}" in
-baseline)
+if [ "${1:-}" = baseline ]; then
 	buf build api --exclude-source-info --output api/baseline.binpb
-	exit
-	;;
-'')
+elif [ "$out" ]; then
+	buf generate api --template api/buf.gen.yaml --output "$out"
+else
 	out=$(mktemp -d)
 	trap 'rm -rf "$out"' EXIT
-	;;
-*)
-	mkdir -p "$1"
-	out=$1
-	;;
-esac
-
-buf generate api --template api/buf.gen.yaml --output "$out"
-
-if [ $# -eq 0 ]; then
+	buf generate api --template api/buf.gen.yaml --output "$out"
 	# Replaced as a whole, so that the code of a deleted file goes too.
 	rm -rf api/gen
 	mkdir api/gen
