@@ -267,8 +267,8 @@ func (s *Store) deliverAll(ctx context.Context, sub *subscription, deliver Handl
 		case !sub.persistent:
 			return err
 		case worthRetry(err):
-			sub.queue.putBack(changes)
 			sleep(ctx, delay)
+			sub.queue.putBack(changes) // now, so that newer ones replace it
 			delay = min(2*delay, lastDelay)
 		default:
 			s.log.WarnContext(ctx, "application refused a configuration update", "subscription", sub.id, "error", err)
