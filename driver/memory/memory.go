@@ -4,6 +4,8 @@
 package memory
 
 import (
+	"github.com/proa-io/proa/block/config"
+	"github.com/proa-io/proa/block/lock"
 	"github.com/proa-io/proa/block/state"
 	"github.com/proa-io/proa/component"
 )
@@ -15,5 +17,13 @@ func Specs() []component.Spec {
 			Name: "in-memory", Aliases: []string{"memory"},
 			Summary: "Keeps items in the memory of the process; they are gone when it stops.",
 		}, StateConfig{MaxItems: 1_000_000, MaxBytes: 512 << 20}, OpenState),
+		lock.Spec(component.Description{
+			Name: "in-memory", Aliases: []string{"memory"},
+			Summary: "Keeps locks in the memory of the process; they exclude its own callers only.",
+		}, LockConfig{}, OpenLock),
+		config.Spec(component.Description{
+			Name: "in-memory", Aliases: []string{"memory"},
+			Summary: "Keeps configuration items in the memory of the process; they are gone when it stops.",
+		}, ConfigConfig{}, OpenConfig),
 	}
 }
