@@ -41,6 +41,11 @@ var standing = []string{
 // says nothing about a test that has failed already.
 func Check(tb testing.TB, ignore ...string) {
 	tb.Helper()
+	check(tb, grace, ignore)
+}
+
+func check(tb testing.TB, grace time.Duration, ignore []string) {
+	tb.Helper()
 	before := map[string]bool{}
 	for _, g := range goroutines() {
 		before[g.id] = true
@@ -51,7 +56,7 @@ func Check(tb testing.TB, ignore ...string) {
 		if tb.Failed() {
 			return
 		}
-		left := awaitEnd(before, ignore)
+		left := awaitEnd(before, ignore, grace)
 		for _, g := range left {
 			tb.Errorf("this goroutine was started during the test and still runs:\n%s", g.stack)
 		}
@@ -59,7 +64,7 @@ func Check(tb testing.TB, ignore ...string) {
 }
 
 // awaitEnd returns the goroutines that are new and still there after grace.
-func awaitEnd(before map[string]bool, ignore []string) []goroutine {
+func awaitEnd(before map[string]bool, ignore []string, grace time.Duration) []goroutine {
 	deadline := time.Now().Add(grace)
 	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
 		left := slices.DeleteFunc(goroutines(), func(g goroutine) bool {
