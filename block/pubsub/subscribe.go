@@ -75,7 +75,7 @@ type subscription struct {
 	app     App
 	router  *router
 	raw     bool
-	work    context.Context // ends when deliveries must
+	work    context.Context //nolint:containedctx // a subscription is one call; this ends when deliveries must
 	batches *batcher        // nil unless in bulk
 
 	mu       sync.Mutex
