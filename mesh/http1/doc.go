@@ -1,0 +1,35 @@
+// Package http1 is the connection engine for HTTP/1.1 (RFC 9110, RFC 9112):
+// a server that turns connections into proxy.Exchanges and a client that is a
+// proxy.RoundTripper.
+//
+// One goroutine serves one connection, from the first byte of a request to the
+// last of its response; a client's connections are used in the goroutine of
+// the caller. Nothing is handed from one goroutine to another on the way of an
+// ordinary request. What a request needs is kept with its connection and used
+// again, so that an exchange of a small request costs one allocation: the
+// string that holds its head, of which every field is a slice.
+//
+// # Strictness
+//
+// The parser follows RFC 9112 and refuses what two recipients could understand
+// differently. A request is refused when it has
+//   - a line that ends in a bare LF, a bare CR, a NUL or another control
+//     character outside of the places where RFC 9110 allows a tab;
+//   - a folded field (obs-fold), a field name that is empty, is no token or is
+//     followed by white space;
+//   - both Content-Length and Transfer-Encoding, several Content-Lengths that
+//     differ, a Content-Length that is not made of digits alone;
+//   - a Transfer-Encoding other than exactly "chunked", or in HTTP/1.0;
+//   - no Host in HTTP/1.1, several, or one that is no host and port;
+//   - a request line that is not method, one space, target, one space and
+//     version, or a target that is not of one of the four forms, holds a
+//     control character or a fragment.
+//
+// It is looser than the RFC demands in this: up to four CRLF before a request
+// line are skipped; a target may hold bytes above 0x7f and characters which a
+// URI should have escaped; chunk extensions are skipped unread, within bounds.
+// From servers, a client also accepts a status line without a reason and the
+// space before it, white space between a field name and its colon, and both
+// Content-Length and Transfer-Encoding (the latter counts, and the connection
+// is not used again).
+package http1
