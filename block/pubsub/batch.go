@@ -116,7 +116,7 @@ func (b *batcher) send(items []batchItem) {
 		c.Bytes += len(it.event.JSON)
 		c.left = append(c.left, i)
 	}
-	err := s.broker.deliverBulk.Run(ctx, &c.Call, c.do)
+	err := interrupted(ctx, s.broker.deliverBulk.Run(ctx, &c.Call, c.do))
 	for _, i := range c.left {
 		c.out[i].err = err
 	}

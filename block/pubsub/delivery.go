@@ -118,8 +118,17 @@ func (s *subscription) call(e *Event, route string) outcome {
 	c := &deliveryCall{sub: s, f: f, event: e, route: route}
 	c.Key, c.Bytes, c.Idempotent = s.spec.Topic, len(e.JSON), true
 	c.out.first = time.Now()
-	c.out.err = s.broker.deliver.Run(ctx, &c.Call, c.do)
+	c.out.err = interrupted(ctx, s.broker.deliver.Run(ctx, &c.Call, c.do))
 	return c.out
+}
+
+// interrupted returns err, or that the subscription ends when that is why the
+// policies gave up: ctx is the context of the delivery.
+func interrupted(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return errInterrupted()
+	}
+	return err
 }
 
 func (c *deliveryCall) do(ctx context.Context) error {

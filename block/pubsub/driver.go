@@ -52,7 +52,8 @@ type Driver interface {
 	io.Closer
 }
 
-// A Handler processes one message. It may keep d.
+// A Handler processes one message. It may keep d, and must not change what d
+// refers to.
 type Handler func(ctx context.Context, d *Delivery) error
 
 // Message is one message as it goes to a broker.

@@ -6,6 +6,7 @@ package memory
 import (
 	"github.com/proa-io/proa/block/config"
 	"github.com/proa-io/proa/block/lock"
+	"github.com/proa-io/proa/block/pubsub"
 	"github.com/proa-io/proa/block/state"
 	"github.com/proa-io/proa/component"
 )
@@ -25,5 +26,9 @@ func Specs() []component.Spec {
 			Name: "in-memory", Aliases: []string{"memory"},
 			Summary: "Keeps configuration items in the memory of the process; they are gone when it stops.",
 		}, ConfigConfig{}, OpenConfig),
+		pubsub.Spec(component.Description{
+			Name: "in-memory", Aliases: []string{"memory"},
+			Summary: "Keeps messages in the memory of the process; they are gone when it stops.",
+		}, PubSubConfig{MaxMessages: 10_000, MaxBytes: 256 << 20, Concurrency: 100}, OpenPubSub),
 	}
 }
