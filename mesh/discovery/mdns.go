@@ -2,8 +2,7 @@ package discovery
 
 import (
 	"context"
-	"io"
-	"log"
+	"log/slog"
 	"net"
 	"os"
 	"slices"
@@ -65,7 +64,7 @@ func (m *MDNS) Register(ctx context.Context, svc Service, ep Endpoint) error {
 	if err != nil {
 		return fault.Wrap(err, fault.InvalidArgument, "announce by multicast DNS")
 	}
-	srv, err := mdns.NewServer(&mdns.Config{Zone: zone, Iface: m.Interface, Logger: log.New(io.Discard, "", 0)})
+	srv, err := mdns.NewServer(&mdns.Config{Zone: zone, Iface: m.Interface, Logger: slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)})
 	if err != nil {
 		return fault.Wrap(err, fault.Unavailable, "listen for multicast DNS")
 	}
@@ -153,7 +152,7 @@ func (m *MDNS) ask(ctx context.Context, svc Service) ([]string, error) {
 	entries := make(chan *mdns.ServiceEntry, maxAnswers)
 	err := mdns.QueryContext(ctx, &mdns.QueryParam{
 		Service: mdnsService, Timeout: answer, Interface: m.Interface, Entries: entries,
-		DisableIPv6: true, Logger: log.New(io.Discard, "", 0),
+		DisableIPv6: true, Logger: slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo),
 	})
 	if err != nil {
 		return nil, fault.Wrap(err, fault.Unavailable, "ask by multicast DNS")
