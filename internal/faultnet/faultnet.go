@@ -195,7 +195,7 @@ func (p *Proxy) Blackhole(directions ...Direction) {
 }
 
 // Latency delivers bytes of the given directions, both if none is given, delay
-// later than they came. It does not limit the rate.
+// later than they came. Up to a mebibyte per direction is on its way at a time.
 func (p *Proxy) Latency(delay time.Duration, directions ...Direction) {
 	p.setFlow(flow{delay: delay}, directions)
 }

@@ -35,7 +35,6 @@ type NATSOptions struct {
 type NATSServer struct {
 	*Process
 	options NATSOptions
-	version string
 }
 
 // NATS starts a nats-server for the test. The first test on a machine builds it
@@ -64,9 +63,6 @@ func (s *NATSServer) URL() string {
 	return u.String()
 }
 
-// Version returns what the server calls itself, "2.15.2".
-func (s *NATSServer) Version() string { return s.version }
-
 // serverName is how a server shows in its INFO that it is the one asked for.
 func serverName(dir string) string { return filepath.Base(dir) }
 
@@ -88,11 +84,11 @@ func (s *NATSServer) configure(dir string, port int) ([]string, error) {
 
 // probe reads the INFO line, which every connection begins with. It comes after
 // JetStream has recovered its streams.
-func (s *NATSServer) probe(p *Process) error {
-	return p.ask(func(conn net.Conn) error {
+func (s *NATSServer) probe(p *Process) (string, error) {
+	return p.ask(func(conn net.Conn) (version string, err error) {
 		line, err := bufio.NewReader(conn).ReadString('\n')
 		if err != nil {
-			return err
+			return "", err
 		}
 		text, ok := strings.CutPrefix(line, "INFO ")
 		var info struct {
@@ -101,16 +97,15 @@ func (s *NATSServer) probe(p *Process) error {
 			JetStream bool   `json:"jetstream"`
 		}
 		if !ok || json.Unmarshal([]byte(text), &info) != nil {
-			return fmt.Errorf("nats-server begins with %q", line)
+			return "", fmt.Errorf("nats-server begins with %q", line)
 		}
 		switch {
 		case info.Name != serverName(p.Dir()):
-			return fmt.Errorf("%s is served by %q", p.Addr(), info.Name)
+			return "", fmt.Errorf("%s is served by %q", p.Addr(), info.Name)
 		case !info.JetStream && !s.options.NoJetStream:
-			return errors.New("JetStream is not up")
+			return "", errors.New("JetStream is not up")
 		}
-		s.version = info.Version
-		return nil
+		return info.Version, nil
 	})
 }
 

@@ -42,10 +42,10 @@ type spec struct {
 	// everything in dir, writing a configuration file there if need be. It is
 	// called once per port tried.
 	args func(dir string, port int) ([]string, error)
-	// probe returns nil when the server answers at p.Addr and says, as far as
-	// its protocol can, that it is the very process p runs: another one may
-	// have taken the port.
-	probe func(p *Process) error
+	// probe returns the server's version when it answers at p.Addr and says, as
+	// far as its protocol can, that it is the very process p runs: another one
+	// may have taken the port.
+	probe func(p *Process) (version string, err error)
 	// pickPort replaces freeport.Pick in this package's own tests.
 	pickPort func() (int, error)
 }
@@ -59,9 +59,10 @@ type Process struct {
 	port int
 	args []string
 
-	mu     sync.Mutex
-	cmd    *exec.Cmd
-	exited chan struct{} // closed when cmd has ended
+	mu      sync.Mutex
+	cmd     *exec.Cmd
+	exited  chan struct{} // closed when cmd has ended
+	version string
 }
 
 // start runs a server until the test ends and returns when it answers.
@@ -120,6 +121,13 @@ func (p *Process) Running() bool {
 	default:
 		return true
 	}
+}
+
+// Version returns what the server calls itself, "7.0.15".
+func (p *Process) Version() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.version
 }
 
 // Kill ends the server with SIGKILL and waits until it is gone. Nothing is
@@ -225,11 +233,14 @@ var errExited = errors.New("it ended before it answered")
 func (p *Process) awaitReady() error {
 	deadline := time.Now().Add(readyWithin)
 	for {
-		err := p.spec.probe(p)
+		version, err := p.spec.probe(p)
 		if !p.Running() {
 			return fmt.Errorf("%s on %s: %w", p.name(), p.Addr(), errExited)
 		}
 		if err == nil {
+			p.mu.Lock()
+			p.version = version
+			p.mu.Unlock()
 			return nil
 		}
 		if time.Now().After(deadline) {
@@ -297,14 +308,14 @@ func (p *Process) name() string { return filepath.Base(p.spec.program) }
 func (p *Process) outputFile() string { return filepath.Join(p.dir, "output.log") }
 
 // ask opens a connection to the server for one probe.
-func (p *Process) ask(exchange func(net.Conn) error) error {
+func (p *Process) ask(exchange func(net.Conn) (version string, err error)) (string, error) {
 	conn, err := net.DialTimeout("tcp", p.Addr(), probeWithin)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer conn.Close()
 	if err := conn.SetDeadline(time.Now().Add(probeWithin)); err != nil {
-		return err
+		return "", err
 	}
 	return exchange(conn)
 }

@@ -31,7 +31,6 @@ type RedisOptions struct {
 type RedisServer struct {
 	*Process
 	options RedisOptions
-	version string
 }
 
 // Redis starts a redis-server for the test.
@@ -66,9 +65,6 @@ func (s *RedisServer) URL() string {
 	return u.String()
 }
 
-// Version returns what the server calls itself, "7.0.15".
-func (s *RedisServer) Version() string { return s.version }
-
 func (s *RedisServer) configure(dir string, port int) ([]string, error) {
 	lines := []string{
 		"bind 127.0.0.1",
@@ -93,32 +89,32 @@ func (s *RedisServer) configure(dir string, port int) ([]string, error) {
 
 // probe wants PONG, which a server still loading its data does not say, and
 // the process id.
-func (s *RedisServer) probe(p *Process) error {
-	return p.ask(func(conn net.Conn) error {
+func (s *RedisServer) probe(p *Process) (string, error) {
+	return p.ask(func(conn net.Conn) (version string, err error) {
 		r := bufio.NewReader(conn)
 		if s.options.Password != "" {
 			if _, err := redisCommand(conn, r, "AUTH", s.options.Password); err != nil {
-				return err
+				return "", err
 			}
 		}
 		if _, err := redisCommand(conn, r, "PING"); err != nil {
-			return err
+			return "", err
 		}
 		info, err := redisCommand(conn, r, "INFO", "server")
 		if err != nil {
-			return err
+			return "", err
 		}
 		for line := range strings.Lines(info) {
 			switch name, value, _ := strings.Cut(strings.TrimSpace(line), ":"); name {
 			case "redis_version":
-				s.version = value
+				version = value
 			case "process_id":
 				if value != strconv.Itoa(p.Pid()) {
-					return fmt.Errorf("%s is served by process %s", p.Addr(), value)
+					return "", fmt.Errorf("%s is served by process %s", p.Addr(), value)
 				}
 			}
 		}
-		return nil
+		return version, nil
 	})
 }
 

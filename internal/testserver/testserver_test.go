@@ -10,6 +10,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // server is what all kinds of server have.
@@ -152,6 +155,34 @@ func TestMemcachedTakesFurtherArguments(t *testing.T) {
 	}
 	if out, _ := io.ReadAll(conn); !strings.Contains(string(out), "item_size_max 2097152") {
 		t.Errorf("settings: %s", out)
+	}
+}
+
+func TestJetStreamKeepsAcknowledgedMessagesOverKill(t *testing.T) {
+	for _, installed := range []bool{false, true} {
+		srv := NATS(t, NATSOptions{Installed: installed, User: "u", Password: "p"})
+		conn, err := nats.Connect(srv.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		js, err := jetstream.New(conn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stream, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := js.Publish(t.Context(), "s", []byte("kept")); err != nil {
+			t.Fatal(err)
+		}
+		srv.Kill()
+		srv.Restart()
+		msg, err := stream.GetMsg(t.Context(), 1)
+		if err != nil || string(msg.Data) != "kept" {
+			t.Errorf("installed %t: after the kill, got %+v, %v", installed, msg, err)
+		}
 	}
 }
 
