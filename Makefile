@@ -1,0 +1,40 @@
+# The one entry point. `make help` lists what there is.
+
+SHELL := /bin/bash
+GO ?= go
+TOOL = $(GO) tool -modfile=tools/go.mod
+BIN := bin/proa
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS = -s -w -X main.version=$(VERSION)
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test check bench gen test-deps clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build bin/proa
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/proa
+
+demo: ## run the shop: three services on the embedded engine (needs Go only)
+	@$(MAKE) --no-print-directory build
+	@$(GO) run ./examples/shop/demo --proa $(BIN)
+
+test: test-deps ## run all tests, with real servers and real SDKs
+	test/run.sh
+
+test-deps: ## install the servers and SDKs that the tests run
+	@test/deps.sh
+
+check: ## the fast loop: format, vet, lint, generated code, unit tests
+	test/check.sh
+
+bench: build ## measure against direct calls; writes docs/reference/performance.md
+	$(GO) run ./test/bench --proa $(BIN) --out docs/reference/performance.md
+
+gen: ## regenerate api/gen and docs/reference
+	api/gen.sh
+	$(GO) run ./internal/gendoc
+
+clean: ## remove what was built
+	rm -rf bin dist
