@@ -106,11 +106,12 @@ func (b *Binding) handleEvent(ctx context.Context, app App, outlet Outlet, e Eve
 		answer, err = app.OnBindingEvent(ctx, b.Name(), b.route, e)
 		return err
 	})
-	if err == nil && answer != nil {
-		err = answer.carryOut(ctx, outlet)
+	if err != nil || answer == nil {
+		return err // for the driver; the policies have seen it
 	}
-	if err != nil {
-		b.log.WarnContext(ctx, "event of the input binding was not handled", "error", err)
+	if err := answer.carryOut(ctx, outlet); err != nil {
+		b.log.WarnContext(ctx, "what the application answered to an event could not be done", "error", err)
+		return err
 	}
-	return err
+	return nil
 }
