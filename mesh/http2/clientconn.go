@@ -1,0 +1,131 @@
+package http2
+
+import (
+	wire "golang.org/x/net/http2"
+
+	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/mesh/proxy"
+)
+
+// beginHeaders implements role.
+func (cl *Client) beginHeaders(c *conn, fh wire.FrameHeader) {
+	clear(c.scratch)
+	c.block.begin(fh.StreamID, fh.Flags.Has(wire.FlagHeadersEndStream), c.scratch[:0])
+}
+
+// headers implements role.
+func (cl *Client) headers(c *conn) error {
+	b := c.block
+	if cap(b.header) <= maxReused {
+		c.scratch = b.header
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	st := c.streams[b.id]
+	if st == nil {
+		if c.isIdle(b.id) {
+			return connErrorf(codeProtocol, "HEADERS came for stream %d, which nobody has opened", b.id)
+		}
+		return c.guard.junk(c)
+	}
+	if st.gotHead {
+		return st.receiveTrailers(b)
+	}
+	if st.remoteEnd {
+		return &streamError{st.id, codeClosed, "HEADERS came after the end of the stream"}
+	}
+	b.checkResponse()
+	switch {
+	case b.bad != "":
+		return &streamError{st.id, codeProtocol, b.bad}
+	case b.large:
+		return &streamError{st.id, codeCalm, "the head of the response is larger than allowed"}
+	case b.status < 200:
+		return st.receiveInterim(b)
+	}
+	return st.receiveHead(b)
+}
+
+// maxInterims bounds the interim responses of a stream that nobody has taken.
+const maxInterims = 16
+
+func (st *stream) receiveInterim(b *block) error {
+	if len(st.client.interims) == maxInterims {
+		return &streamError{st.id, codeCalm, "too many interim responses"}
+	}
+	st.client.interims = append(st.client.interims, interim{b.status, cloneHeader(b.header)})
+	st.wakeReaderLater()
+	return nil
+}
+
+func (st *stream) receiveHead(b *block) error {
+	st.gotHead = true
+	r := st.client.res
+	r.Status = b.status
+	r.Header = cloneHeader(b.header)
+	r.ContentLength = b.length
+	st.recvLeft = b.length
+	if st.client.head || b.status == 204 || b.status == 304 {
+		st.recvLeft = 0
+	}
+	if b.end {
+		if st.recvLeft > 0 {
+			return &streamError{st.id, codeProtocol, "there is no content, and content-length says otherwise"}
+		}
+		st.remoteEnd = true
+		if !st.client.head && b.status != 304 {
+			r.ContentLength = 0
+		}
+		st.settle()
+	}
+	st.wakeReaderLater()
+	return nil
+}
+
+// cloneHeader copies a Header out of memory that is used again.
+func cloneHeader(h proxy.Header) proxy.Header {
+	if len(h) == 0 {
+		return nil
+	}
+	return append(make(proxy.Header, 0, len(h)+spareFields), h...)
+}
+
+// spareFields is room for what a forwarder adds.
+const spareFields = 2
+
+// goAway implements role.
+func (cl *Client) goAway(c *conn) { cl.drop(c) }
+
+// freed implements role.
+func (cl *Client) freed(c *conn) {
+	c.slots.Add(1)
+	if cl.waiting.Load() > 0 {
+		cl.wake()
+	}
+}
+
+// date implements role; clients send no dates.
+func (cl *Client) date() string { return "" }
+
+// onGoAway takes in that the peer takes no new streams, and that it has not
+// acted on those above a number.
+func (c *conn) onGoAway(f *wire.GoAwayFrame) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.client {
+		return nil // it opens no more streams; those there are go on
+	}
+	reason := string(f.DebugData()[:min(len(f.DebugData()), maxDebug)])
+	c.goneAway = &ResetError{Code: f.ErrCode, ByPeer: true, Reason: reason}
+	for id, st := range c.streams {
+		if id > f.LastStreamID {
+			st.client.unsent = true
+			st.kill(c.fault(fault.Unavailable, c.goneAway,
+				"the server closes the connection and has not acted on stream %d", id), closedByPeer)
+		}
+	}
+	if c.drain < drainNow {
+		c.finishDrain()
+	}
+	return nil
+}

@@ -1,0 +1,30 @@
+// Package http2 is the connection engine for HTTP/2 (RFC 9113): a server that
+// turns the streams of connections into proxy.Exchanges, and a client that is
+// a proxy.RoundTripper. gRPC of all four kinds of streams passes through it as
+// ordinary requests with streamed bodies and trailers; nothing is re-encoded.
+//
+// Parsing stands on the Framer and the hpack package of golang.org/x/net/http2;
+// the stream table, flow control, scheduling and shutdown are this package's.
+//
+// # Goroutines
+//
+// A connection has one goroutine, which reads. It takes in all frames of what
+// one read from the network brought, and only then, before it waits for more,
+// starts the handlers of new streams on pooled goroutines and wakes those who
+// wait for something that came. So a small request is complete when its
+// handler starts, and a small response when its caller wakes up.
+//
+// Writers append frames to the connection's output under a short lock. Whoever
+// finds nobody writing to the network writes what all have appended, so that
+// the number of writes per exchange falls as the load grows. The reading
+// goroutine never writes to the network: two ends that wait for each other to
+// read cannot lock up.
+//
+// # Bounds
+//
+// What arrives is buffered up to the stream's window, which grows for those who
+// read fast, and windows open again only as the content is read. A slow reader
+// holds up nothing but its own stream until Config.ConnBuffer is spent, and the
+// connection after that. Output is bounded too: who writes more than the peer
+// takes, waits.
+package http2

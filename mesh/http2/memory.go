@@ -1,0 +1,103 @@
+package http2
+
+import "sync"
+
+// slabSizes are the sizes of pooled buffers.
+var slabSizes = [...]int{2 << 10, 4 << 10, 16 << 10, 32 << 10, 128 << 10}
+
+const (
+	slab2K = iota
+	slab4K
+	slab16K
+	slab32K
+	slab128K
+)
+
+// memory is what the connections of one server or client use again.
+type memory struct {
+	slabs   [len(slabSizes)]sync.Pool
+	streams sync.Pool
+}
+
+// A slab is a pooled buffer. In a stream's receive buffer it is a link of a
+// chain with the unread content b[r:w].
+type slab struct {
+	b    []byte
+	size int // index of slabSizes
+	r, w int
+	next *slab
+}
+
+func (m *memory) slab(size int) *slab {
+	if s, ok := m.slabs[size].Get().(*slab); ok {
+		return s
+	}
+	return &slab{b: make([]byte, slabSizes[size]), size: size}
+}
+
+func (m *memory) free(s *slab) {
+	if s == nil {
+		return
+	}
+	s.r, s.w, s.next = 0, 0, nil
+	m.slabs[s.size].Put(s)
+}
+
+// content is unread content of a stream in the order it came.
+type content struct {
+	head, tail *slab
+	n          int
+}
+
+// add appends a copy of p.
+func (q *content) add(m *memory, p []byte) {
+	q.n += len(p)
+	for len(p) > 0 {
+		t := q.tail
+		if t == nil || t.w == len(t.b) {
+			size := slab16K
+			if t == nil && len(p) <= slabSizes[slab2K] {
+				size = slab2K
+			}
+			t = m.slab(size)
+			if q.tail == nil {
+				q.head = t
+			} else {
+				q.tail.next = t
+			}
+			q.tail = t
+		}
+		k := copy(t.b[t.w:], p)
+		t.w += k
+		p = p[k:]
+	}
+}
+
+// take moves content to p.
+func (q *content) take(m *memory, p []byte) (n int) {
+	for n < len(p) && q.head != nil {
+		h := q.head
+		k := copy(p[n:], h.b[h.r:h.w])
+		h.r += k
+		n += k
+		if h.r == h.w {
+			q.head = h.next
+			if q.head == nil {
+				q.tail = nil
+			}
+			m.free(h)
+		}
+	}
+	q.n -= n
+	return n
+}
+
+// drop discards all content.
+func (q *content) drop(m *memory) {
+	for q.head != nil {
+		next := q.head.next
+		m.free(q.head)
+		q.head = next
+	}
+	q.tail, q.n = nil, 0
+}

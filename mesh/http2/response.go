@@ -1,0 +1,271 @@
+package http2
+
+import (
+	"context"
+	"io"
+	"sync"
+
+	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/mesh/proxy"
+)
+
+// response is a Response with what its Body needs. It holds its stream only
+// until the body has ended or is closed.
+type response struct {
+	proxy.Response
+	// ctx is that of RoundTrip: reading the body has none of its own, as with
+	// an io.Reader.
+	ctx     context.Context
+	c       *conn
+	st      *stream // nil once the response is over; c.mu guards it
+	over    error   // what Read returns then
+	trailer proxy.Header
+	up      *upload // sends the request's body; nil when it was sent at once
+}
+
+// present completes the Response that the caller gets. c.mu is held.
+func (rt *roundTrip) present(res *response, st *stream) {
+	res.Body = (*responseBody)(res)
+	if st.client.connect && res.Status >= 200 && res.Status < 300 {
+		res.Body = proxy.NoBody{}
+		res.Upgraded = &duplex{c: res.c, side: (*clientSideOf)(res)}
+		return
+	}
+	if st.client.connect {
+		res.c.endLocal(st)
+		res.c.flushLocked()
+	}
+	res.Trailer = &res.trailer
+	if st.remoteEnd && st.content.n == 0 && st.err == nil && res.up == nil {
+		res.end(io.EOF)
+	}
+}
+
+// end lets go of the stream. c.mu is held.
+func (res *response) end(why error) {
+	st := res.st
+	res.st, res.over = nil, why
+	if why == io.EOF && len(st.trailer) > 0 {
+		res.trailer = append(res.trailer, st.trailer...)
+	}
+	st.client.res = nil
+	st.dropContent()
+	st.wakeReader()
+	st.unref()
+}
+
+// responseBody is the Body of a response.
+type responseBody response
+
+// Read implements io.Reader.
+func (b *responseBody) Read(p []byte) (int, error) {
+	res := (*response)(b)
+	c := res.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return res.read(p)
+}
+
+// read reads from the stream. c.mu is held, but not while waiting.
+func (res *response) read(p []byte) (int, error) {
+	c := res.c
+	for {
+		st := res.st
+		switch {
+		case st == nil:
+			return 0, res.over
+		case st.content.n > 0 && len(p) > 0:
+			n := c.consume(st, p)
+			if c.urgent {
+				c.flushLocked()
+			}
+			return n, nil
+		case st.remoteEnd && st.err == nil:
+			if res.up == nil {
+				res.end(io.EOF)
+			} else if len(res.trailer) == 0 {
+				res.trailer = append(res.trailer, st.trailer...)
+			}
+			return 0, io.EOF
+		case st.err != nil:
+			return 0, st.err
+		case len(p) == 0:
+			return 0, nil
+		case st.rwait:
+			return 0, fault.New(fault.FailedPrecondition, "two goroutines read the body of stream %d", st.id)
+		}
+		if st.wait(st.rsem, &st.rwait, res.ctx.Done(), nil) == waitDone && st.err == nil && res.st == st {
+			st.reset(codeCancel, res.ctxFault())
+			c.flushLocked()
+		}
+	}
+}
+
+func (res *response) ctxFault() error {
+	return fault.Wrap(context.Cause(res.ctx), fault.CodeOf(res.ctx.Err()), "%s: read the response", res.c.peer)
+}
+
+// Close implements io.Closer. It resets the stream if it has not ended, and
+// returns when the request's body is not used any more.
+func (b *responseBody) Close() error {
+	res := (*response)(b)
+	c := res.c
+	c.mu.Lock()
+	if st := res.st; st != nil {
+		st.reset(codeCancel, errBodyClosed)
+		res.end(errBodyClosed)
+		c.flushLocked()
+	}
+	up := res.up
+	c.mu.Unlock()
+	if up != nil {
+		up.stop()
+	}
+	return nil
+}
+
+// Buffered implements proxy.Lookahead.
+func (b *responseBody) Buffered() int {
+	n, _ := b.ready()
+	return n
+}
+
+// ready returns how much of the body is there, and whether that is all.
+func (b *responseBody) ready() (n int, all bool) {
+	b.c.mu.Lock()
+	defer b.c.mu.Unlock()
+	if b.st == nil {
+		return 0, b.over == io.EOF
+	}
+	return b.st.content.n, b.st.remoteEnd && b.st.err == nil
+}
+
+var (
+	_ io.ReadCloser   = (*responseBody)(nil)
+	_ proxy.Lookahead = (*responseBody)(nil)
+)
+
+// upload sends the body of a request on a pooled goroutine.
+type upload struct {
+	c       *conn
+	st      *stream // c.mu guards its fields; upload holds a reference
+	body    io.Reader
+	first   *slab // what was read of the body, sent before it
+	trailer *proxy.Header
+	known   proxy.Header // the trailers, when body is nil
+	length  int64        // of the body as a whole, or UnknownLength
+	done    chan struct{}
+	ctx     context.Context
+	stopper sync.Once
+}
+
+// newUpload takes over the body of the request. c.mu is held.
+func newUpload(rt *roundTrip, st *stream) *upload {
+	st.refs++
+	up := &upload{
+		c: st.c, st: st, body: rt.body, known: rt.trailer, length: rt.r.ContentLength,
+		done: make(chan struct{}), ctx: st.client.res.ctx,
+	}
+	if rt.body != nil {
+		up.trailer = rt.r.Trailer
+	}
+	up.first, rt.first = rt.first, nil
+	return up
+}
+
+// do implements task.
+func (up *upload) do() {
+	err := up.send()
+	up.c.mem.free(up.first)
+	c := up.c
+	c.mu.Lock()
+	st := up.st
+	switch {
+	case st.err != nil || st.localEnd:
+		// The stream is over, or the server wants no more.
+	case err == nil:
+		if up.trailer != nil {
+			up.known = *up.trailer
+		}
+		if err = c.checkFields(up.known); err == nil {
+			err = c.appendTrailers(st, up.known)
+		}
+	}
+	if err != nil && st.err == nil && !st.localEnd {
+		st.reset(codeCancel, err)
+	}
+	c.flushLocked()
+	st.unref()
+	c.mu.Unlock()
+	close(up.done)
+}
+
+// send sends the content. It returns nil at its end.
+func (up *upload) send() error {
+	if up.first != nil {
+		if err := up.write(up.first.b[:up.first.w], false); err != nil {
+			return err
+		}
+	}
+	if up.body == nil {
+		return nil
+	}
+	s := up.c.mem.slab(slab16K)
+	defer up.c.mem.free(s)
+	look, _ := up.body.(proxy.Lookahead)
+	left := up.length
+	if left >= 0 && up.first != nil {
+		left -= int64(up.first.w)
+	}
+	for {
+		n, err := up.body.Read(s.b)
+		if left >= 0 {
+			if left -= int64(n); left < 0 {
+				return &proxy.BodyError{Err: fault.New(fault.InvalidArgument, "the body is longer than its length says")}
+			}
+		}
+		if n > 0 {
+			if err := up.write(s.b[:n], err == nil && (look == nil || look.Buffered() == 0)); err != nil {
+				return err
+			}
+		}
+		switch {
+		case err == io.EOF && left > 0:
+			return &proxy.BodyError{Err: fault.New(fault.InvalidArgument, "the body ended %d bytes before its length says", left)}
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return &proxy.BodyError{Err: err}
+		}
+	}
+}
+
+// write sends p, and has it written to the network if it is urgent.
+func (up *upload) write(p []byte, urgent bool) error {
+	c := up.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, err := c.send(up.st, p, up.ctx.Done())
+	if err == errDone {
+		err = fault.Wrap(context.Cause(up.ctx), fault.CodeOf(up.ctx.Err()), "%s: send the request", c.peer)
+	}
+	if urgent {
+		c.flushLocked()
+	}
+	return err
+}
+
+// stop returns when the body is not used any more. The stream has ended.
+func (up *upload) stop() {
+	select {
+	case <-up.done:
+		return
+	default:
+	}
+	up.stopper.Do(func() {
+		if closer, ok := up.body.(io.Closer); ok {
+			_ = closer.Close()
+		}
+	})
+	<-up.done
+}

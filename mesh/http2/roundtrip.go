@@ -1,0 +1,304 @@
+package http2
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/mesh/proxy"
+)
+
+// attempts is how often a request is sent that certainly nobody has acted on.
+const attempts = 3
+
+// RoundTrip implements proxy.RoundTripper.
+//
+// The body of a request that is there already and short (at most 16 KiB, and
+// either held in memory, or known by proxy.Lookahead to have arrived in full)
+// is sent by the calling goroutine, together with the head. Any other is sent by
+// a pooled goroutine, while the response may already arrive.
+//
+// A request that the server has certainly not acted on, because of a GOAWAY, a
+// REFUSED_STREAM or a connection that broke before anything was written, is
+// sent again on another connection if nothing of its body was read, or if all
+// of it was at once as above.
+func (cl *Client) RoundTrip(ctx context.Context, r *proxy.Request, opts proxy.RoundTripOptions) (*proxy.Response, error) {
+	cl.init()
+	rt := roundTrip{cl: cl, r: r, opts: opts}
+	defer rt.release()
+	if err := rt.prepare(); err != nil {
+		return nil, err
+	}
+	for n := 1; ; n++ {
+		if err := ctx.Err(); err != nil {
+			return nil, proxy.MarkUnsent(fault.Wrap(context.Cause(ctx), fault.CodeOf(err), "send a request to %s", cl.Addr))
+		}
+		c, err := cl.acquire(ctx)
+		if err != nil {
+			return nil, rt.unsent(err)
+		}
+		res, unsent, err := rt.attempt(ctx, c)
+		switch {
+		case err == nil:
+			return &res.Response, nil
+		case !unsent || rt.bodyTouched:
+			return nil, err
+		case n == attempts || ctx.Err() != nil:
+			return nil, rt.unsent(err)
+		}
+	}
+}
+
+// roundTrip is one call of RoundTrip.
+type roundTrip struct {
+	cl   *Client
+	r    *proxy.Request
+	opts proxy.RoundTripOptions
+
+	body        io.Reader // nil: none, or it is in first
+	first       *slab     // a body that was read at once
+	trailer     proxy.Header
+	bodyTouched bool // something of body was read
+}
+
+func (rt *roundTrip) release() { rt.cl.mem.free(rt.first) }
+
+// unsent marks err if the request can be sent again by the caller.
+func (rt *roundTrip) unsent(err error) error {
+	if rt.bodyTouched || rt.first != nil {
+		return err
+	}
+	return proxy.MarkUnsent(err)
+}
+
+// prepare checks the head of the request and reads the body if it is there.
+func (rt *roundTrip) prepare() error {
+	r := rt.r
+	switch {
+	case !validToken(r.Method):
+		return fault.New(fault.InvalidArgument, "the method %s is not a token", quoteName(r.Method))
+	case r.Upgrade != "" && !validToken(r.Upgrade):
+		return fault.New(fault.InvalidArgument, "the protocol to upgrade to, %s, is not a token", quoteName(r.Upgrade))
+	case r.Method != "CONNECT" && !validTarget(r.Target, r.Method):
+		return fault.New(fault.InvalidArgument, "the request target %s is neither a path nor *", quoteName(r.Target))
+	case !validAuthority(r.Authority) || r.Authority == "" && (r.Method == "CONNECT" || r.Upgrade != ""):
+		return fault.New(fault.InvalidArgument, "the authority %s is not a host and port", quoteName(r.Authority))
+	case r.Scheme != "" && !validScheme(r.Scheme):
+		return fault.New(fault.InvalidArgument, "the scheme %s is malformed", quoteName(r.Scheme))
+	}
+	if rt.streams() || r.Body == nil || r.ContentLength == 0 && r.Trailer == nil {
+		return nil
+	}
+	if _, ok := r.Body.(proxy.NoBody); ok {
+		return nil
+	}
+	rt.body = r.Body
+	if n, all := available(r.Body, r.ContentLength); all && n <= slabSizes[slab16K] {
+		return rt.readNow(n)
+	}
+	return nil
+}
+
+// streams reports whether the request is for a two-way stream, and so has no
+// content.
+func (rt *roundTrip) streams() bool { return rt.r.Method == "CONNECT" || rt.r.Upgrade != "" }
+
+// available returns how much of a body can be read without waiting, and whether
+// that is all of it.
+func available(body io.Reader, length int64) (n int, all bool) {
+	switch b := body.(type) {
+	case interface{ ready() (int, bool) }:
+		return b.ready()
+	case interface{ Len() int }: // of package bytes or strings
+		return b.Len(), true
+	case proxy.Lookahead:
+		n = b.Buffered()
+		return n, length >= 0 && int64(n) >= length
+	}
+	return 0, false
+}
+
+// readNow reads a body of n bytes.
+func (rt *roundTrip) readNow(n int) error {
+	size := slab2K
+	if n >= slabSizes[slab2K] {
+		size = slab16K
+	}
+	s := rt.cl.mem.slab(size)
+	rt.first = s
+	for {
+		k, err := rt.body.Read(s.b[s.w:])
+		s.w += k
+		if err == io.EOF {
+			break
+		}
+		if err == nil && s.w == len(s.b) {
+			return nil // there is more than was said: the rest is streamed
+		}
+		if err != nil {
+			return &proxy.BodyError{Err: err}
+		}
+	}
+	rt.body = nil
+	if rt.r.Trailer != nil {
+		rt.trailer = *rt.r.Trailer
+	}
+	return nil
+}
+
+// attempt sends the request on c, of which a slot was taken, and waits for the
+// head of the response. unsent tells that the server has not acted on it.
+func (rt *roundTrip) attempt(ctx context.Context, c *conn) (res *response, unsent bool, err error) {
+	if rt.r.Upgrade != "" {
+		if err := c.canUpgrade(ctx); err != nil {
+			c.putBack()
+			return nil, false, err
+		}
+	}
+	res, unsent, err = rt.open(ctx, c)
+	if err != nil {
+		return nil, unsent, err
+	}
+	var timer <-chan time.Time
+	if rt.opts.HeadTimeout > 0 {
+		t := time.NewTimer(rt.opts.HeadTimeout)
+		defer t.Stop()
+		timer = t.C
+	}
+	return rt.awaitHead(res, timer)
+}
+
+// putBack gives back a slot that was not used.
+func (c *conn) putBack() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.role.freed(c)
+}
+
+// canUpgrade returns an error if the server does not take extended CONNECTs. It
+// waits for its SETTINGS to know.
+func (c *conn) canUpgrade(ctx context.Context) error {
+	select {
+	case <-c.settled:
+	case <-ctx.Done():
+		return fault.Wrap(context.Cause(ctx), fault.CodeOf(ctx.Err()), "wait for the SETTINGS of the %s", c.peer)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err == nil && !c.peerConn {
+		return c.fault(fault.Unimplemented, nil, "the server does not take upgrades over HTTP/2 (RFC 8441)")
+	}
+	return nil
+}
+
+// open opens a stream and sends the head on it, and the body if it is there.
+func (rt *roundTrip) open(ctx context.Context, c *conn) (res *response, unsent bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.makeRoom()
+	if err := c.checkFields(rt.r.Header); err != nil {
+		c.role.freed(c)
+		return nil, false, err
+	}
+	if c.err != nil || c.noMore || c.drain != drainNot {
+		// It was about to be dropped.
+		c.slots.Add(1)
+		return nil, true, c.goneFault()
+	}
+	st := c.mem.stream()
+	res = &response{ctx: ctx, c: c, st: st}
+	st.c, st.id = c, c.nextID
+	c.nextID += 2
+	if c.nextID > maxWindow-2 {
+		c.noMore = true // there are no more numbers for streams
+		c.role.goAway(c)
+	}
+	st.refs = 2 // the table and the response
+	st.sendWin, st.recvWin, st.target = c.sendInit, c.recvInit, c.recvInit
+	st.recvLeft, st.sendLeft = proxy.UnknownLength, proxy.UnknownLength
+	st.client = clientSide{res: res, head: rt.r.Method == "HEAD", connect: rt.streams()}
+	c.streams[st.id] = st
+	c.opened++
+	rt.sendHead(c, st, res)
+	c.flushLocked()
+	return res, false, nil
+}
+
+// sendHead sends the head and what is there of the body, and has the rest sent.
+// c.mu is held.
+func (rt *roundTrip) sendHead(c *conn, st *stream, res *response) {
+	whole := rt.body == nil && !st.client.connect
+	none := whole && (rt.first == nil || rt.first.w == 0) && len(rt.trailer) == 0
+	c.appendRequest(st, rt.r, none)
+	switch {
+	case none || st.client.connect:
+	case whole && int64(rt.first.w) <= min(st.sendWin, c.sendWin) && len(c.waiting.streams) == 0 && c.waiting.turns == 0:
+		if rt.first.w > 0 {
+			_, _ = c.send(st, rt.first.b[:rt.first.w], nil)
+		}
+		_ = c.appendTrailers(st, rt.trailer)
+	default:
+		rt.bodyTouched = true
+		res.up = newUpload(rt, st)
+		c.workers.run(res.up)
+	}
+}
+
+// goneFault says why a connection takes no more streams. c.mu is held.
+func (c *conn) goneFault() error {
+	if c.err != nil {
+		return c.err
+	}
+	if c.goneAway != nil {
+		return c.fault(fault.Unavailable, c.goneAway, "the server closes the connection")
+	}
+	return c.fault(fault.Unavailable, nil, "the connection is being closed")
+}
+
+// awaitHead waits for the final head of the response.
+func (rt *roundTrip) awaitHead(res *response, timer <-chan time.Time) (*response, bool, error) {
+	c, st := res.c, res.st
+	c.mu.Lock()
+	for {
+		if len(st.client.interims) > 0 {
+			rt.interim(res, st)
+			continue
+		}
+		if st.gotHead || st.err != nil {
+			break
+		}
+		switch why := st.wait(st.rsem, &st.rwait, res.ctx.Done(), timer); {
+		case st.gotHead || st.err != nil:
+		case why == waitDone:
+			st.reset(codeCancel, fault.Wrap(context.Cause(res.ctx), fault.CodeOf(res.ctx.Err()), "%s: wait for the response", c.peer))
+			c.flushLocked()
+		case why == waitExpired:
+			st.reset(codeCancel, c.fault(fault.DeadlineExceeded, nil, "the response did not begin within %v", rt.opts.HeadTimeout))
+			c.flushLocked()
+		}
+	}
+	if st.err == nil || st.gotHead {
+		rt.present(res, st)
+		c.mu.Unlock()
+		return res, false, nil
+	}
+	err, unsent := st.err, st.client.unsent
+	c.mu.Unlock()
+	_ = (*responseBody)(res).Close()
+	return nil, unsent, err
+}
+
+// interim passes on the interim responses. c.mu is held, but not meanwhile.
+func (rt *roundTrip) interim(res *response, st *stream) {
+	all := st.client.interims
+	st.client.interims = nil
+	if rt.opts.Interim == nil {
+		return
+	}
+	res.c.mu.Unlock()
+	for _, i := range all {
+		rt.opts.Interim(i.status, i.header)
+	}
+	res.c.mu.Lock()
+}
