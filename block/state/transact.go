@@ -3,6 +3,7 @@ package state
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/proa-io/proa/fault"
 	"github.com/proa-io/proa/policy"
@@ -83,8 +84,19 @@ func (s *Store) transactor(ctx context.Context, n int) (Transactor, error) {
 			WithReason(ReasonTransactionsNotSupported)
 	}
 	if limit := tx.MaxTransaction(); limit > 0 && n > limit {
-		return nil, fault.New(fault.InvalidArgument, "%d operations are too many: a transaction of this store has at most %d", n, limit).
-			WithReason(ReasonTooManyOperations)
+		e := &SizeError{n, limit}
+		return nil, fault.Wrap(e, fault.InvalidArgument, "%s", e.Error()).WithReason(ReasonTooManyOperations)
 	}
 	return tx, nil
+}
+
+// SizeError says that a transaction has more operations than its store can
+// carry out at once. It is beneath an error with ReasonTooManyOperations.
+type SizeError struct {
+	Operations, Max int
+}
+
+// Error returns the two numbers in words.
+func (e *SizeError) Error() string {
+	return fmt.Sprintf("%d operations are too many: a transaction of this store has at most %d", e.Operations, e.Max)
 }
