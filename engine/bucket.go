@@ -29,6 +29,9 @@ type BucketConfig struct {
 	// deleted keys vanish, and tells watchers when a value ends. It needs a
 	// server of version 2.11; on an older one it fails with Unimplemented.
 	KeyTTL bool
+	// Atomic allows Commit of several writes. It needs a server of version
+	// 2.12; on an older one it fails with Unimplemented.
+	Atomic bool
 	// MaxValueSize bounds a value, in bytes; 0 means what the server allows.
 	MaxValueSize int32
 	// MaxBytes bounds the bucket, in bytes; 0 means what the server allows.
@@ -67,6 +70,10 @@ type Entry struct {
 	Value    []byte
 	Revision uint64
 	Created  time.Time
+	// Expires is when the value ends; zero means never.
+	Expires time.Time
+	// Header is what was given to Put, with the headers of the engine.
+	Header nats.Header
 }
 
 // Consistency says which answer to a read is good enough.
@@ -87,8 +94,11 @@ func (e *Engine) KeyValue(ctx context.Context, cfg BucketConfig) (*Bucket, error
 	if cfg.History < 0 || cfg.History > jetstream.KeyValueMaxHistory {
 		return nil, invalid("bucket %q: the history must be 1 to %d, not %d", cfg.Name, jetstream.KeyValueMaxHistory, cfg.History)
 	}
-	if cfg.KeyTTL {
-		if err := e.Require(ctx, MessageTTL); err != nil {
+	for feature, wanted := range map[Feature]bool{MessageTTL: cfg.KeyTTL, AtomicBatch: cfg.Atomic} {
+		if !wanted {
+			continue
+		}
+		if err := e.Require(ctx, feature); err != nil {
 			return nil, fault.Wrap(err, fault.CodeOf(err), "bucket %q", cfg.Name)
 		}
 	}
@@ -120,7 +130,7 @@ func bucketStream(cfg BucketConfig) jetstream.StreamConfig {
 		MaxMsgsPerSubject: int64(max(cfg.History, 1)), MaxAge: cfg.MaxAge,
 		MaxMsgSize: orDefault(cfg.MaxValueSize, -1), MaxBytes: orDefault(cfg.MaxBytes, -1), MaxMsgs: -1, MaxConsumers: -1,
 		Discard: jetstream.DiscardNew, AllowRollup: true, DenyDelete: true, AllowDirect: true,
-		Duplicates: 2 * time.Minute,
+		Duplicates: 2 * time.Minute, AllowAtomicPublish: cfg.Atomic,
 	}
 	if cfg.MaxAge > 0 {
 		s.Duplicates = min(s.Duplicates, cfg.MaxAge)
@@ -162,10 +172,29 @@ func (b *Bucket) Get(ctx context.Context, key string, want Consistency) (Entry, 
 	if err != nil {
 		return Entry{}, err
 	}
-	if last.seq == 0 || last.gone {
+	if last.seq == 0 || isTombstone(last.header) {
 		return Entry{}, notFound()
 	}
-	return Entry{Key: key, Value: last.data, Revision: last.seq, Created: last.at}, nil
+	return newEntry(key, last), nil
+}
+
+func newEntry(key string, m message) Entry {
+	e := Entry{Key: key, Value: m.data, Revision: m.seq, Created: m.at, Header: m.header}
+	if len(m.header) > 0 {
+		if ttl := parseTTL(m.header.Get(ttlHeader)); ttl > 0 {
+			e.Expires = m.at.Add(ttl)
+		}
+	}
+	return e
+}
+
+// parseTTL reads a TTL header: seconds, or a duration. It is 0 for none.
+func parseTTL(text string) time.Duration {
+	if n, err := strconv.ParseInt(text, 10, 64); err == nil {
+		return time.Duration(min(n, math.MaxInt64/int64(time.Second))) * time.Second
+	}
+	d, _ := time.ParseDuration(text) // "never" and what is not a TTL do not end
+	return d
 }
 
 func notFound() error { return fault.New(fault.NotFound, "not found") }
@@ -192,41 +221,57 @@ type PutOptions struct {
 	// TTL ends the value; 0 means never. It is rounded up to whole seconds.
 	// The bucket must have KeyTTL.
 	TTL time.Duration
+	// Header is stored with the value. Names that begin with Nats- or KV- are
+	// the engine's. Put takes it over and may change it.
+	Header nats.Header
 }
 
 // Put stores value under key and returns its revision. When Expect is not
 // met it fails with Aborted and ReasonConflict.
 func (b *Bucket) Put(ctx context.Context, key string, value []byte, o PutOptions) (uint64, error) {
-	msg := &nats.Msg{Subject: b.prefix + key, Data: value}
-	if o.TTL > 0 {
-		if !b.keyTTL {
-			return 0, fault.New(fault.Unimplemented, "bucket %q keeps no TTL per key", b.name).WithReason(ReasonUnsupported)
-		}
-		setHeader(msg, "Nats-TTL", strconv.FormatInt(seconds(o.TTL), 10))
+	msg, err := b.putMessage(key, value, o)
+	if err != nil {
+		return 0, err
 	}
 	return b.write(ctx, key, msg, o.Expect)
+}
+
+func (b *Bucket) putMessage(key string, value []byte, o PutOptions) (*nats.Msg, error) {
+	msg := &nats.Msg{Subject: b.prefix + key, Data: value, Header: o.Header}
+	if o.TTL > 0 {
+		if !b.keyTTL {
+			return nil, fault.New(fault.Unimplemented, "bucket %q keeps no TTL per key", b.name).WithReason(ReasonUnsupported)
+		}
+		setHeader(msg, ttlHeader, strconv.FormatInt(seconds(o.TTL), 10))
+	}
+	return msg, checkSubject(msg.Subject)
 }
 
 // Delete removes key; a missing key is no error unless expect names its
 // revision. When expect is not met it fails with Aborted and ReasonConflict.
 func (b *Bucket) Delete(ctx context.Context, key string, expect Expect) error {
+	msg, err := b.deleteMessage(key)
+	if err != nil {
+		return err
+	}
+	_, err = b.write(ctx, key, msg, expect)
+	return err
+}
+
+func (b *Bucket) deleteMessage(key string) (*nats.Msg, error) {
 	msg := &nats.Msg{Subject: b.prefix + key}
 	if b.keyTTL {
 		// A purge forgets the older revisions, and the TTL forgets the purge.
 		setHeader(msg, "KV-Operation", "PURGE")
 		setHeader(msg, "Nats-Rollup", "sub")
-		setHeader(msg, "Nats-TTL", strconv.FormatInt(seconds(tombstoneTTL), 10))
+		setHeader(msg, ttlHeader, strconv.FormatInt(seconds(tombstoneTTL), 10))
 	} else {
 		setHeader(msg, "KV-Operation", "DEL")
 	}
-	_, err := b.write(ctx, key, msg, expect)
-	return err
+	return msg, checkSubject(msg.Subject)
 }
 
 func (b *Bucket) write(ctx context.Context, key string, msg *nats.Msg, expect Expect) (uint64, error) {
-	if err := checkSubject(msg.Subject); err != nil {
-		return 0, err
-	}
 	c, err := b.conn(ctx, key)
 	if err != nil {
 		return 0, err
@@ -247,15 +292,11 @@ func (b *Bucket) write(ctx context.Context, key string, msg *nats.Msg, expect Ex
 // replaceTombstone writes over the tombstone that a deleted key leaves: it
 // counts as a revision, although the key has no value.
 func (b *Bucket) replaceTombstone(ctx context.Context, c *Conn, key string, msg *nats.Msg, conflict error) (uint64, error) {
-	var last message
-	err := c.Do(ctx, func(ctx context.Context) (err error) {
-		last, err = b.last(ctx, c, key, !b.leaders)
-		return err
-	})
+	last, err := b.lastStrong(ctx, c, key)
 	if err != nil {
 		return 0, err
 	}
-	if !last.gone {
+	if last.seq != 0 && !isTombstone(last.header) {
 		return 0, conflict
 	}
 	setHeader(msg, jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(last.seq, 10))
@@ -265,6 +306,18 @@ func (b *Bucket) replaceTombstone(ctx context.Context, c *Conn, key string, msg 
 	}
 	return ack.Sequence, nil
 }
+
+func (b *Bucket) lastStrong(ctx context.Context, c *Conn, key string) (message, error) {
+	var last message
+	err := c.Do(ctx, func(ctx context.Context) (err error) {
+		last, err = b.last(ctx, c, key, !b.leaders)
+		return err
+	})
+	return last, err
+}
+
+// ttlHeader ends a message after a number of seconds.
+const ttlHeader = "Nats-TTL"
 
 func setHeader(m *nats.Msg, key, value string) {
 	if m.Header == nil {
@@ -279,10 +332,10 @@ func seconds(d time.Duration) int64 {
 
 // message is the last message on a key's subject.
 type message struct {
-	seq  uint64 // 0 when there is none
-	data []byte
-	at   time.Time
-	gone bool // a tombstone
+	seq    uint64 // 0 when there is none
+	data   []byte
+	at     time.Time
+	header nats.Header
 }
 
 // last reads the last message of key: from any replica, or from the stream's
@@ -314,7 +367,7 @@ func (b *Bucket) lastDirect(ctx context.Context, c *Conn, key string) (message, 
 	if err != nil {
 		return message{}, fmt.Errorf("direct get: time stamp: %w", err)
 	}
-	return message{seq: seq, data: m.Data, at: at, gone: isTombstone(m.Header)}, nil
+	return message{seq: seq, data: m.Data, at: at, header: m.Header}, nil
 }
 
 func (b *Bucket) lastFromLeader(ctx context.Context, c *Conn, key string) (message, error) {
@@ -347,11 +400,9 @@ func (b *Bucket) lastFromLeader(ctx context.Context, c *Conn, key string) (messa
 	got := answer.Message
 	out := message{seq: got.Seq, data: got.Data, at: got.Time}
 	if len(got.Hdrs) > 0 {
-		h, err := nats.DecodeHeadersMsg(got.Hdrs)
-		if err != nil {
+		if out.header, err = nats.DecodeHeadersMsg(got.Hdrs); err != nil {
 			return message{}, fmt.Errorf("get: %w", err)
 		}
-		out.gone = isTombstone(h)
 	}
 	return out, nil
 }

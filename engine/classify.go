@@ -6,9 +6,11 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -177,6 +179,10 @@ func Classify(err error) error {
 
 func judge(err error) verdict {
 	code, class := apiError(err)
+	if code == 10077 && strings.Contains(err.Error(), server.ErrStoreClosed.Error()) {
+		// The code alone says that the store refused, for whatever reason.
+		return verdict{fault.Unavailable, ReasonNotReady, "the engine's store is closed"}
+	}
 	if v, ok := apiVerdict(code); ok {
 		return v
 	}
@@ -217,6 +223,12 @@ func isBusy(err error) bool {
 	}
 	code, _ := apiError(err)
 	return code == busyCode || code == 10163
+}
+
+// isDisabled reports whether err says that the server has no JetStream.
+func isDisabled(err error) bool {
+	code, _ := apiError(err)
+	return code == jetstream.JSErrCodeJetStreamNotEnabled || code == jetstream.JSErrCodeJetStreamNotEnabledForAccount
 }
 
 // isUnsent reports whether err says that nothing was sent because there is no

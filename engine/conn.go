@@ -20,14 +20,14 @@ import (
 type Conn struct {
 	engine *Engine
 
-	// nc and js are set once, before link is stored for the first time.
-	nc     atomic.Pointer[nats.Conn]
+	// js and closed are set once, before nc, and that before the first link.
 	js     jetstream.JetStream
-	made   chan struct{} // closed when nc and js are set
-	closed chan struct{} // closed when nc is closed for good
+	closed <-chan struct{} // closed when nc is closed for good
+	nc     atomic.Pointer[nats.Conn]
 
 	link   atomic.Pointer[link]   // nil while there is no connection
 	denied atomic.Pointer[denial] // what the server last refused
+	deny   chan struct{}          // gets a value when denied is set; holds one
 }
 
 // denial is a refusal that the server reports out of band: the request it
@@ -73,22 +73,33 @@ func (c *Conn) Do(ctx context.Context, fn func(context.Context) error) error {
 		}
 		err = c.over(ctx, l, fn)
 		switch {
-		case err == nil || try == maxTries:
-			return Classify(err)
+		case err == nil:
+			return nil
+		case try == maxTries:
+			return c.classify(err)
 		case isUnsent(err):
 			// The library knows of the disconnect before it tells us.
 			c.unlink(l)
 			continue
 		case !isBusy(err):
-			return Classify(err)
+			return c.classify(err)
 		}
 		select {
 		case <-ctx.Done():
-			return Classify(err)
+			return c.classify(err)
 		case <-time.After(pause):
 		}
 		pause = min(2*pause, 16*time.Millisecond)
 	}
+}
+
+// classify is Classify with what is known of this engine: an embedded server
+// without JetStream has just closed its store, and is about to open it again.
+func (c *Conn) classify(err error) error {
+	if out := Classify(err); c.engine.opts.URL != "" || !isDisabled(err) {
+		return out
+	}
+	return fault.Wrap(err, fault.Unavailable, "the engine's store is closed").WithReason(ReasonNotReady)
 }
 
 // over calls fn on the link l.

@@ -43,7 +43,7 @@ type embedded struct {
 }
 
 func newEmbedded(e *Engine) *embedded {
-	return &embedded{engine: e, home: home{dir: e.opts.Dir}, log: e.log}
+	return &embedded{engine: e, home: newHome(e.opts.Dir), log: e.log}
 }
 
 // run holds or follows until ctx ends.
@@ -134,10 +134,12 @@ func (m *embedded) hold(ctx context.Context, lock *os.File) error {
 	serving.Go(func() { g.serve(ctx, listener) })
 	defer func() {
 		g.end()
-		_ = os.Remove(socket)
 		_ = listener.Close()
 		m.local.Store(nil)
-		_ = os.Remove(m.home.record())
+		if m.home.stillMine(lock) == nil { // else they are another holder's
+			_ = os.Remove(socket)
+			_ = os.Remove(m.home.record())
+		}
 		stopServer(srv)
 		g.expel()
 		serving.Wait()
@@ -187,6 +189,7 @@ func (m *embedded) follow(ctx context.Context) error {
 		return err
 	}
 	var joined *link
+	down := time.Now()
 	for pause := retryMin; ctx.Err() == nil; {
 		changed := e.change()
 		_, up := e.anyUp()
@@ -200,6 +203,12 @@ func (m *embedded) follow(ctx context.Context) error {
 		if up == nil {
 			wait = pause + rand.N(pause)
 			pause = min(2*pause, retryMax)
+		} else {
+			down = time.Now()
+		}
+		if time.Since(down) > quiet/2 {
+			down = time.Now()
+			e.noteLastError(ctx)
 		}
 		select {
 		case <-ctx.Done():

@@ -51,6 +51,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/proa-io/proa/fault"
@@ -135,7 +136,7 @@ func Open(_ context.Context, o Options) (*Engine, error) {
 		e.mode = External
 	}
 	for range o.Conns {
-		e.conns = append(e.conns, &Conn{engine: e, made: make(chan struct{}), closed: make(chan struct{})})
+		e.conns = append(e.conns, &Conn{engine: e, deny: make(chan struct{}, 1)})
 	}
 	e.refuse(errNotRun)
 	return e, nil
@@ -387,6 +388,17 @@ func (e *Engine) note(ctx context.Context, err error) {
 	e.mu.Unlock()
 	if news {
 		e.log.WarnContext(ctx, "engine is not ready and is tried again", "error", err)
+	}
+}
+
+// noteLastError remembers why the connections cannot be made where no handler
+// is called: in the handshake, after the dial.
+func (e *Engine) noteLastError(ctx context.Context) {
+	if nc := e.conns[0].nc.Load(); nc != nil {
+		// That no server is available is what the attempts come to, not why.
+		if err := nc.LastError(); err != nil && !errors.Is(err, nats.ErrNoServers) {
+			e.note(ctx, fmt.Errorf("connect: %w", err))
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -21,12 +22,17 @@ const (
 	externalRetryMax = 2 * time.Second
 	// probeTimeout bounds the question whether there is JetStream.
 	probeTimeout = 3 * time.Second
+	// lookTimeout bounds the question about the server's durability.
+	lookTimeout = time.Second
 )
 
 // external keeps the engine connected to a server that others run.
 type external struct {
 	engine *Engine
 	url    string // as given, for the client library alone
+
+	refused bool // logged that there is no JetStream
+	looked  bool // looked for what the server says of its durability
 }
 
 func newExternal(e *Engine) *external { return &external{engine: e, url: e.opts.URL} }
@@ -42,7 +48,10 @@ func (x *external) run(ctx context.Context) {
 		changed := e.change()
 		c, l := e.anyUp()
 		var again <-chan time.Time
-		if l != nil && l != probed {
+		if l == nil {
+			again = time.After(quiet / 2)
+			e.noteLastError(ctx)
+		} else if l != probed {
 			if x.probe(ctx, c) {
 				probed, pause = l, externalRetryMin
 			} else {
@@ -53,7 +62,7 @@ func (x *external) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 		case <-changed:
-			if again != nil { // one pause, however much changes
+			if l != nil && again != nil { // one pause, however much changes
 				select {
 				case <-ctx.Done():
 				case <-again:
@@ -85,7 +94,9 @@ func externalDelay(attempts int) time.Duration {
 }
 
 func (x *external) attemptFailed(_ *nats.Conn, err error) {
-	x.engine.note(context.Background(), fmt.Errorf("connect: %w", err))
+	if !errors.Is(err, nats.ErrNoServers) { // the next attempts say why
+		x.engine.note(context.Background(), fmt.Errorf("connect: %w", err))
+	}
 }
 
 func (x *external) auth() []nats.Option {
@@ -121,13 +132,10 @@ func (x *external) auth() []nats.Option {
 // long as the connection.
 func (x *external) probe(ctx context.Context, c *Conn) bool {
 	e := x.engine
-	asked := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
-	defer cancel()
-	_, err := c.js.AccountInfo(ctx)
-	denied := c.denied.Load()
+	err := x.ask(ctx, c)
 	switch {
-	case err == nil:
+	case err == nil, errors.Is(err, errMayNotAsk):
+		// An account that may not ask shows what it may do when it does it.
 		e.admit()
 		x.report(ctx)
 		return true
@@ -135,21 +143,52 @@ func (x *external) probe(ctx context.Context, c *Conn) bool {
 		e.refuse(fault.Wrap(err, fault.FailedPrecondition,
 			"the NATS server at %s does not offer JetStream to this account: start it with -js, or enable JetStream "+
 				"for the account in its configuration", e.location()))
-		e.log.WarnContext(ctx, "engine server has no JetStream", "server", e.location(), "error", err)
+		x.logRefusal(ctx, err)
 		return false
-	case denied != nil && !denied.at.Before(asked):
-		// The account may not ask; what it may do shows when it does it.
-		e.admit()
-		x.report(ctx)
-		return true
 	}
 	e.note(ctx, fmt.Errorf("the server at %s is connected and its JetStream does not answer: %w", e.location(), err))
 	return false
 }
 
-// report says once per connect what was found.
+var errMayNotAsk = errors.New("the account may not ask")
+
+// ask asks for the account's JetStream. The server refuses a forbidden request
+// apart from it, and the request itself gets no answer.
+func (x *external) ask(ctx context.Context, c *Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	select {
+	case <-c.deny: // an old refusal
+	default:
+	}
+	answer := make(chan error, 1)
+	go func() {
+		_, err := c.js.AccountInfo(ctx)
+		answer <- err
+	}()
+	select {
+	case err := <-answer:
+		return err
+	case <-c.deny:
+		cancel()
+		<-answer
+		return errMayNotAsk
+	}
+}
+
+// logRefusal logs once per Run that there is no JetStream; it is asked again
+// and again.
+func (x *external) logRefusal(ctx context.Context, err error) {
+	if !x.refused {
+		x.refused = true
+		x.engine.log.WarnContext(ctx, "engine server has no JetStream and is asked again", "url", x.engine.location(), "error", err)
+	}
+}
+
+// report says what was found, once per connect.
 func (x *external) report(ctx context.Context) {
 	e := x.engine
+	x.refused = false
 	facts := e.server.Load()
 	e.log.InfoContext(ctx, "engine is an external server", "mode", External, "url", e.location(), "server", facts.name,
 		"version", facts.version, "cluster", facts.cluster, "replicas", e.Replicas(), "durability", ServerDefined,
@@ -158,4 +197,47 @@ func (x *external) report(ctx context.Context) {
 		e.log.WarnContext(ctx, "engine keeps one copy on a cluster: a lost server loses its data",
 			"cluster", facts.cluster, "servers", facts.servers)
 	}
+	if !x.looked {
+		x.looked = true
+		x.lookAtDurability(ctx)
+	}
+}
+
+// lookAtDurability warns when the server says that it does not fsync before it
+// acknowledges. Few accounts may ask; those that may not learn nothing. It asks
+// on a connection of its own, so that a refusal is nobody else's.
+func (x *external) lookAtDurability(ctx context.Context) {
+	nc, err := nats.Connect(x.url, append(x.auth(), nats.Name(x.engine.opts.Name), nats.Timeout(handshakeTimeout),
+		nats.NoReconnect(), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))...)
+	if err != nil {
+		return
+	}
+	defer nc.Close()
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	m, err := nc.RequestWithContext(ctx, "$SYS.REQ.SERVER.PING.JSZ", nil)
+	if err != nil {
+		return
+	}
+	if warning := weakDurability(m.Data); warning != "" {
+		x.engine.log.WarnContext(ctx, "engine server can lose acknowledged writes at a power failure", "url",
+			x.engine.location(), "why", warning)
+	}
+}
+
+// weakDurability reads a server's answer about its JetStream; it returns ""
+// when that is strict or not told.
+func weakDurability(answer []byte) string {
+	var jsz struct {
+		Data struct {
+			Config *struct {
+				SyncAlways   bool          `json:"sync_always"`
+				SyncInterval time.Duration `json:"sync_interval"`
+			} `json:"config"`
+		} `json:"data"`
+	}
+	if json.Unmarshal(answer, &jsz) != nil || jsz.Data.Config == nil || jsz.Data.Config.SyncAlways {
+		return ""
+	}
+	return fmt.Sprintf("sync_always is off and sync_interval is %s", jsz.Data.Config.SyncInterval)
 }

@@ -21,7 +21,12 @@ import (
 //	engine.lock     locked by the holder with flock(2)
 //	engine.holder   who that is, JSON
 //	engine.sock     the holder's socket, unless the path is too long
-type home struct{ dir string }
+type home struct {
+	dir   string
+	flock func(f *os.File, how int) error
+}
+
+func newHome(dir string) home { return home{dir: dir, flock: flock} }
 
 // maxSocketPath is the longest path that a Unix socket can be bound to on
 // every system: macOS has 104 bytes with the final zero, Linux 108.
@@ -99,7 +104,7 @@ func (h home) acquire() (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: make the directory writable or set PROA_HOME to another", err)
 	}
-	switch err := flock(f, syscall.LOCK_EX|syscall.LOCK_NB); {
+	switch err := h.flock(f, syscall.LOCK_EX|syscall.LOCK_NB); {
 	case errors.Is(err, syscall.EWOULDBLOCK):
 		_ = f.Close()
 		return nil, errHeld

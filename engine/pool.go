@@ -42,6 +42,11 @@ func (e *Engine) connectAll(url string, extra ...nats.Option) error {
 // connect makes the client connection. It fails only on options that cannot
 // work now, such as a file that cannot be read.
 func (c *Conn) connect(url string, extra []nats.Option) error {
+	// The library calls the handlers from a goroutine of its own, perhaps
+	// before it returns the connection: they wait until it is stored.
+	made, closed := make(chan struct{}), make(chan struct{})
+	defer close(made)
+	connected := func(nc *nats.Conn) { <-made; c.connected(nc) }
 	nc, err := nats.Connect(url, append([]nats.Option{
 		nats.Name(c.engine.opts.Name),
 		nats.Timeout(handshakeTimeout),
@@ -52,10 +57,10 @@ func (c *Conn) connect(url string, extra []nats.Option) error {
 		nats.IgnoreAuthErrorAbort(),
 		nats.ReconnectBufSize(-1),
 		nats.DrainTimeout(drainTimeout),
-		nats.ConnectHandler(c.connected),
-		nats.ReconnectHandler(c.connected),
+		nats.ConnectHandler(connected),
+		nats.ReconnectHandler(connected),
 		nats.DisconnectErrHandler(c.disconnected),
-		nats.ClosedHandler(func(*nats.Conn) { close(c.closed) }),
+		nats.ClosedHandler(func(*nats.Conn) { close(closed) }),
 		nats.ErrorHandler(c.asyncError),
 	}, extra...)...)
 	if err != nil {
@@ -66,16 +71,16 @@ func (c *Conn) connect(url string, extra []nats.Option) error {
 		nc.Close()
 		return err
 	}
-	c.js = js
+	c.js, c.closed = js, closed
 	c.nc.Store(nc)
-	close(c.made)
 	return nil
 }
 
-// connected begins a new link. The library calls it also for a connect that
-// succeeds at once, perhaps before connect has stored what it made.
+// connected begins a new link, also for a connect that succeeds at once.
 func (c *Conn) connected(nc *nats.Conn) {
-	<-c.made
+	if c.nc.Load() == nil {
+		return // connect gave it up
+	}
 	c.engine.learn(nc)
 	if old := c.link.Swap(newLink()); old != nil {
 		old.lose()
@@ -99,6 +104,10 @@ func (c *Conn) asyncError(_ *nats.Conn, sub *nats.Subscription, err error) {
 	level := slog.LevelDebug // mostly a broken connection, which the link tells
 	if errors.Is(err, nats.ErrPermissionViolation) {
 		c.denied.Store(&denial{at: time.Now(), err: err})
+		select {
+		case c.deny <- struct{}{}:
+		default:
+		}
 		level = slog.LevelWarn
 	}
 	subject := ""

@@ -43,7 +43,15 @@ func ensureStream(ctx context.Context, js jetstream.JetStream, cfg jetstream.Str
 		return made, err
 	case err != nil:
 		return nil, err
-	case sameStream(there.CachedInfo().Config, cfg):
+	}
+	has := there.CachedInfo().Config
+	// These can be turned on and never off again; another sidecar wants them.
+	cfg.AllowMsgTTL = cfg.AllowMsgTTL || has.AllowMsgTTL
+	cfg.AllowAtomicPublish = cfg.AllowAtomicPublish || has.AllowAtomicPublish
+	cfg.SubjectDeleteMarkerTTL = orDefault(cfg.SubjectDeleteMarkerTTL, has.SubjectDeleteMarkerTTL)
+	cfg.DenyDelete = cfg.DenyDelete || has.DenyDelete
+	cfg.DenyPurge = cfg.DenyPurge || has.DenyPurge
+	if sameStream(has, cfg) {
 		return there, nil
 	}
 	return js.UpdateStream(ctx, cfg)
@@ -77,7 +85,7 @@ func sameStream(there, want jetstream.StreamConfig) bool {
 // and that can be updated.
 func zeroIsChoice(field string) bool {
 	switch field {
-	case "Description", "MaxAge", "SubjectDeleteMarkerTTL", "Compression", "Discard", "AllowDirect", "AllowRollup", "NoAck":
+	case "Description", "Retention", "Storage", "MaxAge", "Compression", "Discard", "AllowDirect", "AllowRollup", "NoAck":
 		return true
 	}
 	return false

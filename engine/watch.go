@@ -69,6 +69,30 @@ func (b *Bucket) Watch(ctx context.Context, pattern string, fn func(Update) erro
 	return nil
 }
 
+// errEnough ends a watch that has seen what there is.
+var errEnough = errors.New("enough")
+
+// Each calls fn once for every key that matches pattern and has a value, in
+// no particular order, until fn fails. It returns fn's error.
+func (b *Bucket) Each(ctx context.Context, pattern string, fn func(Entry) error) error {
+	err := b.Watch(ctx, pattern, func(u Update) error {
+		switch u.Op {
+		case OpPut:
+			return fn(u.Entry)
+		case OpSynced:
+			return errEnough
+		}
+		return nil
+	})
+	if err == nil { // the watch ended with its context
+		return ctx.Err()
+	}
+	if errors.Is(err, errEnough) {
+		return nil
+	}
+	return err
+}
+
 // watch is the state of one Watch over its sessions.
 type watch struct {
 	bucket  *Bucket
@@ -144,7 +168,8 @@ func (s *pass) take(nc *nats.Conn, m *nats.Msg) error {
 	if s.expect++; meta.Sequence.Consumer != s.expect {
 		return fault.New(fault.Unavailable, "a message of the watch was lost")
 	}
-	e := Entry{Key: s.bucket.keyOf(m.Subject), Value: m.Data, Revision: meta.Sequence.Stream, Created: meta.Timestamp}
+	e := newEntry(s.bucket.keyOf(m.Subject),
+		message{seq: meta.Sequence.Stream, data: m.Data, at: meta.Timestamp, header: m.Header})
 	if err := s.report(e, isTombstone(m.Header)); err != nil {
 		return err
 	}
