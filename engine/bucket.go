@@ -27,7 +27,8 @@ type BucketConfig struct {
 	MaxAge time.Duration
 	// KeyTTL allows a TTL per value (PutOptions.TTL), lets tombstones of
 	// deleted keys vanish, and tells watchers when a value ends. It needs a
-	// server of version 2.11; on an older one it fails with Unimplemented.
+	// History of 1, for the server keeps longer what has a past, and a server
+	// of version 2.11; on an older one it fails with Unimplemented.
 	KeyTTL bool
 	// Atomic allows Commit of several writes. It needs a server of version
 	// 2.12; on an older one it fails with Unimplemented.
@@ -39,8 +40,9 @@ type BucketConfig struct {
 }
 
 // tombstoneTTL is how long a bucket with KeyTTL remembers that a key was
-// deleted or ended, for watchers that were disconnected meanwhile.
-const tombstoneTTL = time.Hour
+// deleted or ended, for watchers that are behind. One that was disconnected
+// compares, and needs no tombstone.
+const tombstoneTTL = time.Minute
 
 // MinTTL is the shortest TTL of a value; shorter ones are raised to it.
 // Values end up to 250 ms late.
@@ -93,6 +95,9 @@ const (
 func (e *Engine) KeyValue(ctx context.Context, cfg BucketConfig) (*Bucket, error) {
 	if cfg.History < 0 || cfg.History > jetstream.KeyValueMaxHistory {
 		return nil, invalid("bucket %q: the history must be 1 to %d, not %d", cfg.Name, jetstream.KeyValueMaxHistory, cfg.History)
+	}
+	if cfg.KeyTTL && cfg.History > 1 {
+		return nil, invalid("bucket %q: a TTL per key needs a history of 1, not %d", cfg.Name, cfg.History)
 	}
 	for feature, wanted := range map[Feature]bool{MessageTTL: cfg.KeyTTL, AtomicBatch: cfg.Atomic} {
 		if !wanted {
@@ -255,7 +260,26 @@ func (b *Bucket) Delete(ctx context.Context, key string, expect Expect) error {
 		return err
 	}
 	_, err = b.write(ctx, key, msg, expect)
+	if fault.Is(err, fault.ResourceExhausted) && !expect.set {
+		return b.purge(ctx, key)
+	}
 	return err
+}
+
+// purge removes key from a store that is too full for a tombstone. A watch
+// learns of it only after its next interruption.
+func (b *Bucket) purge(ctx context.Context, key string) error {
+	c, err := b.conn(ctx, key)
+	if err != nil {
+		return err
+	}
+	return c.Do(ctx, func(ctx context.Context) error {
+		s, err := c.js.Stream(ctx, b.stream)
+		if err != nil {
+			return err
+		}
+		return s.Purge(ctx, jetstream.WithPurgeSubject(b.prefix+key))
+	})
 }
 
 func (b *Bucket) deleteMessage(key string) (*nats.Msg, error) {

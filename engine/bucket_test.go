@@ -227,6 +227,23 @@ func testEach(t *testing.T, ctx context.Context, b *Bucket) {
 	if err := b.Each(ctx, "list.*", func(Entry) error { return boom }); !errors.Is(err, boom) {
 		t.Fatalf("got %v, want the callback's error", err)
 	}
+	js, err := b.engine.JetStream(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := js.Stream(ctx, "KV_b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for { // no list leaves its consumer behind
+		info, err := s.Info(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.State.Consumers == 0 {
+			break
+		}
+	}
 	canceled, cancel := context.WithCancel(ctx)
 	cancel()
 	if err := b.Each(canceled, "list.*", func(Entry) error { return nil }); !errors.Is(err, context.Canceled) {

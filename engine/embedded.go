@@ -56,7 +56,6 @@ func (m *embedded) run(ctx context.Context) {
 			continue
 		}
 		m.engine.note(ctx, err)
-		m.engine.announce()
 		sleep(ctx, pause/2+rand.N(pause))
 		pause = min(2*pause, troubleMax)
 	}
@@ -158,11 +157,20 @@ func (m *embedded) hold(ctx context.Context, lock *os.File) error {
 	e.kick()
 	e.log.InfoContext(ctx, "engine is served by this process", "mode", EmbeddedHolder, "store", m.home.store(),
 		"socket", socket, "durability", e.opts.Durability, "meaning", meaning(e.opts.Durability), "took", time.Since(began))
-	return m.watch(ctx, lock, srv)
+	err = m.watch(ctx, lock, srv)
+	if err != nil {
+		e.log.ErrorContext(ctx, "engine closes its store and opens it again", "error", err)
+	}
+	return err
 }
 
 // watch returns when ctx ends or this process cannot be the holder any more.
 func (m *embedded) watch(ctx context.Context, lock *os.File, srv *server.Server) error {
+	known := illness(srv)
+	for stream, what := range known {
+		m.engine.log.ErrorContext(ctx, "engine could not open a stream", "stream", stream, "error", what)
+	}
+	var before map[string]string
 	tick := time.NewTicker(watchInterval)
 	defer tick.Stop()
 	for {
@@ -177,7 +185,28 @@ func (m *embedded) watch(ctx context.Context, lock *os.File, srv *server.Server)
 		if !srv.JetStreamEnabled() {
 			return fmt.Errorf("the server closed the store %s: its disk may be full", m.home.store())
 		}
+		now := illness(srv)
+		for stream, what := range now {
+			// Twice, for a stream that is just being made or removed looks ill.
+			if known[stream] == "" && before[stream] != "" {
+				return fmt.Errorf("the store %s failed: %s", m.home.store(), what)
+			}
+		}
+		before = now
 	}
+}
+
+// illness returns what is wrong with each stream that has something wrong. A
+// stream that met a write error, such as a full disk, takes nothing more and
+// answers nothing until the store is opened again.
+func illness(srv *server.Server) map[string]string {
+	ill := make(map[string]string)
+	for _, e := range srv.Healthz(&server.HealthzOptions{Details: true}).Errors {
+		if e.Type == server.HealthzErrorStream {
+			ill[e.Stream] = e.Error
+		}
+	}
+	return ill
 }
 
 // follow is a client of the holder until the lock is free. It returns without

@@ -1,8 +1,10 @@
 package engine
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -310,5 +312,74 @@ func TestCallsBeforeRunWaitAndSayWhy(t *testing.T) {
 	cancel()
 	if _, err := e.Conn(canceled); !errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v, want canceled", err)
+	}
+}
+
+func TestAFullDiskLosesNothingAndRecoversByItself(t *testing.T) {
+	ctx := deadline(t)
+	dir := t.TempDir()
+	if err := syscall.Mount("proa-test", dir, "tmpfs", 0, "size=3m"); err != nil {
+		t.Skipf("SKIPPED: a small file system cannot be mounted: %v", err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(dir, 0) })
+	// A limit beyond the disk, so that the disk is what ends.
+	e, _ := run(t, Options{Dir: dir, MaxStore: 1 << 30})
+	b := bucket(t, ctx, e, BucketConfig{Name: "b"})
+	value := bytes.Repeat([]byte("x"), 64<<10)
+	var acked []string
+	put := func(key string) error {
+		short, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+		defer cancel()
+		_, err := b.Put(short, key, value, PutOptions{})
+		if err == nil {
+			acked = append(acked, key)
+		}
+		return err
+	}
+	var err error
+	for i := 0; err == nil; i++ {
+		err = put(fmt.Sprint("k.", i))
+	}
+	switch fault.CodeOf(err) {
+	case fault.ResourceExhausted, fault.Unavailable, fault.DeadlineExceeded:
+	default:
+		t.Fatalf("a full disk is %v (%v)", fault.CodeOf(err), err)
+	}
+	if err := syscall.Mount("proa-test", dir, "tmpfs", syscall.MS_REMOUNT, "size=64m"); err != nil {
+		t.Fatal(err)
+	}
+	for put("after") != nil {
+		if ctx.Err() != nil {
+			t.Fatal("the engine does not recover from a full disk")
+		}
+	}
+	for _, key := range acked {
+		if got, err := b.Get(ctx, key, Strong); err != nil || !bytes.Equal(got.Value, value) {
+			t.Errorf("%s was acknowledged: got %d bytes, %v", key, len(got.Value), err)
+		}
+	}
+	if len(acked) < 10 {
+		t.Errorf("only %d writes fit", len(acked))
+	}
+}
+
+func TestAStoreLimitIsResourceExhausted(t *testing.T) {
+	ctx := deadline(t)
+	e, _ := run(t, Options{Dir: t.TempDir(), MaxStore: 1 << 20})
+	b := bucket(t, ctx, e, BucketConfig{Name: "b"})
+	var err error
+	for i := 0; err == nil && i < 100; i++ {
+		_, err = b.Put(ctx, fmt.Sprint("k.", i), make([]byte, 64<<10), PutOptions{})
+	}
+	wantCode(t, err, fault.ResourceExhausted, "")
+	for i := range 4 { // what is deleted makes room
+		if err := b.Delete(ctx, fmt.Sprint("k.", i), Anything()); err != nil {
+			t.Fatalf("a delete in a full store: %v", err)
+		}
+	}
+	_, err = b.Get(ctx, "k.0", Strong)
+	wantCode(t, err, fault.NotFound, "")
+	if _, err := b.Put(ctx, "k.new", make([]byte, 64<<10), PutOptions{}); err != nil {
+		t.Fatalf("a put after deletes: %v", err)
 	}
 }

@@ -180,7 +180,8 @@ func startChild(t testing.TB, role, dir, name string, d Durability) *child {
 		t.Fatal(err)
 	}
 	c := &child{name: name, cmd: exec.Command(self), ended: make(chan struct{}), news: make(chan struct{})}
-	c.cmd.Env = append(os.Environ(), envRole+"="+role, envDir+"="+dir, envName+"="+name, envDurability+"="+string(d))
+	// The race detector sleeps for a second at exit unless told otherwise.
+	c.cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0", envRole+"="+role, envDir+"="+dir, envName+"="+name, envDurability+"="+string(d))
 	c.cmd.Stderr = t.Output()
 	stdout, err := c.cmd.StdoutPipe()
 	if err != nil {
@@ -483,6 +484,10 @@ func TestAHolderThatHangsIsNotReplacedAndCallsEnd(t *testing.T) {
 	b := bucket(t, ctx, e, BucketConfig{Name: "b"})
 	if err := holder.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
+	}
+	var status syscall.WaitStatus
+	if _, err := syscall.Wait4(holder.cmd.Process.Pid, &status, syscall.WUNTRACED, nil); err != nil || !status.Stopped() {
+		t.Fatalf("the holder did not stop: %v, %v", status, err)
 	}
 	short, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
 	defer cancel()

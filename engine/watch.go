@@ -126,6 +126,10 @@ func (w *watch) session(ctx context.Context, c *Conn) error {
 	if err != nil {
 		return err
 	}
+	// The server would remove it in the end; a list a second would add up.
+	defer func() {
+		_ = nc.PublishRequest("$JS.API.CONSUMER.DELETE."+w.bucket.stream+"."+consumer.CachedInfo().Name, nc.NewInbox(), nil)
+	}()
 	s := pass{watch: w, seen: make(map[string]struct{})}
 	if consumer.CachedInfo().NumPending == 0 {
 		if err := s.done(); err != nil {
