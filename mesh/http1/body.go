@@ -160,7 +160,7 @@ func (b *body) readData(p []byte) (int, error) {
 			return 0, err
 		}
 		if len(p) >= bufferSize/4 {
-			n, err := b.rd.conn.Read(p)
+			n, err := b.rd.src.Read(p)
 			if n > 0 {
 				err = nil
 			}

@@ -62,7 +62,7 @@ type conn struct {
 
 func newConn(s *Server, nc net.Conn) *conn {
 	c := &conn{s: s, nc: nc}
-	c.rd = reader{conn: nc, pool: &s.bufs}
+	c.rd = reader{conn: nc, src: nc, pool: &s.bufs}
 	c.wait.init(&c.rd)
 	c.watch.c = c
 	c.ex.init(c)

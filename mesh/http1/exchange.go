@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"io"
-	"net"
 	"net/netip"
 	"strconv"
 	"sync"
@@ -36,20 +35,16 @@ type exchange struct {
 	// mu guards what follows, the sending side: the handler writes, the reader
 	// of the body may send 100, and a timer flushes.
 	mu         sync.Mutex
-	out        []byte
+	w          writer
 	responded  bool     // a final status was given
 	ended      bool     // nothing more may be written
 	kind       bodyKind // how the response's content is delimited
 	left       int64    // of a content with a length
 	closeAfter bool     // the connection ends with this exchange
 	upgraded   *stream
-	err        error // what every further write returns
-	writeBy    time.Time
+	err        error       // what every further write returns
 	timer      *time.Timer // flushes what was held back for long
 	timing     bool        // the timer runs
-	vec        net.Buffers
-	parts      [3][]byte
-	lineEnd    [2]byte
 }
 
 var (
@@ -60,7 +55,7 @@ var (
 func (ex *exchange) init(c *conn) {
 	ex.c = c
 	ex.body.rd, ex.body.owner = &c.rd, c
-	copy(ex.lineEnd[:], crlf)
+	ex.w.init(c.nc, &c.s.bufs, orDefault(c.s.StallTimeout, DefaultStallTimeout))
 }
 
 // begin makes the exchange ready to take in a request.
@@ -111,10 +106,7 @@ func (ex *exchange) release() {
 	clear(ex.body.trailer)
 	ex.mu.Lock()
 	defer ex.mu.Unlock()
-	if ex.out != nil {
-		ex.c.s.bufs.put(ex.out)
-		ex.out = nil
-	}
+	ex.w.release()
 }
 
 // typicalFields is a number of fields that most heads stay below.
@@ -156,7 +148,7 @@ func (ex *exchange) sendContinue() error {
 	if ex.responded || !ex.expecting.Swap(false) {
 		return nil
 	}
-	ex.buffer("HTTP/1.1 100 Continue\r\n\r\n")
+	ex.w.buffer("HTTP/1.1 100 Continue\r\n\r\n")
 	return ex.flush()
 }
 
@@ -173,15 +165,15 @@ func (ex *exchange) Interim(status int, h proxy.Header) error {
 	case status == 100:
 		ex.expecting.Store(false)
 	}
-	start := len(ex.out)
-	ex.buffer("")
-	ex.out = appendStatusLine(ex.out, status)
-	out, _, err := appendFields(ex.out, h)
+	start := len(ex.w.out)
+	ex.w.buffer("")
+	ex.w.out = appendStatusLine(ex.w.out, status)
+	out, _, err := appendFields(ex.w.out, h)
 	if err != nil {
-		ex.out = ex.out[:start]
+		ex.w.out = ex.w.out[:start]
 		return err
 	}
-	ex.out = append(out, crlf...)
+	ex.w.out = append(out, crlf...)
 	return ex.flush()
 }
 
@@ -215,12 +207,12 @@ func (ex *exchange) Respond(status int, h proxy.Header, contentLength int64) err
 
 // writeHead puts the head of the response into the buffer.
 func (ex *exchange) writeHead(status int, h proxy.Header, contentLength int64) error {
-	start := len(ex.out)
-	ex.buffer("")
-	ex.out = appendStatusLine(ex.out, status)
-	out, dated, err := appendFields(ex.out, h)
+	start := len(ex.w.out)
+	ex.w.buffer("")
+	ex.w.out = appendStatusLine(ex.w.out, status)
+	out, dated, err := appendFields(ex.w.out, h)
 	if err != nil {
-		ex.out = ex.out[:start]
+		ex.w.out = ex.w.out[:start]
 		return err
 	}
 	if !dated {
@@ -243,7 +235,7 @@ func (ex *exchange) writeHead(status int, h proxy.Header, contentLength int64) e
 	case ex.c.head.old:
 		out = append(out, "Connection: keep-alive\r\n"...)
 	}
-	ex.out = append(out, crlf...)
+	ex.w.out = append(out, crlf...)
 	return nil
 }
 
@@ -266,14 +258,6 @@ func (ex *exchange) frame(status int, contentLength int64) {
 		ex.req.ContentLength > drainLimit && !ex.body.done.Load() {
 		ex.closeAfter = true
 	}
-}
-
-// buffer appends to the buffer, which it takes if there is none.
-func (ex *exchange) buffer(s string) {
-	if ex.out == nil {
-		ex.out = ex.c.s.bufs.get()[:0]
-	}
-	ex.out = append(ex.out, s...)
 }
 
 // mayWrite reports why n bytes of content cannot be written, if so.
@@ -311,74 +295,31 @@ func (ex *exchange) Write(p []byte) (int, error) {
 	var err error
 	switch ex.kind {
 	case bodyChunked:
-		ex.out = appendChunkSize(ex.out, len(p))
-		err = ex.send(p, crlf)
+		err = ex.w.chunk(p)
 	case bodyLength:
 		ex.left -= int64(len(p))
-		if err = ex.send(p, ""); err == nil && ex.left == 0 {
+		if err = ex.w.send(p, ""); err == nil && ex.left == 0 {
 			ex.ended = true
-			err = ex.flush()
+			err = ex.w.flush()
 		}
 	default:
-		err = ex.send(p, "")
+		err = ex.w.send(p, "")
 	}
-	if err != nil {
-		return 0, err
+	if ex.wrote(err) != nil {
+		return 0, ex.err
 	}
-	if len(ex.out) > 0 && !ex.timing {
+	if len(ex.w.out) > 0 && !ex.timing {
 		ex.flushLater()
 	}
 	return len(p), nil
 }
 
-// send puts p and end, "" or CRLF, into the buffer if they fit, or writes them
-// with what is in it.
-func (ex *exchange) send(p []byte, end string) error {
-	if len(ex.out)+len(p)+len(end)+chunkOverhead <= bufferSize {
-		ex.out = append(append(ex.out, p...), end...)
-		return nil
-	}
-	if isSocket(ex.c.nc) {
-		ex.parts[0], ex.parts[1], ex.parts[2] = ex.out, p, ex.lineEnd[:len(end)]
-		ex.vec = ex.parts[:]
-		ex.allowWrite()
-		_, err := ex.vec.WriteTo(ex.c.nc)
-		ex.parts[0], ex.parts[1] = nil, nil
-		ex.out = ex.out[:0]
-		return ex.wrote(err)
-	}
-	// Over TLS every write is a record of its own: fill up the first one.
-	for len(p) > 0 {
-		n := min(len(p), max(0, bufferSize-len(ex.out)))
-		ex.out = append(ex.out, p[:n]...)
-		if p = p[n:]; len(p) == 0 {
-			break
-		}
-		if err := ex.flush(); err != nil {
-			return err
-		}
-		if len(p) >= bufferSize {
-			ex.allowWrite()
-			_, err := ex.c.nc.Write(p)
-			p = nil
-			if ex.wrote(err) != nil {
-				return ex.err
-			}
-		}
-	}
-	ex.out = append(ex.out, end...)
-	return nil
-}
-
 // flush writes what is in the buffer.
 func (ex *exchange) flush() error {
-	if ex.err != nil || len(ex.out) == 0 {
+	if ex.err != nil {
 		return ex.err
 	}
-	ex.allowWrite()
-	_, err := ex.c.nc.Write(ex.out)
-	ex.out = ex.out[:0]
-	return ex.wrote(err)
+	return ex.wrote(ex.w.flush())
 }
 
 // wrote notes the outcome of a write to the connection.
@@ -388,19 +329,6 @@ func (ex *exchange) wrote(err error) error {
 		ex.endContext()
 	}
 	return ex.err
-}
-
-// allowWrite lets a write wait for StallTimeout, or up to an eighth less.
-func (ex *exchange) allowWrite() {
-	d := orDefault(ex.c.s.StallTimeout, DefaultStallTimeout)
-	if d < 0 {
-		return
-	}
-	now := time.Now()
-	if ex.writeBy.Sub(now) < d-d/8 {
-		ex.writeBy = now.Add(d)
-		_ = ex.c.nc.SetWriteDeadline(ex.writeBy)
-	}
 }
 
 // flushLater makes sure that what is in the buffer is sent soon.
@@ -444,8 +372,7 @@ func (ex *exchange) ReadFrom(r io.Reader) (int64, error) {
 
 // splice lets the kernel move the bytes, if it can.
 func (ex *exchange) splice(from *io.LimitedReader) (n int64, done bool, err error) {
-	to, ok := ex.c.nc.(*net.TCPConn)
-	if source, is := from.R.(net.Conn); !ok || !is || !isSocket(source) {
+	if !ex.w.canSplice(from) {
 		return 0, false, nil
 	}
 	ex.mu.Lock()
@@ -453,11 +380,10 @@ func (ex *exchange) splice(from *io.LimitedReader) (n int64, done bool, err erro
 	if ex.kind != bodyLength || ex.ended || from.N > ex.left {
 		return 0, false, nil
 	}
-	if err := ex.flush(); err != nil {
-		return 0, true, err
+	if ex.err != nil {
+		return 0, true, ex.err
 	}
-	ex.allowWrite()
-	n, err = to.ReadFrom(from)
+	n, err = ex.w.splice(from)
 	if ex.left -= n; ex.left == 0 {
 		ex.ended = true
 	}
@@ -471,11 +397,11 @@ func (ex *exchange) Trailer(h proxy.Header) error {
 		return err
 	}
 	if ex.kind == bodyChunked && !ex.ended {
-		out, err := appendTrailer(ex.out, h)
+		out, err := appendTrailer(ex.w.out, h)
 		if err != nil {
 			return err
 		}
-		ex.out, ex.ended = out, true
+		ex.w.out, ex.ended = out, true
 	}
 	return ex.flush()
 }
@@ -493,20 +419,20 @@ func (ex *exchange) Upgrade(h proxy.Header) (io.ReadWriteCloser, error) {
 		return nil, errResponded
 	}
 	if connect {
-		ex.buffer("HTTP/1.1 200 OK\r\n")
+		ex.w.buffer("HTTP/1.1 200 OK\r\n")
 	} else {
-		ex.buffer("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: ")
-		ex.out = append(append(ex.out, ex.req.Upgrade...), crlf...)
+		ex.w.buffer("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: ")
+		ex.w.out = append(append(ex.w.out, ex.req.Upgrade...), crlf...)
 		if key := ex.req.Header.Get("Sec-WebSocket-Key"); key != "" && !h.Has("Sec-WebSocket-Accept") {
-			ex.buffer("Sec-WebSocket-Accept: " + webSocketAccept(key) + crlf)
+			ex.w.buffer("Sec-WebSocket-Accept: " + webSocketAccept(key) + crlf)
 		}
 	}
-	out, _, err := appendFields(ex.out, h)
+	out, _, err := appendFields(ex.w.out, h)
 	if err != nil {
-		ex.out = ex.out[:0]
+		ex.w.out = ex.w.out[:0]
 		return nil, err
 	}
-	ex.out = append(out, crlf...)
+	ex.w.out = append(out, crlf...)
 	ex.responded, ex.ended, ex.closeAfter = true, true, true
 	if err := ex.flush(); err != nil {
 		return nil, err
@@ -538,7 +464,7 @@ func (ex *exchange) refuse(e *headError) {
 		return
 	}
 	if ex.kind == bodyLength {
-		ex.buffer(text)
+		ex.w.buffer(text)
 	}
 	ex.ended = true
 	_ = ex.flush()
@@ -573,7 +499,7 @@ func (ex *exchange) close() bool {
 		ex.flush()
 		return false
 	case ex.kind == bodyChunked && !ex.ended:
-		ex.buffer(lastChunk)
+		ex.w.buffer(lastChunk)
 	}
 	ex.ended = true
 	return ex.flush() == nil

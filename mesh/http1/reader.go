@@ -48,6 +48,7 @@ func (b *buffers) putCopy(p *[copySize]byte) { b.large.Put(p) }
 // consumed is buf[r:w]. It holds no buffer while it is empty and released.
 type reader struct {
 	conn net.Conn
+	src  io.Reader // reads from conn, bounding how long
 	pool *buffers
 	buf  []byte
 	r, w int
@@ -98,7 +99,7 @@ func (rd *reader) fill(max int) error {
 		rd.pool.put(rd.buf)
 		rd.buf = grown
 	}
-	n, err := rd.conn.Read(rd.buf[rd.w:])
+	n, err := rd.src.Read(rd.buf[rd.w:])
 	rd.w += n
 	if n > 0 {
 		return nil

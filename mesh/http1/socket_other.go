@@ -15,3 +15,7 @@ type waiter struct{ rd *reader }
 func (w *waiter) init(rd *reader) { w.rd = rd }
 
 func (w *waiter) fill() error { return w.rd.fill(bufferSize) }
+
+func (c *clientConn) initPeek() {}
+
+func (c *clientConn) peek() socketState { return socketQuiet }

@@ -33,6 +33,27 @@ func peekRaw(raw syscall.RawConn) socketState {
 	return state
 }
 
+// initPeek prepares peek.
+func (c *clientConn) initPeek() {
+	if bare := bareConn(c.nc); isSocket(bare) {
+		if raw, err := bare.(syscall.Conn).SyscallConn(); err == nil {
+			c.raw = raw
+			c.look = func(fd uintptr) { c.state = peekFD(int(fd)) }
+		}
+	}
+}
+
+// peek is peekConn for an idle connection.
+func (c *clientConn) peek() socketState {
+	if c.raw == nil {
+		return socketQuiet
+	}
+	if c.raw.Control(c.look) != nil {
+		return socketEnded
+	}
+	return c.state
+}
+
 func peekFD(fd int) socketState {
 	var one [1]byte
 	for {

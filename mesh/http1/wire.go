@@ -21,7 +21,7 @@ func appendFields(dst []byte, h proxy.Header) (out []byte, dated bool, err error
 	for i := range h {
 		name := h[i].Name
 		if kind := kindOf(name); kind != fieldOther {
-			if kind.isConnectionField() {
+			if kind.isConnectionField() || kind == fieldTE && h[i].Value != "trailers" {
 				continue
 			}
 			dated = dated || kind == fieldDate

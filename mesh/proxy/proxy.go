@@ -279,7 +279,8 @@ type RoundTripper interface {
 
 // RoundTripOptions are what a single round trip may want.
 type RoundTripOptions struct {
-	// Interim, when not nil, is called for each 1xx response but 101.
+	// Interim, when not nil, is called for each 1xx response but 100, which
+	// asks for the body, and 101. The Header is valid during the call.
 	Interim func(status int, h Header)
 	// HeadTimeout bounds the time until the response's head; 0 for no bound
 	// but that of the context.

@@ -1,0 +1,339 @@
+package http1
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/mesh/proxy"
+)
+
+// The defaults of a Client.
+const (
+	DefaultMaxIdle       = 256
+	DefaultClientIdle    = 50 * time.Second
+	DefaultDialTimeout   = 5 * time.Second
+	DefaultExpectTimeout = time.Second
+)
+
+// Client sends requests to one server and keeps connections to it. Its exported
+// fields must not change once it is in use. It implements proxy.RoundTripper.
+//
+// The context of a round trip covers it until the response's Body is closed, or
+// until an upgraded stream is returned. That a context has been canceled may be
+// noticed up to 20 ms late.
+//
+// # Sending again
+//
+// A server may close a connection at the very moment it is used again. A
+// connection that has ended is not used; when it ends under a request, the
+// Client sends the request again by itself, on a new connection, if nothing of
+// the response has come and
+//   - nothing of the request can have reached the server's application, or
+//   - its method is idempotent (GET, HEAD, OPTIONS, TRACE, PUT, DELETE) and it
+//     has no content, or content so short that it was sent with the head.
+//
+// It never does so for a connection that was new.
+type Client struct {
+	// Network is "tcp" (the default) or "unix"; Address is a host and port, or
+	// the path of a socket; required.
+	Network, Address string
+	// Name is how errors call the server; the default is the Address.
+	Name string
+	// TLS, when not nil, makes the Client speak TLS. A ServerName that is
+	// empty is taken from the Address.
+	TLS *tls.Config
+	// Dial, when not nil, opens connections instead of the network's dialer.
+	// The Client adds TLS to what it returns.
+	Dial func(ctx context.Context) (net.Conn, error)
+
+	// MaxIdle bounds the connections that are kept without use, 0 stands for
+	// the default, negative for none.
+	MaxIdle int
+	// IdleTimeout is how long a connection is kept without use. It should be
+	// less than what the server allows. 0 stands for the default, here and
+	// below; negative for no bound.
+	IdleTimeout time.Duration
+	// DialTimeout bounds connecting and the TLS handshake.
+	DialTimeout time.Duration
+	// StallTimeout is how long the server may take to accept, or within a
+	// response to send, any more bytes. Upgraded streams have no such bound.
+	StallTimeout time.Duration
+	// ExpectTimeout is how long the content of a request with
+	// "Expect: 100-continue" is kept back.
+	ExpectTimeout time.Duration
+	// MaxHead (in bytes) and MaxFields bound the head of a response.
+	MaxHead, MaxFields int
+
+	bufs buffers
+
+	mu       sync.Mutex
+	idle     []*clientConn // the one used last is the last
+	sweep    *time.Timer   // closes those that were idle for too long
+	sweeping bool          // the timer runs
+	closed   bool
+}
+
+var _ proxy.RoundTripper = (*Client)(nil)
+
+// RoundTrip implements proxy.RoundTripper.
+func (cl *Client) RoundTrip(ctx context.Context, r *proxy.Request, opts proxy.RoundTripOptions) (*proxy.Response, error) {
+	if err := checkRequest(r); err != nil {
+		return nil, proxy.MarkUnsent(err)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, proxy.MarkUnsent(cl.ctxError(err, "send a request to"))
+	}
+	c := cl.takeIdle()
+	if c == nil {
+		var err error
+		if c, err = cl.connect(ctx); err != nil {
+			return nil, proxy.MarkUnsent(err)
+		}
+		return c.roundTrip(ctx, r, opts, nil)
+	}
+	resp, err := c.roundTrip(ctx, r, opts, nil)
+	if err == nil {
+		return resp, nil
+	}
+	defer c.release()
+	if !c.mayRepeat(r) {
+		return nil, err
+	}
+	fresh, err := cl.connect(ctx)
+	if err != nil {
+		if !c.wrote && !c.consumed {
+			err = proxy.MarkUnsent(err)
+		}
+		return nil, err
+	}
+	return fresh.roundTrip(ctx, r, opts, c)
+}
+
+// CloseIdle closes the connections that are not in use.
+func (cl *Client) CloseIdle() {
+	cl.mu.Lock()
+	idle := cl.idle
+	cl.idle = nil
+	cl.mu.Unlock()
+	for _, c := range idle {
+		c.nc.Close()
+	}
+}
+
+// Close closes the connections that are not in use, and makes those in use
+// close when they are no longer. The Client can still be used, without keeping
+// connections.
+func (cl *Client) Close() error {
+	cl.mu.Lock()
+	cl.closed = true
+	if cl.sweep != nil {
+		cl.sweep.Stop()
+	}
+	cl.mu.Unlock()
+	cl.CloseIdle()
+	return nil
+}
+
+func (cl *Client) name() string {
+	if cl.Name != "" {
+		return cl.Name
+	}
+	return cl.Address
+}
+
+// takeIdle returns the connection that was used last and still lives, or nil.
+func (cl *Client) takeIdle() *clientConn {
+	for {
+		cl.mu.Lock()
+		n := len(cl.idle)
+		if n == 0 {
+			cl.mu.Unlock()
+			return nil
+		}
+		c := cl.idle[n-1]
+		cl.idle[n-1] = nil
+		cl.idle = cl.idle[:n-1]
+		cl.mu.Unlock()
+		// Whatever came while nothing was asked for, the end or bytes, makes
+		// the connection useless.
+		if c.peek() == socketQuiet && !cl.expired(c, time.Now()) {
+			return c
+		}
+		c.nc.Close()
+	}
+}
+
+func (cl *Client) expired(c *clientConn, now time.Time) bool {
+	d := orDefault(cl.IdleTimeout, DefaultClientIdle)
+	return d >= 0 && now.Sub(c.idleSince) >= d
+}
+
+// putIdle keeps a connection for later requests.
+func (cl *Client) putIdle(c *clientConn) {
+	c.idleSince = time.Now()
+	cl.mu.Lock()
+	full := cl.closed || len(cl.idle) >= orDefault(cl.MaxIdle, DefaultMaxIdle)
+	if !full {
+		cl.idle = append(cl.idle, c)
+		if !cl.sweeping {
+			cl.sweepIn(orDefault(cl.IdleTimeout, DefaultClientIdle))
+		}
+	}
+	cl.mu.Unlock()
+	if full {
+		c.nc.Close()
+	}
+}
+
+// sweepIn lets closeExpired be called after d, if there is a bound.
+func (cl *Client) sweepIn(d time.Duration) {
+	switch {
+	case d < 0:
+		return
+	case cl.sweep == nil:
+		cl.sweep = time.AfterFunc(d, cl.closeExpired)
+	default:
+		cl.sweep.Reset(d)
+	}
+	cl.sweeping = true
+}
+
+// closeExpired is called by the timer while connections are idle.
+func (cl *Client) closeExpired() {
+	now := time.Now()
+	cl.mu.Lock()
+	n := 0
+	for n < len(cl.idle) && cl.expired(cl.idle[n], now) {
+		n++
+	}
+	expired := append([]*clientConn(nil), cl.idle[:n]...)
+	kept := copy(cl.idle, cl.idle[n:])
+	clear(cl.idle[kept:])
+	cl.idle = cl.idle[:kept]
+	cl.sweeping = false
+	if kept > 0 && !cl.closed {
+		d := orDefault(cl.IdleTimeout, DefaultClientIdle)
+		cl.sweepIn(d - now.Sub(cl.idle[0].idleSince))
+	}
+	cl.mu.Unlock()
+	for _, c := range expired {
+		c.nc.Close()
+	}
+}
+
+// connect opens a connection.
+func (cl *Client) connect(ctx context.Context) (*clientConn, error) {
+	dialCtx := ctx
+	if d := orDefault(cl.DialTimeout, DefaultDialTimeout); d >= 0 {
+		var cancel context.CancelFunc
+		dialCtx, cancel = context.WithTimeout(ctx, d)
+		defer cancel()
+	}
+	nc, err := cl.dial(dialCtx)
+	if err != nil {
+		return nil, cl.dialError(ctx, err)
+	}
+	if cl.TLS != nil {
+		if nc, err = cl.handshake(dialCtx, nc); err != nil {
+			return nil, cl.dialError(ctx, err)
+		}
+	}
+	return newClientConn(cl, nc), nil
+}
+
+func (cl *Client) dial(ctx context.Context) (net.Conn, error) {
+	if cl.Dial != nil {
+		return cl.Dial(ctx)
+	}
+	network := cl.Network
+	if network == "" {
+		network = "tcp"
+	}
+	return new(net.Dialer).DialContext(ctx, network, cl.Address)
+}
+
+func (cl *Client) handshake(ctx context.Context, nc net.Conn) (net.Conn, error) {
+	config := cl.TLS
+	if config.ServerName == "" && !config.InsecureSkipVerify {
+		host, _, err := net.SplitHostPort(cl.Address)
+		if err != nil {
+			host = cl.Address
+		}
+		config = config.Clone()
+		config.ServerName = host
+	}
+	t := tls.Client(nc, config)
+	if err := t.HandshakeContext(ctx); err != nil {
+		nc.Close()
+		return nil, err
+	}
+	return t, nil
+}
+
+// ctxError names the end of a context.
+func (cl *Client) ctxError(err error, doing string) error {
+	return fault.Wrap(err, fault.CodeOf(err), "%s %s", doing, cl.name())
+}
+
+// dialError says why there is no connection.
+func (cl *Client) dialError(ctx context.Context, err error) error {
+	if cause := ctx.Err(); cause != nil {
+		return cl.ctxError(cause, "connect to")
+	}
+	return fault.Wrap(err, fault.Unavailable, "cannot connect to %s: %s", cl.name(), whyNot(err))
+}
+
+// whyNot says in a few words what ails a connection, for callers that may not
+// see addresses and the like.
+func whyNot(err error) string {
+	var certificate *tls.CertificateVerificationError
+	var alert tls.AlertError
+	var record tls.RecordHeaderError
+	var dns *net.DNSError
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "the connection was refused"
+	case errors.Is(err, syscall.ENOENT):
+		return "there is no such socket"
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return "the connection was reset"
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		return "the host cannot be reached"
+	case errors.As(err, &certificate):
+		return "its certificate is not accepted"
+	case errors.As(err, &alert):
+		return "it refused the TLS handshake"
+	case errors.As(err, &record):
+		return "it does not speak TLS"
+	case errors.As(err, &dns):
+		return "its name cannot be resolved"
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
+		return "it took too long"
+	}
+	return "the connection failed"
+}
+
+// checkRequest reports what of r could be read differently than it is meant, so
+// that no request can hide in another.
+func checkRequest(r *proxy.Request) error {
+	switch {
+	case !isToken(r.Method):
+		return fault.New(fault.InvalidArgument, "the method %s is not a token", quote(r.Method))
+	case !isTarget(r.Target):
+		return fault.New(fault.InvalidArgument, "the request target %s is not valid", quote(r.Target))
+	case !isHost(r.Authority):
+		return fault.New(fault.InvalidArgument, "the authority %s is not a host and port", quote(r.Authority))
+	case !isFieldValue(r.Upgrade):
+		return fault.New(fault.InvalidArgument, "the protocol %s is not valid", quote(r.Upgrade))
+	case r.Body == nil && r.ContentLength > 0:
+		return fault.New(fault.InvalidArgument, "a request with a length but without content")
+	}
+	return nil
+}

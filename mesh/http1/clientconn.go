@@ -1,0 +1,507 @@
+package http1
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/mesh/proxy"
+)
+
+// ctxDelay is how long a round trip waits before it watches its context. Most
+// end sooner and need not pay for that.
+const ctxDelay = 20 * time.Millisecond
+
+// maxInterim bounds the interim responses before one final response.
+const maxInterim = 1000
+
+// clientConn is a connection to a server, used by one round trip at a time, in
+// the goroutine of its caller. Only the content of a request that cannot be sent
+// with its head is sent by a goroutine of its own, the sender.
+type clientConn struct {
+	cl    *Client
+	nc    net.Conn
+	raw   syscall.RawConn // for looking into the socket; nil: not possible
+	look  func(uintptr)
+	state socketState // what look found
+
+	rd     reader
+	w      writer // of the caller until there is a sender, then of the sender
+	body   body
+	header proxy.Header
+	head   responseHead
+
+	idleSince time.Time
+
+	// For the round trip under way.
+	ctx      context.Context
+	cancel   func()      // onCancel
+	stopCtx  func() bool // nil: ctx is not watched yet
+	canceled atomic.Bool
+	hardBy   time.Time // when reading must end; zero: never
+	headBy   time.Time // when the head must be there; zero: any time
+	headTime time.Duration
+	wsKey    bool // Sec-WebSocket-Key is ours
+	answered bool // something of the response has come
+	wrote    bool // something of the request may have been sent
+	consumed bool // something of the request's content may have been read
+	inline   bool // the request is in the buffer as a whole
+	lost     bool // the connection ended before it answered
+	sender   *sender
+}
+
+var _ bodyOwner = (*clientConn)(nil)
+
+func newClientConn(cl *Client, nc net.Conn) *clientConn {
+	c := &clientConn{cl: cl, nc: nc}
+	c.rd = reader{conn: nc, src: patientReader{c}, pool: &cl.bufs}
+	c.w.init(nc, &cl.bufs, orDefault(cl.StallTimeout, DefaultStallTimeout))
+	c.body.rd, c.body.owner, c.body.lenient = &c.rd, c, true
+	c.cancel = c.onCancel
+	c.initPeek()
+	return c
+}
+
+// roundTrip sends r and reads the head of the response. again, when not nil, is
+// the connection on which r was tried before.
+func (c *clientConn) roundTrip(ctx context.Context, r *proxy.Request, opts proxy.RoundTripOptions, again *clientConn) (*proxy.Response, error) {
+	c.begin(ctx, opts.HeadTimeout)
+	var err error
+	if again != nil {
+		c.w.out, again.w.out = again.w.out, nil
+		c.wsKey, c.consumed = again.wsKey, again.consumed
+		err = c.write()
+	} else {
+		if err := c.appendHead(r); err != nil {
+			c.giveBack(true)
+			return nil, proxy.MarkUnsent(err)
+		}
+		err = c.send(r)
+	}
+	if err == nil || c.wrote {
+		// A server may answer before it has read the request, and close.
+		var resp *proxy.Response
+		if resp, err = c.receive(r, opts, err); err == nil {
+			return resp, nil
+		}
+	}
+	return nil, c.abandon(err)
+}
+
+func (c *clientConn) begin(ctx context.Context, headTimeout time.Duration) {
+	c.ctx, c.stopCtx = ctx, nil
+	c.canceled.Store(false)
+	c.headTime, c.headBy = headTimeout, time.Time{}
+	if headTimeout > 0 {
+		c.headBy = time.Now().Add(headTimeout)
+	}
+	c.wsKey, c.answered, c.wrote, c.consumed, c.inline, c.lost = false, false, false, false, false, false
+	c.header = c.header[:0]
+	c.head = responseHead{}
+}
+
+// appendHead puts the head of the request into the buffer.
+func (c *clientConn) appendHead(r *proxy.Request) error {
+	w := &c.w
+	w.buffer(r.Method)
+	w.out = append(w.out, ' ')
+	w.out = append(w.out, r.Target...)
+	w.out = append(w.out, " HTTP/1.1\r\nHost: "...)
+	w.out = append(w.out, r.Authority...)
+	w.out = append(w.out, crlf...)
+	switch {
+	case r.Body == nil && (r.Method == "POST" || r.Method == "PUT" || r.Method == "PATCH"),
+		r.Body != nil && r.ContentLength >= 0:
+		w.buffer("Content-Length: ")
+		w.out = strconv.AppendInt(w.out, max(r.ContentLength, 0), 10)
+		w.buffer(crlf)
+	case r.Body != nil:
+		w.buffer("Transfer-Encoding: chunked\r\n")
+	}
+	switch {
+	case r.Upgrade != "":
+		w.buffer("Connection: Upgrade\r\nUpgrade: ")
+		w.out = append(w.out, r.Upgrade...)
+		w.buffer(crlf)
+		if r.Upgrade == "websocket" && !r.Header.Has("Sec-WebSocket-Key") {
+			c.wsKey = true
+			var key [16]byte
+			_, _ = rand.Read(key[:])
+			w.buffer("Sec-WebSocket-Key: " + base64.StdEncoding.EncodeToString(key[:]) + crlf)
+		}
+	case r.Header.Has("TE"):
+		w.buffer("Connection: TE\r\n")
+	}
+	out, _, err := appendFields(w.out, r.Header)
+	if err != nil {
+		w.out = w.out[:0]
+		return err
+	}
+	w.out = append(out, crlf...)
+	return nil
+}
+
+// send sends the request: at once when all of it is there and short, otherwise
+// with the help of a sender.
+func (c *clientConn) send(r *proxy.Request) error {
+	if r.Body != nil && r.ContentLength != 0 {
+		if !c.arrived(r) {
+			c.wrote, c.consumed = true, true
+			c.startSender(r)
+			return nil
+		}
+		c.consumed = true
+		if err := c.appendBody(r); err != nil {
+			return err
+		}
+	}
+	return c.write()
+}
+
+// write sends the request that is in the buffer as a whole, and leaves it there
+// so that it can be sent again.
+func (c *clientConn) write() error {
+	c.inline = true
+	c.w.allow()
+	n, err := c.nc.Write(c.w.out)
+	c.wrote = n > 0
+	return err
+}
+
+// arrived reports whether the content is short and can be read without waiting.
+func (c *clientConn) arrived(r *proxy.Request) bool {
+	if r.ContentLength < 0 || r.ContentLength > int64(bufferSize-len(c.w.out)) || r.Header.Has("Expect") {
+		return false
+	}
+	switch b := r.Body.(type) {
+	case proxy.Lookahead:
+		return int64(b.Buffered()) >= r.ContentLength
+	case interface{ Len() int }:
+		return int64(b.Len()) >= r.ContentLength
+	}
+	return false
+}
+
+// appendBody reads the content into the buffer, behind the head.
+func (c *clientConn) appendBody(r *proxy.Request) error {
+	start := len(c.w.out)
+	c.w.out = c.w.out[:start+int(r.ContentLength)]
+	if _, err := io.ReadFull(r.Body, c.w.out[start:]); err != nil {
+		return &proxy.BodyError{Err: err}
+	}
+	return nil
+}
+
+// receive reads heads until the final one. unsent is what went wrong in sending.
+func (c *clientConn) receive(r *proxy.Request, opts proxy.RoundTripOptions, unsent error) (*proxy.Response, error) {
+	for range maxInterim {
+		if err := c.readHead(); err != nil {
+			if unsent != nil && !isMalformed(err) {
+				err = unsent
+			}
+			return nil, err
+		}
+		switch status := c.head.status; {
+		case status == 101:
+			return c.upgraded(r)
+		case status == 100:
+			if c.sender != nil {
+				c.sender.proceed(true)
+			}
+		case status < 200:
+			if opts.Interim != nil {
+				opts.Interim(status, c.header)
+			}
+		default:
+			return c.response(r)
+		}
+	}
+	return nil, malformed("too many interim responses")
+}
+
+// readHead reads and parses one head.
+func (c *clientConn) readHead() error {
+	head, err := c.rd.head(orDefault(c.cl.MaxHead, DefaultMaxHead), c.beforeHead)
+	if err != nil {
+		return err
+	}
+	c.answered = true
+	c.head = responseHead{}
+	c.header = c.header[:0]
+	return parseResponse(head, &c.header, &c.head, orDefault(c.cl.MaxFields, DefaultMaxFields))
+}
+
+// response makes the response, once its head is there.
+func (c *clientConn) response(r *proxy.Request) (*proxy.Response, error) {
+	if c.sender != nil {
+		c.sender.proceed(false)
+	}
+	h := &c.head
+	resp := &response{c: c}
+	resp.Status, resp.Header, resp.Body = h.status, c.header, resp
+	switch {
+	case r.Method == "CONNECT" && h.status < 300:
+		return c.tunnel(resp)
+	case r.Method == "HEAD", h.status == 204, h.status == 304:
+		resp.ContentLength = h.contentLength
+		if h.status == 204 {
+			resp.ContentLength = 0
+		}
+		c.body.start(bodyNone, 0, -1)
+	case h.transferEncoding && !h.chunked:
+		return nil, malformed("a Transfer-Encoding other than chunked")
+	case h.chunked:
+		resp.ContentLength = proxy.UnknownLength
+		resp.Response.Trailer = &c.body.trailer
+		c.body.start(bodyChunked, 0, -1)
+	case h.contentLength >= 0:
+		resp.ContentLength = h.contentLength
+		c.body.start(bodyLength, h.contentLength, -1)
+	default:
+		resp.ContentLength = proxy.UnknownLength
+		c.body.start(bodyClose, 0, -1)
+	}
+	c.headBy = time.Time{}
+	if c.sender == nil {
+		c.w.out = c.w.out[:0]
+	}
+	return &resp.Response, nil
+}
+
+// upgraded makes the response to an upgrade.
+func (c *clientConn) upgraded(r *proxy.Request) (*proxy.Response, error) {
+	if r.Upgrade == "" || !strings.EqualFold(c.head.upgrade, r.Upgrade) {
+		return nil, malformed("an upgrade that was not asked for")
+	}
+	resp := &response{c: c}
+	resp.Status, resp.Header, resp.Body = 101, c.header, resp
+	if c.wsKey {
+		resp.Header.Del("Sec-WebSocket-Accept")
+	}
+	return c.tunnel(resp)
+}
+
+// tunnel turns the connection into a stream, which has it for itself.
+func (c *clientConn) tunnel(resp *response) (*proxy.Response, error) {
+	if !c.endCtx() || c.sender != nil {
+		return nil, malformed("an upgrade within a request")
+	}
+	_ = c.nc.SetDeadline(time.Time{})
+	c.w.release()
+	resp.c = nil
+	resp.Body = proxy.NoBody{}
+	resp.Upgraded = &stream{nc: c.nc, rd: &c.rd}
+	c.rd.src = c.nc
+	return &resp.Response, nil
+}
+
+// mayRepeat reports whether the request that failed can be sent again by the
+// client itself.
+func (c *clientConn) mayRepeat(r *proxy.Request) bool {
+	return c.lost && c.inline && (!c.wrote || isIdempotent(r.Method))
+}
+
+func isIdempotent(method string) bool {
+	switch method {
+	case "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
+		return true
+	}
+	return false
+}
+
+// abandon ends the connection after err and names the error for the caller.
+func (c *clientConn) abandon(err error) error {
+	c.nc.Close()
+	if c.sender != nil {
+		// Whatever the other error is, it follows from this one.
+		c.sender.stop()
+		if c.senderFailed() {
+			err = c.sender.err
+		}
+	}
+	c.endCtx()
+	c.lost = !c.answered && c.ctx.Err() == nil && !errors.Is(err, os.ErrDeadlineExceeded) && !isMalformed(err)
+	named := c.nameError(err)
+	if !c.wrote && !c.consumed {
+		named = proxy.MarkUnsent(named)
+	}
+	return named
+}
+
+// nameError says what went wrong before the head of the response was there.
+func (c *clientConn) nameError(err error) error {
+	name := c.cl.name()
+	if bodyErr, ok := errors.AsType[*proxy.BodyError](err); ok {
+		return bodyErr
+	}
+	switch {
+	case c.ctx.Err() != nil:
+		return c.cl.ctxError(c.ctx.Err(), "wait for the response of")
+	case errors.Is(err, os.ErrDeadlineExceeded) && c.ctxExpired():
+		return c.cl.ctxError(context.DeadlineExceeded, "wait for the response of")
+	case errors.Is(err, os.ErrDeadlineExceeded) && !c.headBy.IsZero():
+		return fault.Wrap(err, fault.DeadlineExceeded, "%s did not answer within %s", name, c.headTime)
+	case err == errFull:
+		return fault.New(fault.Unavailable, "the head of the response of %s is longer than %d bytes", name, orDefault(c.cl.MaxHead, DefaultMaxHead))
+	case isMalformed(err):
+		return fault.New(fault.Unavailable, "the response of %s is malformed: %s", name, err)
+	case err == io.EOF || err == io.ErrUnexpectedEOF:
+		return fault.Wrap(err, fault.Unavailable, "%s closed the connection before it answered", name)
+	}
+	return fault.Wrap(err, fault.Unavailable, "no response from %s: %s", name, whyNot(err))
+}
+
+func (c *clientConn) ctxExpired() bool {
+	by, ok := c.ctx.Deadline()
+	return ok && !time.Now().Before(by)
+}
+
+// endCtx stops watching the context, and reports false if it has ended, in
+// which case the connection is of no use any more.
+func (c *clientConn) endCtx() bool {
+	return c.stopCtx == nil || c.stopCtx()
+}
+
+// giveBack ends a round trip whose messages are complete. If whole is true and
+// the server does not mind, the connection is kept.
+func (c *clientConn) giveBack(whole bool) {
+	keep := c.endCtx() && whole && c.rd.buffered() == 0
+	c.release()
+	if keep {
+		c.cl.putIdle(c)
+	} else {
+		c.nc.Close()
+	}
+}
+
+// release gives up what is not needed while there is no round trip.
+func (c *clientConn) release() {
+	c.rd.release()
+	c.w.release()
+	clear(c.header)
+	clear(c.body.trailer)
+	if cap(c.header) > 4*typicalFields {
+		c.header = nil
+	}
+	if cap(c.body.trailer) > typicalFields {
+		c.body.trailer = nil
+	}
+	c.head = responseHead{}
+	c.ctx, c.stopCtx, c.sender = nil, nil, nil
+}
+
+// patientReader reads from the connection of a client. It waits a short while
+// first, and watches the context only from then on.
+type patientReader struct{ c *clientConn }
+
+func (p patientReader) Read(b []byte) (int, error) {
+	for {
+		n, err := p.c.nc.Read(b)
+		if n > 0 || err == nil || !errors.Is(err, os.ErrDeadlineExceeded) || !p.c.goOn() {
+			return n, err
+		}
+	}
+}
+
+// beforeHead is called before bytes of a head are waited for.
+func (c *clientConn) beforeHead() error {
+	c.allowRead(c.headBy)
+	return nil
+}
+
+// beforeRead is called before bytes of the content are waited for.
+func (c *clientConn) beforeRead() error {
+	var by time.Time
+	if d := orDefault(c.cl.StallTimeout, DefaultStallTimeout); d >= 0 {
+		by = time.Now().Add(d)
+	}
+	c.allowRead(by)
+	return nil
+}
+
+// allowRead lets reads wait until by or the end of the context. While the
+// context is not watched yet it lets them wait for only a short time.
+func (c *clientConn) allowRead(by time.Time) {
+	if end, ok := c.ctx.Deadline(); ok && (by.IsZero() || end.Before(by)) {
+		by = end
+	}
+	c.hardBy = by
+	if c.stopCtx == nil {
+		if soon := time.Now().Add(ctxDelay); by.IsZero() || soon.Before(by) {
+			by = soon
+		}
+	}
+	c.setReadBy(by)
+}
+
+func (c *clientConn) setReadBy(by time.Time) {
+	_ = c.nc.SetReadDeadline(by)
+	// A cancellation that is not seen here will come after it.
+	if c.canceled.Load() {
+		interrupt(c.nc)
+	}
+}
+
+// goOn is called when a read has timed out. It reports whether that was only
+// the short wait at first.
+func (c *clientConn) goOn() bool {
+	if c.stopCtx != nil || !c.hardBy.IsZero() && !time.Now().Before(c.hardBy) {
+		return false
+	}
+	c.stopCtx = context.AfterFunc(c.ctx, c.cancel)
+	c.setReadBy(c.hardBy)
+	return true
+}
+
+// onCancel is called when the context ends.
+func (c *clientConn) onCancel() {
+	c.canceled.Store(true)
+	_ = c.nc.SetDeadline(time.Unix(1, 0))
+}
+
+// bodyError says what went wrong within the content of the response.
+func (c *clientConn) bodyError(err error) error {
+	name := c.cl.name()
+	switch {
+	case c.canceled.Load() && c.ctx.Err() != nil:
+		return c.cl.ctxError(c.ctx.Err(), "read the response of")
+	case errors.Is(err, os.ErrDeadlineExceeded) && c.ctxExpired():
+		return c.cl.ctxError(context.DeadlineExceeded, "read the response of")
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return fault.Wrap(err, fault.DeadlineExceeded, "%s sent nothing more of its response for %s", name,
+			orDefault(c.cl.StallTimeout, DefaultStallTimeout))
+	case c.senderFailed():
+		return c.sender.err
+	case isMalformed(err):
+		return fault.New(fault.Unavailable, "the content of the response of %s is malformed: %s", name, err)
+	case err == io.EOF || err == io.ErrUnexpectedEOF:
+		return fault.Wrap(err, fault.Unavailable, "%s closed the connection within its response", name)
+	}
+	return fault.Wrap(err, fault.Unavailable, "the response of %s is incomplete: %s", name, whyNot(err))
+}
+
+// senderFailed reports whether the content of the request could not be read.
+func (c *clientConn) senderFailed() bool {
+	if c.sender == nil {
+		return false
+	}
+	select {
+	case <-c.sender.done:
+		_, ok := errors.AsType[*proxy.BodyError](c.sender.err)
+		return ok
+	default:
+		return false
+	}
+}
+
+func (c *clientConn) bodyEnded() {}
