@@ -22,6 +22,9 @@ type RedisOptions struct {
 	AppendOnly bool
 	// UnixSocket makes the server listen on a Unix socket too.
 	UnixSocket bool
+	// Sentinel runs a sentinel in place of a server, with what it watches in
+	// Config: "sentinel monitor name 127.0.0.1 port 1".
+	Sentinel bool
 	// Config holds further lines of redis.conf, such as
 	// "notify-keyspace-events KEA" or "maxmemory 1mb".
 	Config []string
@@ -84,7 +87,11 @@ func (s *RedisServer) configure(dir string, port int) ([]string, error) {
 	}
 	lines = append(lines, s.options.Config...)
 	file := filepath.Join(dir, "redis.conf")
-	return []string{file}, os.WriteFile(file, []byte(strings.Join(lines, "\n")+"\n"), 0o600)
+	args := []string{file}
+	if s.options.Sentinel {
+		args = append(args, "--sentinel")
+	}
+	return args, os.WriteFile(file, []byte(strings.Join(lines, "\n")+"\n"), 0o600)
 }
 
 // probe wants PONG, which a server still loading its data does not say, and
