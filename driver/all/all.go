@@ -1,0 +1,37 @@
+// Package all lists every driver of this repository. Adding a technology means
+// adding one line here.
+package all
+
+import (
+	"slices"
+
+	"github.com/proa-io/proa/component"
+	"github.com/proa-io/proa/driver/cron"
+	"github.com/proa-io/proa/driver/env"
+	"github.com/proa-io/proa/driver/file"
+	"github.com/proa-io/proa/driver/http"
+	"github.com/proa-io/proa/driver/localstorage"
+	"github.com/proa-io/proa/driver/memory"
+	"github.com/proa-io/proa/driver/redis"
+	"github.com/proa-io/proa/engine"
+)
+
+// Deps is what drivers need that is not in the settings of a component.
+type Deps struct {
+	// Engine is the store of record of this process. Components of type nats
+	// that name no server stand on it.
+	Engine *engine.Engine
+}
+
+// Specs returns every driver.
+func Specs(_ Deps) []component.Spec {
+	return slices.Concat(
+		cron.Specs(),
+		env.Specs(),
+		file.Specs(),
+		http.Specs(),
+		localstorage.Specs(),
+		memory.Specs(),
+		redis.Specs(),
+	)
+}

@@ -1,0 +1,32 @@
+package all
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/proa-io/proa/component"
+)
+
+func TestEveryDriverIsListedOnceAndDescribed(t *testing.T) {
+	specs := Specs(Deps{})
+	if _, err := component.NewCatalog(specs...); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range specs {
+		if s.Block == "" || s.Name == "" || !strings.HasSuffix(s.Summary, ".") {
+			t.Errorf("%s: summary %q, want a sentence", s.Type(), s.Summary)
+		}
+	}
+}
+
+func TestTheStateDriversAreThere(t *testing.T) {
+	catalog, err := component.NewCatalog(Specs(Deps{})...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, typ := range []string{"state.in-memory", "state.memory", "state.redis"} {
+		if _, err := catalog.Lookup(typ, "v1"); err != nil {
+			t.Error(err)
+		}
+	}
+}
