@@ -64,10 +64,20 @@ type roundTrip struct {
 
 func (rt *roundTrip) release() { rt.cl.mem.free(rt.first) }
 
-// unsent marks err if the request can be sent again by the caller.
+// unsent marks err if the request can be sent again by the caller. A body in
+// memory that was read at once is rewound, as if it had not been touched.
 func (rt *roundTrip) unsent(err error) error {
-	if rt.bodyTouched || rt.first != nil {
+	if rt.bodyTouched {
 		return err
+	}
+	if rt.first != nil && rt.first.w > 0 {
+		s, ok := rt.r.Body.(io.Seeker)
+		if !ok {
+			return err
+		}
+		if _, serr := s.Seek(-int64(rt.first.w), io.SeekCurrent); serr != nil {
+			return err
+		}
 	}
 	return proxy.MarkUnsent(err)
 }

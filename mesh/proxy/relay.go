@@ -51,7 +51,11 @@ func (r *Relayer) Relay(ex Exchange, resp *Response) (Progress, error) {
 	}
 	defer resp.Body.Close()
 	p := Progress{HeadSent: true}
-	if err := ex.Respond(resp.Status, resp.Header, resp.ContentLength); err != nil {
+	length := resp.ContentLength
+	if resp.Trailer != nil && resp.Header.Has("trailer") {
+		length = UnknownLength // HTTP/1.1 has trailers in chunked content only
+	}
+	if err := ex.Respond(resp.Status, resp.Header, length); err != nil {
 		return p, fmt.Errorf("%w: %w", ErrClientGone, err)
 	}
 	buf := r.buffers.get()

@@ -1,0 +1,99 @@
+package invoke
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/mesh/proxy"
+	"github.com/proa-io/proa/policy"
+)
+
+// Receive takes an exchange from another sidecar and carries it to the
+// application beside. It is a proxy.Handler; every exchange is answered, a
+// failure of this sidecar in a form that the other one understands.
+func (s *Service) Receive(ex proxy.Exchange) {
+	in := ex.Request()
+	if callee := in.Header.Get(FieldCalleeAppID); callee != s.opt.AppID {
+		err := fault.New(fault.Unavailable, "this is the sidecar of application %q, not of %q", s.opt.AppID, callee).
+			WithReason(ReasonMisdirected)
+		writeFault(ex, err, true)
+		return
+	}
+	ctx := s.begin(ex.Context(), in.Header)
+	call := policy.Call{
+		Caller: in.Header.Get(FieldCallerAppID), Key: in.Path(), Bytes: int(max(0, in.ContentLength)), Idempotent: idempotent(in.Method),
+	}
+	var progress proxy.Progress
+	var unsent bool
+	err := s.inbound.Run(ctx, &call, func(ctx context.Context) error {
+		out := *in
+		out.Scheme = "http"
+		if s.opt.App != nil && s.opt.App.Token != "" {
+			out.Header.Set(fieldAPIToken, s.opt.App.Token)
+		}
+		setTrace(ctx, &out)
+		resp, err := s.local(ctx, &out, proxy.RoundTripOptions{Interim: func(status int, h proxy.Header) { _ = ex.Interim(status, h) }})
+		if err != nil {
+			unsent = proxy.Unsent(err)
+			return err
+		}
+		call.Committed = true
+		progress, err = s.relay.Relay(ex, resp)
+		if errors.Is(err, proxy.ErrClientGone) {
+			return fault.Wrap(err, fault.Canceled, "answer %q", call.Caller)
+		}
+		return err
+	})
+	if err != nil && !progress.HeadSent {
+		writeFault(ex, err, unsent)
+	}
+}
+
+// statusOfFault is what a sidecar that does not know the field sees.
+const statusOfFault = 502
+
+// maxFaultText bounds the text of a failure between sidecars.
+const maxFaultText = 4 << 10
+
+// writeFault answers another sidecar with an error.
+func writeFault(ex proxy.Exchange, err error, unsent bool) {
+	text := fault.Message(err)
+	if fault.CodeOf(err) == fault.Unknown {
+		text = err.Error()
+	}
+	text = text[:min(len(text), maxFaultText)]
+	h := proxy.Header{
+		{Name: "content-type", Value: "text/plain; charset=utf-8"},
+		{Name: fieldFault, Value: fault.CodeOf(err).String()},
+	}
+	if r := fault.ReasonOf(err); r != "" {
+		h.Add(fieldFaultReason, string(r))
+	}
+	if unsent {
+		h.Add(fieldFaultUnsent, "1")
+	}
+	if ex.Respond(statusOfFault, h, int64(len(text))) == nil {
+		_, _ = ex.Write([]byte(text)) // the peer is gone if this fails
+	}
+}
+
+// readFault turns the answer of writeFault into the error again.
+func readFault(code string, resp *proxy.Response) error {
+	text, err := io.ReadAll(io.LimitReader(resp.Body, maxFaultText))
+	if err != nil {
+		text = []byte("the other sidecar failed and its explanation broke off")
+	}
+	c := fault.Internal
+	for _, known := range fault.Codes() {
+		if known.String() == code {
+			c = known
+		}
+	}
+	var out error = fault.New(c, "%s", text).WithReason(fault.Reason(resp.Header.Get(fieldFaultReason)))
+	if resp.Header.Get(fieldFaultUnsent) == "1" {
+		out = proxy.MarkUnsent(out)
+	}
+	return out
+}

@@ -1,0 +1,334 @@
+package invoke
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/mesh/proxy"
+	"github.com/proa-io/proa/policy"
+	"github.com/proa-io/proa/telemetry"
+)
+
+// Forward carries the exchange to the application id, asking for path, which
+// is a path and an optional query in the form they have on the wire, and
+// answers it. An error means that nothing has been answered, so that the
+// dialect can; nil means that the exchange is over, well or not.
+func (s *Service) Forward(ex proxy.Exchange, id, path string) error {
+	t, err := s.resolve(id)
+	if err != nil {
+		return err
+	}
+	in := ex.Request()
+	out := s.outgoing(in, t, path)
+	body := replayOf(in)
+	ctx := s.begin(ex.Context(), in.Header)
+	if err := s.known(ctx, t); err != nil {
+		return err
+	}
+	f := &forward{service: s, ex: ex, target: t, out: out, body: body}
+	f.call = policy.Call{Key: path, Bytes: int(max(0, in.ContentLength)), Idempotent: idempotent(in.Method)}
+	err = s.operation(t.id).Run(ctx, &f.call, f.attempt)
+	if held, ok := errors.AsType[*answer](err); ok {
+		return held.write(ex)
+	}
+	if err != nil && f.progress.HeadSent {
+		s.opt.Log.DebugContext(ctx, "an invocation broke off after its answer had begun", "target", t.id, "bytes", f.progress.Bytes, "error", err)
+		return nil
+	}
+	return err
+}
+
+// known makes sure that a target exists before it gets policies and metrics
+// of its own.
+func (s *Service) known(ctx context.Context, t target) error {
+	if t.endpoint != nil || t.self {
+		return nil
+	}
+	_, err := s.opt.Directory.Lookup(ctx, t.service)
+	return err
+}
+
+// begin puts the trace context into ctx when somebody will want it.
+func (s *Service) begin(ctx context.Context, h proxy.Header) context.Context {
+	if !s.opt.Tracing.Enabled() {
+		return ctx
+	}
+	return telemetry.WithTrace(ctx, s.opt.Tracing.Begin(h.Get(fieldTraceparent), h.Get(fieldTracestate)))
+}
+
+// idempotent reports whether RFC 9110, section 9.2.2, allows to repeat a
+// request with the method when it is not known whether it was carried out.
+func idempotent(method string) bool {
+	switch method {
+	case "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
+		return true
+	}
+	return false
+}
+
+// outgoing builds the request to send. Its Body is set for each attempt.
+func (s *Service) outgoing(in *proxy.Request, t target, path string) *proxy.Request {
+	if !strings.HasPrefix(path, "/") {
+		path = "/" + path
+	}
+	out := &proxy.Request{
+		Method: in.Method, Scheme: "http", Authority: in.Authority, Target: path,
+		ContentLength: in.ContentLength, Trailer: in.Trailer, Upgrade: in.Upgrade,
+	}
+	h := make(proxy.Header, 0, len(in.Header)+8)
+	for _, f := range in.Header {
+		if !ours(f.Name) {
+			h = append(h, f)
+		}
+	}
+	if t.endpoint != nil {
+		s.toEndpoint(out, t.endpoint)
+		out.Header = append(h, t.endpoint.Header...)
+		return out
+	}
+	out.Authority = t.service.AppID
+	out.Header = append(h,
+		proxy.Field{Name: FieldCalleeAppID, Value: t.service.AppID},
+		proxy.Field{Name: FieldDestination, Value: t.service.AppID},
+		proxy.Field{Name: FieldCallerAppID, Value: s.opt.AppID},
+		proxy.Field{Name: FieldCallerNS, Value: s.opt.Namespace},
+		proxy.Field{Name: fieldForwardedFor, Value: s.opt.Host},
+		proxy.Field{Name: "x-forwarded-host", Value: s.opt.Host},
+		proxy.Field{Name: "forwarded", Value: "for=" + s.opt.Host + ";by=" + s.opt.Host + ";host=" + s.opt.Host},
+	)
+	return out
+}
+
+// toEndpoint points a request to an address outside.
+func (s *Service) toEndpoint(out *proxy.Request, e *Endpoint) {
+	out.Scheme, out.Authority = e.Base.Scheme, e.Base.Host
+	if prefix := strings.TrimSuffix((&url.URL{Path: e.Base.Path, RawPath: e.Base.RawPath}).EscapedPath(), "/"); prefix != "" {
+		out.Target = prefix + out.Target
+	}
+}
+
+// ours reports whether a field is for the sidecar, or is not the caller's to
+// set: what says who calls must not be claimed, and tokens go no further.
+func ours(name string) bool {
+	if len(name) < len(fieldFault) { // the shortest
+		return false
+	}
+	for _, own := range [...]string{FieldCalleeAppID, FieldDestination, FieldCallerAppID, FieldCallerNS, FieldTarget, fieldAPIToken,
+		fieldFault, fieldFaultReason, fieldFaultUnsent} {
+		if proxy.SameName(name, own) {
+			return true
+		}
+	}
+	return false
+}
+
+// forward is one invocation through Forward, over all its attempts.
+type forward struct {
+	service  *Service
+	ex       proxy.Exchange
+	target   target
+	out      *proxy.Request
+	body     *replay
+	call     policy.Call
+	progress proxy.Progress
+}
+
+func (f *forward) attempt(ctx context.Context) error {
+	f.out.Body = f.body.next()
+	setTrace(ctx, f.out)
+	resp, err := f.service.send(ctx, f.target, f.out, f.call.Attempt, proxy.RoundTripOptions{Interim: f.interim})
+	if err != nil {
+		f.call.Unsent = proxy.Unsent(err)
+		f.call.Committed = f.call.Committed || !f.call.Unsent && !f.body.again()
+		return err
+	}
+	if held, ok := f.hold(resp); ok {
+		return held
+	}
+	f.call.Committed = true
+	f.progress, err = f.service.relay.Relay(f.ex, resp)
+	if errors.Is(err, proxy.ErrClientGone) {
+		return fault.Wrap(err, fault.Canceled, "invoke %q", f.target.id)
+	}
+	return err
+}
+
+// interim passes informational responses on; a client that got one can still
+// be answered by another attempt.
+func (f *forward) interim(status int, h proxy.Header) {
+	_ = f.ex.Interim(status, h) // a broken client shows when it is answered
+}
+
+// setTrace replaces the trace context by that of the span the call is in.
+func setTrace(ctx context.Context, r *proxy.Request) {
+	if tc, ok := telemetry.TraceFrom(ctx); ok {
+		r.Header.Set(fieldTraceparent, tc.Traceparent())
+		if tc.State != "" {
+			r.Header.Set(fieldTracestate, tc.State)
+		}
+	}
+}
+
+// maxHeld bounds the content of a failure that is held back for the retry
+// policy to decide.
+const maxHeld = 64 << 10
+
+// hold keeps a failure the application answered with, when it is small and
+// complete in length, so that it counts as a failure and can be tried again.
+// Everything else is for the client as it is.
+func (f *forward) hold(resp *proxy.Response) (*answer, bool) {
+	grpcStatus := -1
+	if isGRPC(resp.Header) {
+		text := resp.Header.Get("grpc-status") // Trailers-Only: nothing but a status
+		n, err := strconv.Atoi(text)
+		if err != nil || n == 0 || !f.body.again() {
+			return nil, false
+		}
+		grpcStatus = n
+	} else if resp.Status < 500 && resp.Status != 429 || resp.Upgraded != nil || !f.body.again() {
+		return nil, false
+	}
+	if resp.ContentLength < 0 && grpcStatus < 0 || resp.ContentLength > maxHeld {
+		return nil, false
+	}
+	held := &answer{target: f.target.id, status: resp.Status, grpcStatus: grpcStatus, length: resp.ContentLength}
+	held.header = append(held.header, resp.Header...)
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxHeld))
+	resp.Body.Close()
+	if err != nil {
+		return nil, false
+	}
+	held.body = body
+	return held, true
+}
+
+// answer is a failure the application answered with. It is an error for the
+// policies and, in the end, the answer.
+type answer struct {
+	target     string
+	status     int
+	grpcStatus int // -1 for none
+	length     int64
+	header     proxy.Header
+	body       []byte
+}
+
+// Error says what the application answered.
+func (a *answer) Error() string {
+	if a.grpcStatus >= 0 {
+		return "invoke \"" + a.target + "\": the application answered with gRPC status " + strconv.Itoa(a.grpcStatus)
+	}
+	return "invoke \"" + a.target + "\": the application answered with HTTP status " + strconv.Itoa(a.status)
+}
+
+// HTTPStatus returns the status, or 0 for a gRPC call.
+func (a *answer) HTTPStatus() int {
+	if a.grpcStatus >= 0 {
+		return 0
+	}
+	return a.status
+}
+
+// GRPCStatusCode returns the gRPC status, or -1.
+func (a *answer) GRPCStatusCode() int { return a.grpcStatus }
+
+// As gives the answer a fault code, for policies that look at codes.
+func (a *answer) As(target any) bool {
+	fe, ok := target.(**fault.Error)
+	if !ok {
+		return false
+	}
+	*fe = fault.New(a.code(), "%s", a.Error())
+	return true
+}
+
+func (a *answer) code() fault.Code {
+	switch {
+	case a.grpcStatus == 14, a.status == 502, a.status == 503:
+		return fault.Unavailable
+	case a.grpcStatus == 8, a.status == 429:
+		return fault.ResourceExhausted
+	case a.grpcStatus == 4, a.status == 504:
+		return fault.DeadlineExceeded
+	case a.grpcStatus == 12, a.status == 501:
+		return fault.Unimplemented
+	case a.grpcStatus >= 0 && a.grpcStatus != 2 && a.grpcStatus != 13 && a.grpcStatus != 15:
+		return fault.FailedPrecondition // what the caller did, not trouble at the target
+	}
+	return fault.Internal
+}
+
+func (a *answer) write(ex proxy.Exchange) error {
+	length := a.length
+	if length < 0 {
+		length = int64(len(a.body))
+	}
+	if err := ex.Respond(a.status, a.header, length); err != nil {
+		return nil //nolint:nilerr // the client is gone: there is nobody to tell
+	}
+	if len(a.body) > 0 {
+		_, _ = ex.Write(a.body) // as above
+	}
+	return nil
+}
+
+// maxReplay bounds the request bodies that are kept for another attempt.
+const maxReplay = 64 << 10
+
+// replay is the body of a request over several attempts.
+type replay struct {
+	stream io.Reader // a body that can be sent once; nil when there is none
+	kept   []byte    // a small body that has arrived already
+	reader bytes.Reader
+	has    bool // kept is the body
+	used   bool // stream has been given away
+}
+
+// replayOf keeps the body of r if all of it has arrived and it is small, and
+// streams it otherwise.
+func replayOf(r *proxy.Request) *replay {
+	b := &replay{}
+	if r.Body == nil || r.ContentLength == 0 {
+		b.has = true
+		return b
+	}
+	ahead, ok := r.Body.(proxy.Lookahead)
+	if !ok || r.ContentLength < 0 || r.ContentLength > maxReplay || int64(ahead.Buffered()) < r.ContentLength {
+		b.stream = r.Body
+		return b
+	}
+	b.kept = make([]byte, r.ContentLength)
+	if _, err := io.ReadFull(r.Body, b.kept); err != nil {
+		b.stream = io.MultiReader(bytes.NewReader(b.kept), failing{err})
+		return b
+	}
+	b.has = true
+	return b
+}
+
+// failing is a body that breaks off.
+type failing struct{ err error }
+
+func (f failing) Read([]byte) (int, error) { return 0, f.err }
+
+// next returns the body for another attempt.
+func (b *replay) next() io.Reader {
+	if !b.has {
+		b.used = true
+		return b.stream
+	}
+	if b.kept == nil {
+		return nil
+	}
+	b.reader.Reset(b.kept)
+	return &b.reader
+}
+
+// again reports whether next can give the whole body once more.
+func (b *replay) again() bool { return b.has || !b.used }
