@@ -48,7 +48,8 @@ type verdict struct {
 // did not happen and may be repeated.
 const busyCode = jetstream.JSErrCodeStreamWrongLastSequenceConstant
 
-// apiVerdicts maps JetStream error codes whose HTTP-like class says too little.
+// apiVerdict judges the JetStream error codes whose HTTP-like class says too
+// little.
 func apiVerdict(code jetstream.ErrorCode) (verdict, bool) {
 	switch code {
 	case 10071, 10070: // wrong last sequence, wrong last message id
@@ -96,7 +97,7 @@ func classVerdict(class int) verdict {
 	return verdict{fault.Internal, "", "the engine had an internal error"}
 }
 
-// clientVerdicts maps the errors of the client library, first match wins.
+// clientVerdict judges the errors of the client library; the first match wins.
 func clientVerdict(err error) (verdict, bool) {
 	for _, group := range clientVerdicts() {
 		for _, target := range group.errs {

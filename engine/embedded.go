@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -35,15 +36,12 @@ const (
 type embedded struct {
 	engine *Engine
 	home   home
-	log    interface {
-		InfoContext(ctx context.Context, msg string, args ...any)
-	}
 
 	local atomic.Pointer[server.Server] // when this process is the holder
 }
 
 func newEmbedded(e *Engine) *embedded {
-	return &embedded{engine: e, home: newHome(e.opts.Dir), log: e.log}
+	return &embedded{engine: e, home: newHome(e.opts.Dir)}
 }
 
 // run holds or follows until ctx ends.
@@ -55,7 +53,7 @@ func (m *embedded) run(ctx context.Context) {
 			pause = 50 * time.Millisecond
 			continue
 		}
-		m.engine.note(ctx, err)
+		m.engine.note(err)
 		sleep(ctx, pause/2+rand.N(pause))
 		pause = min(2*pause, troubleMax)
 	}
@@ -107,18 +105,21 @@ func reconnectDelay(attempts int) time.Duration {
 // attemptFailed explains a failed connect of a client.
 func (m *embedded) attemptFailed(_ *nats.Conn, err error) {
 	if m.local.Load() != nil {
-		m.engine.note(context.Background(), fmt.Errorf("connect inside the process: %w", err))
+		m.engine.note(fmt.Errorf("connect inside the process: %w", err))
 		return
 	}
 	h, _ := m.home.read() // an unreadable record is the error of the dial
-	m.engine.note(context.Background(), fmt.Errorf("%s holds %s and cannot be reached at %q: %w", h, m.home.lock(), h.Socket, err))
+	m.engine.note(fmt.Errorf("%s holds %s and cannot be reached at %q: %w", h, m.home.lock(), h.Socket, err))
 }
 
-// hold serves the engine until ctx ends, and releases the lock.
+// hold serves the engine until ctx ends or it cannot, and releases the lock.
 func (m *embedded) hold(ctx context.Context, lock *os.File) error {
 	defer lock.Close()
-	e := m.engine
-	began := time.Now()
+	e, began := m.engine, time.Now()
+	// What a dead holder said of itself is not true of this one.
+	if err := os.Remove(m.home.record()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	srv, err := startServer(e.opts, m.home.store())
 	if err != nil {
 		return err
@@ -143,9 +144,24 @@ func (m *embedded) hold(ctx context.Context, lock *os.File) error {
 		g.expel()
 		serving.Wait()
 	}()
+	if err := m.offer(srv, socket); err != nil {
+		return err
+	}
+	e.log.InfoContext(ctx, "engine is served by this process", "mode", EmbeddedHolder, "store", m.home.store(),
+		"socket", socket, "durability", e.opts.Durability, "meaning", meaning(e.opts.Durability), "took", time.Since(began))
+	if err = m.watch(ctx, lock, srv); err != nil {
+		e.log.ErrorContext(ctx, "engine closes its store and opens it again", "error", err)
+	}
+	return err
+}
+
+// offer tells other sidecars where the engine is, and connects this one.
+func (m *embedded) offer(srv *server.Server, socket string) error {
+	e := m.engine
 	host, _ := os.Hostname() // only for texts
-	if err := m.home.write(holder{PID: os.Getpid(), Host: host, App: e.opts.Name, Socket: socket,
-		Durability: e.opts.Durability, Since: time.Now()}); err != nil {
+	err := m.home.write(holder{PID: os.Getpid(), Host: host, App: e.opts.Name, Socket: socket,
+		Durability: e.opts.Durability, Since: time.Now()})
+	if err != nil {
 		return err
 	}
 	m.local.Store(srv)
@@ -155,13 +171,7 @@ func (m *embedded) hold(ctx context.Context, lock *os.File) error {
 	}
 	e.admit()
 	e.kick()
-	e.log.InfoContext(ctx, "engine is served by this process", "mode", EmbeddedHolder, "store", m.home.store(),
-		"socket", socket, "durability", e.opts.Durability, "meaning", meaning(e.opts.Durability), "took", time.Since(began))
-	err = m.watch(ctx, lock, srv)
-	if err != nil {
-		e.log.ErrorContext(ctx, "engine closes its store and opens it again", "error", err)
-	}
-	return err
+	return nil
 }
 
 // watch returns when ctx ends or this process cannot be the holder any more.
@@ -217,59 +227,54 @@ func (m *embedded) follow(ctx context.Context) error {
 	if err := m.connect(); err != nil {
 		return err
 	}
-	var joined *link
-	down := time.Now()
-	for pause := retryMin; ctx.Err() == nil; {
+	var joined holder
+	told, pause := time.Now(), retryMin
+	for {
 		changed := e.change()
-		_, up := e.anyUp()
-		if up != nil && up != joined {
-			if err := m.join(ctx); err != nil {
+		wait := watchInterval
+		if _, up := e.anyUp(); up != nil {
+			if err := m.join(ctx, &joined); err != nil {
 				return err
 			}
-			joined, pause = up, retryMin
-		}
-		wait := watchInterval
-		if up == nil {
+			told, pause = time.Now(), retryMin
+		} else {
 			wait = pause + rand.N(pause)
 			pause = min(2*pause, retryMax)
-		} else {
-			down = time.Now()
 		}
-		if time.Since(down) > quiet/2 {
-			down = time.Now()
-			e.noteLastError(ctx)
+		if time.Since(told) > quiet/2 {
+			told = time.Now()
+			e.noteLastError()
 		}
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-time.After(wait):
 		case <-changed:
-			if _, l := e.anyUp(); l != nil && l == joined {
+			if _, up := e.anyUp(); up != nil {
 				continue
 			}
-		case <-time.After(wait):
 		}
 		if free, err := m.home.free(); free || err != nil {
 			return err
 		}
 	}
-	return nil
 }
 
-// join checks that the holder keeps what this process promises, and lets
-// calls pass.
-func (m *embedded) join(ctx context.Context) error {
+// join lets calls pass when the holder is another than joined and keeps what
+// this process promises.
+func (m *embedded) join(ctx context.Context, joined *holder) error {
 	e := m.engine
 	h, err := m.home.read()
-	if err != nil {
+	if err != nil || h.PID == 0 || h.same(*joined) {
 		return err
 	}
+	*joined = h
+	e.setMode(EmbeddedClient, h.Durability)
 	if e.opts.Durability == Strict && h.Durability == Relaxed {
-		e.setMode(EmbeddedClient, h.Durability)
 		e.refuse(fault.New(fault.FailedPrecondition, "the engine in %s is held with durability %q by %s, and this process "+
 			"was started with %q: start both alike, or give one of them another directory", m.home.dir, h.Durability, h, Strict))
 		return nil
 	}
-	e.setMode(EmbeddedClient, h.Durability)
 	e.admit()
 	e.log.InfoContext(ctx, "engine is served by another process", "mode", EmbeddedClient, "holder", h.String(),
 		"socket", h.Socket, "durability", h.Durability, "meaning", meaning(h.Durability))

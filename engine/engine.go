@@ -254,7 +254,8 @@ func (e *Engine) MaxPayload() int64 {
 // before the first connect.
 func (e *Engine) Supports(f Feature) bool {
 	s := e.server.Load()
-	return s != nil && f < numFeatures && s.parsed.atLeast(featureSince[f].version)
+	_, since := f.facts()
+	return s != nil && s.parsed.atLeast(since)
 }
 
 // Require returns Unimplemented, naming both versions, when the connected
@@ -373,7 +374,7 @@ type trouble struct {
 const quiet = time.Second
 
 // note remembers what goes wrong at present, and logs it when it lasts.
-func (e *Engine) note(ctx context.Context, err error) {
+func (e *Engine) note(err error) {
 	e.mu.Lock()
 	t := &e.trouble
 	if t.err == nil {
@@ -387,17 +388,17 @@ func (e *Engine) note(ctx context.Context, err error) {
 	}
 	e.mu.Unlock()
 	if news {
-		e.log.WarnContext(ctx, "engine is not ready and is tried again", "error", err)
+		e.log.Warn("engine is not ready and is tried again", "error", err)
 	}
 }
 
 // noteLastError remembers why the connections cannot be made where no handler
 // is called: in the handshake, after the dial.
-func (e *Engine) noteLastError(ctx context.Context) {
+func (e *Engine) noteLastError() {
 	if nc := e.conns[0].nc.Load(); nc != nil {
 		// That no server is available is what the attempts come to, not why.
 		if err := nc.LastError(); err != nil && !errors.Is(err, nats.ErrNoServers) {
-			e.note(ctx, fmt.Errorf("connect: %w", err))
+			e.note(fmt.Errorf("connect: %w", err))
 		}
 	}
 }

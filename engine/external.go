@@ -50,7 +50,7 @@ func (x *external) run(ctx context.Context) {
 		var again <-chan time.Time
 		if l == nil {
 			again = time.After(quiet / 2)
-			e.noteLastError(ctx)
+			e.noteLastError()
 		} else if l != probed {
 			if x.probe(ctx, c) {
 				probed, pause = l, externalRetryMin
@@ -82,7 +82,7 @@ func (x *external) connect(ctx context.Context) bool {
 		if err == nil {
 			return true
 		}
-		x.engine.note(ctx, err)
+		x.engine.note(err)
 		sleep(ctx, pause+rand.N(pause))
 	}
 	return false
@@ -95,7 +95,7 @@ func externalDelay(attempts int) time.Duration {
 
 func (x *external) attemptFailed(_ *nats.Conn, err error) {
 	if !errors.Is(err, nats.ErrNoServers) { // the next attempts say why
-		x.engine.note(context.Background(), fmt.Errorf("connect: %w", err))
+		x.engine.note(fmt.Errorf("connect: %w", err))
 	}
 }
 
@@ -146,7 +146,7 @@ func (x *external) probe(ctx context.Context, c *Conn) bool {
 		x.logRefusal(ctx, err)
 		return false
 	}
-	e.note(ctx, fmt.Errorf("the server at %s is connected and its JetStream does not answer: %w", e.location(), err))
+	e.note(fmt.Errorf("the server at %s is connected and its JetStream does not answer: %w", e.location(), err))
 	return false
 }
 

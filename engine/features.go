@@ -21,33 +21,36 @@ const (
 	numFeatures
 )
 
-var featureSince = [numFeatures]struct {
-	name    string
-	version version
-}{
-	MultipleFilters:    {"multiple filters", version{2, 10, 0}},
-	MessageTTL:         {"message TTL", version{2, 11, 0}},
-	BatchGet:           {"batch get", version{2, 11, 0}},
-	AtomicBatch:        {"atomic batch", version{2, 12, 0}},
-	Counters:           {"counters", version{2, 12, 0}},
-	DelayedMessage:     {"delayed message", version{2, 12, 0}},
-	RepeatingSchedules: {"repeating schedules", version{2, 14, 0}},
-}
-
 // String returns the feature's name in words.
 func (f Feature) String() string {
-	if f >= numFeatures {
-		return "feature(" + strconv.Itoa(int(f)) + ")"
-	}
-	return featureSince[f].name
+	name, _ := f.facts()
+	return name
 }
 
 // Since returns the first server version that has the feature, "2.11.0".
 func (f Feature) Since() string {
-	if f >= numFeatures {
-		return ""
+	_, since := f.facts()
+	return since.String()
+}
+
+func (f Feature) facts() (name string, since version) {
+	switch f {
+	case MultipleFilters:
+		return "multiple filters", version{2, 10, 0}
+	case MessageTTL:
+		return "message TTL", version{2, 11, 0}
+	case BatchGet:
+		return "batch get", version{2, 11, 0}
+	case AtomicBatch:
+		return "atomic batch", version{2, 12, 0}
+	case Counters:
+		return "counters", version{2, 12, 0}
+	case DelayedMessage:
+		return "delayed message", version{2, 12, 0}
+	case RepeatingSchedules:
+		return "repeating schedules", version{2, 14, 0}
 	}
-	return featureSince[f].version.String()
+	return "feature(" + strconv.Itoa(int(f)) + ")", version{1 << 30}
 }
 
 // version is major, minor and patch.

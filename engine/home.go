@@ -54,6 +54,9 @@ type holder struct {
 	Since      time.Time  `json:"since"`
 }
 
+// same reports whether both are one holding by one process.
+func (h holder) same(other holder) bool { return h.PID == other.PID && h.Since.Equal(other.Since) }
+
 func (h holder) String() string {
 	if h.PID == 0 {
 		return "a process that has not said its name yet"
@@ -147,26 +150,34 @@ func flock(f *os.File, how int) error {
 	}
 }
 
-// socketPath returns where the holder listens: in the directory, or, when
-// that path is too long for a socket, in one under the temporary directory
-// that belongs to this user alone.
-func (h home) socketPath() (string, error) {
+// listen binds the socket: in the directory, or, where that path is too long
+// for a socket or its file system has none, in one under the temporary
+// directory that belongs to this user alone. The caller holds the lock.
+func (h home) listen() (*net.UnixListener, string, error) {
 	path := filepath.Join(h.dir, "engine.sock")
-	if len(path) <= maxSocketPath {
-		return path, nil
+	l, err := bind(path)
+	if err == nil {
+		return l, path, nil
 	}
-	real, err := filepath.EvalSymlinks(h.dir)
+	other, err2 := h.temporarySocket()
+	if err2 == nil {
+		if l, err2 = bind(other); err2 == nil {
+			return l, other, nil
+		}
+	}
+	return nil, "", errors.Join(err, err2)
+}
+
+// temporarySocket returns the path of the socket under the temporary
+// directory, and makes its directory.
+func (h home) temporarySocket() (string, error) {
+	dir, err := filepath.EvalSymlinks(h.dir)
 	if err != nil {
 		return "", err
 	}
-	sum := sha256.Sum256([]byte(real))
-	dir := filepath.Join(os.TempDir(), "proa-"+strconv.Itoa(os.Getuid())+"-"+hex.EncodeToString(sum[:8]))
-	path = filepath.Join(dir, "engine.sock")
-	if len(path) > maxSocketPath {
-		return "", fmt.Errorf("the socket paths %s and %s are too long (at most %d bytes): set PROA_HOME or TMPDIR "+
-			"to a shorter path", filepath.Join(h.dir, "engine.sock"), path, maxSocketPath)
-	}
-	return path, privateDir(dir)
+	sum := sha256.Sum256([]byte(dir))
+	dir = filepath.Join(os.TempDir(), "proa-"+strconv.Itoa(os.Getuid())+"-"+hex.EncodeToString(sum[:8]))
+	return filepath.Join(dir, "engine.sock"), privateDir(dir)
 }
 
 // privateDir makes dir, and refuses one that others made or can enter: in a
@@ -186,31 +197,30 @@ func privateDir(dir string) error {
 	return nil
 }
 
-// listen binds the socket. It appears at its path only when it listens and
-// only this user can connect; a socket left behind by a dead holder is
-// replaced. The caller holds the lock.
-func (h home) listen() (*net.UnixListener, string, error) {
-	path, err := h.socketPath()
-	if err != nil {
-		return nil, "", err
+// bind listens at path. The socket appears there only when it listens and only
+// this user can connect; one that a dead holder left behind is replaced.
+func bind(path string) (*net.UnixListener, error) {
+	if len(path) > maxSocketPath {
+		return nil, fmt.Errorf("the path %s has %d bytes, and a socket's at most %d: set PROA_HOME or TMPDIR to a shorter path",
+			path, len(path), maxSocketPath)
 	}
 	private := filepath.Join(filepath.Dir(path), "engine.new")
 	if err := os.RemoveAll(private); err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	if err := os.Mkdir(private, 0o700); err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	defer func() { _ = os.RemoveAll(private) }()
 	made := filepath.Join(private, "s")
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: made, Net: "unix"})
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	l.SetUnlinkOnClose(false) // it would unlink the path it was bound to
 	if err := errors.Join(os.Chmod(made, 0o600), os.Rename(made, path)); err != nil {
 		_ = l.Close()
-		return nil, "", err
+		return nil, err
 	}
-	return l, path, nil
+	return l, nil
 }

@@ -187,14 +187,14 @@ func TestASocketDirectoryThatOthersCanEnterIsRefused(t *testing.T) {
 	if err := h.prepare(); err != nil {
 		t.Fatal(err)
 	}
-	path, err := h.socketPath()
+	path, err := h.temporarySocket()
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Chmod(filepath.Dir(path), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.socketPath(); err == nil {
+	if _, _, err := h.listen(); err == nil {
 		t.Fatal("a directory with mode 0755 was taken")
 	} else {
 		mentions(t, err.Error(), filepath.Dir(path), "PROA_HOME")
@@ -205,7 +205,7 @@ func TestASocketDirectoryThatOthersCanEnterIsRefused(t *testing.T) {
 	if err := os.Symlink(t.TempDir(), filepath.Dir(path)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.socketPath(); err == nil {
+	if _, _, err := h.listen(); err == nil {
 		t.Fatal("a symbolic link was taken")
 	}
 }

@@ -1,9 +1,7 @@
 package engine
 
 import (
-	"context"
 	"errors"
-	"log/slog"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -101,21 +99,20 @@ func (c *Conn) disconnected(_ *nats.Conn, err error) {
 // asyncError remembers refusals, which the server reports apart from the
 // request they concern, and logs what no call can return.
 func (c *Conn) asyncError(_ *nats.Conn, sub *nats.Subscription, err error) {
-	level := slog.LevelDebug // mostly a broken connection, which the link tells
-	if errors.Is(err, nats.ErrPermissionViolation) {
+	log := c.engine.log
+	switch {
+	case errors.Is(err, nats.ErrPermissionViolation):
 		c.denied.Store(&denial{at: time.Now(), err: err})
 		select {
 		case c.deny <- struct{}{}:
 		default:
 		}
-		level = slog.LevelWarn
+		log.Warn("engine server refused a request", "error", err)
+	case sub != nil:
+		log.Warn("engine subscription has an error", "subject", sub.Subject, "error", err)
+	default: // a broken connection, mostly, which the link tells
+		log.Debug("engine connection has an error", "error", err)
 	}
-	subject := ""
-	if sub != nil {
-		subject = sub.Subject
-		level = slog.LevelWarn
-	}
-	c.engine.log.Log(context.Background(), level, "engine reported an error outside of a call", "subject", subject, "error", err)
 }
 
 // learn records what the connected server says of itself.
@@ -148,14 +145,10 @@ func (e *Engine) kick() {
 
 // drain hands over what the connections still hold and closes them.
 func (e *Engine) drain() {
-	deadline, cancel := context.WithTimeout(context.Background(), drainTimeout+time.Second)
-	defer cancel()
+	late := time.NewTimer(drainTimeout + time.Second)
+	defer late.Stop()
 	for _, c := range e.conns {
-		nc := c.nc.Load()
-		if nc == nil {
-			continue
-		}
-		if c.link.Load() == nil || nc.Drain() != nil {
+		if nc := c.nc.Load(); nc != nil && (c.link.Load() == nil || nc.Drain() != nil) {
 			nc.Close()
 		}
 	}
@@ -166,9 +159,11 @@ func (e *Engine) drain() {
 		}
 		select {
 		case <-c.closed:
-		case <-deadline.Done():
-			nc.Close()
-			<-c.closed
+			continue
+		case <-late.C:
+			late.Reset(0) // for those that follow, too
 		}
+		nc.Close()
+		<-c.closed
 	}
 }

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -58,17 +57,15 @@ type serverLog struct {
 	fatal atomic.Pointer[string]
 }
 
-func (l *serverLog) put(level slog.Level, format string, v []any) {
-	if l.log.Enabled(context.Background(), level) {
-		l.log.Log(context.Background(), level, "engine server", "text", strings.TrimSpace(fmt.Sprintf(format, v...)))
-	}
+func text(format string, v []any) slog.Attr {
+	return slog.String("text", strings.TrimSpace(fmt.Sprintf(format, v...)))
 }
 
-func (l *serverLog) Noticef(format string, v ...any) { l.put(slog.LevelDebug, format, v) }
-func (l *serverLog) Debugf(format string, v ...any)  { l.put(slog.LevelDebug, format, v) }
-func (l *serverLog) Tracef(format string, v ...any)  { l.put(slog.LevelDebug, format, v) }
-func (l *serverLog) Warnf(format string, v ...any)   { l.put(slog.LevelWarn, format, v) }
-func (l *serverLog) Errorf(format string, v ...any)  { l.put(slog.LevelError, format, v) }
+func (l *serverLog) Noticef(format string, v ...any) { l.log.Debug("engine server", text(format, v)) }
+func (l *serverLog) Debugf(format string, v ...any)  { l.log.Debug("engine server", text(format, v)) }
+func (l *serverLog) Tracef(format string, v ...any)  { l.log.Debug("engine server", text(format, v)) }
+func (l *serverLog) Warnf(format string, v ...any)   { l.log.Warn("engine server", text(format, v)) }
+func (l *serverLog) Errorf(format string, v ...any)  { l.log.Error("engine server", text(format, v)) }
 
 // Fatalf keeps the text: the server then does not start, and startServer
 // returns it as an error.
