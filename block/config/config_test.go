@@ -291,11 +291,17 @@ func (silent) Watch(ctx context.Context, _ config.Query, _ func(config.Event)) e
 func TestSubscribeEndsWithItsContextWhenTheStoreIsSilent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := running(t, silent{newShaky(t).Config})
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		_, err := s.Subscribe(ctx, config.Query{}, func(context.Context, config.Update) error { return nil })
-		if !fault.Is(err, fault.DeadlineExceeded) {
-			t.Errorf("Subscribe: %v, want deadline_exceeded", err)
+		for _, patience := range []time.Duration{time.Second, time.Hour} {
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			begun := time.Now()
+			_, err := s.Subscribe(ctx, config.Query{}, func(context.Context, config.Update) error { return nil })
+			cancel()
+			if !fault.Is(err, fault.DeadlineExceeded) {
+				t.Errorf("Subscribe: %v, want deadline_exceeded", err)
+			}
+			if took := time.Since(begun); took > min(patience, 10*time.Second) {
+				t.Errorf("Subscribe took %v of %v", took, patience)
+			}
 		}
 	})
 }

@@ -158,11 +158,17 @@ func (s *Store) serve(ctx context.Context, cancel context.CancelCauseFunc, sub *
 	return s.deliverAll(ctx, sub, deliver)
 }
 
+// establishWithin bounds how long a subscriber whose context allows more waits
+// for a store that is silent.
+const establishWithin = 10 * time.Second
+
 // establish starts to follow the store and returns when the first report is
 // there. What it starts ends with ctx.
 func (s *Store) establish(ctx context.Context, sub *subscription, following *sync.WaitGroup) error {
 	call := policy.Call{Idempotent: true}
 	return s.watch.Run(ctx, &call, func(attempt context.Context) error {
+		attempt, cancel := context.WithTimeout(attempt, establishWithin)
+		defer cancel()
 		first, done := make(chan error, 1), make(chan struct{})
 		follow, abandon := context.WithCancelCause(ctx)
 		following.Go(func() {
@@ -175,6 +181,9 @@ func (s *Store) establish(ctx context.Context, sub *subscription, following *syn
 			return err
 		case <-attempt.Done():
 			err := context.Cause(attempt)
+			if fault.Is(err, fault.DeadlineExceeded) {
+				err = fault.Wrap(err, fault.DeadlineExceeded, "configuration store %q did not answer", s.Name())
+			}
 			abandon(err)
 			<-done // so that the next attempt has sub for itself
 			return err

@@ -13,7 +13,7 @@ import (
 // Network makes output drivers that reach their server through a proxy.
 type Network struct {
 	// Open returns a driver, and the proxy between it and its server. Use
-	// t.Cleanup for what must be undone.
+	// t.Cleanup for what must be undone. The tests run in parallel.
 	Open func(t testing.TB) (binding.Output, *faultnet.Proxy)
 	// Request is one that succeeds, and that may be carried out twice.
 	Request binding.Request
@@ -34,6 +34,7 @@ func RunNetwork(t *testing.T, h Network) {
 		{"CutInTheAnswer", func(p *faultnet.Proxy) { p.CutAfter(faultnet.Downstream, 5) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			d, proxy := h.Open(t)
 			if _, err := d.Invoke(t.Context(), h.Request); err != nil {
 				t.Fatalf("before the fault: %v", err)
