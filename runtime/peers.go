@@ -1,0 +1,85 @@
+package runtime
+
+import (
+	"crypto/tls"
+	"log/slog"
+	"net"
+	"net/url"
+	"strings"
+	"sync"
+
+	"github.com/proa-io/proa/mesh/http1"
+	"github.com/proa-io/proa/mesh/http2"
+	"github.com/proa-io/proa/mesh/proxy"
+)
+
+// transports are the clients of a process: one per sidecar and per origin
+// outside, each with connections of its own that it closes when they are idle.
+type transports struct {
+	log     *slog.Logger
+	peers   sync.Map // address → *http2.Client
+	origins sync.Map // "https://host:port" → *http1.Client
+}
+
+// peer returns the client for the sidecar at an address.
+func (t *transports) peer(address string) proxy.RoundTripper {
+	if c, ok := t.peers.Load(address); ok {
+		return c.(*http2.Client) //nolint:forcetypeassert // only clients are stored
+	}
+	c, _ := t.peers.LoadOrStore(address, &http2.Client{
+		Addr: address, Config: http2.Config{KeepAlive: http2.PeerKeepAlive}, Log: t.log,
+	})
+	return c.(*http2.Client) //nolint:forcetypeassert // only clients are stored
+}
+
+// origin returns the client for an origin outside.
+func (t *transports) origin(u *url.URL) proxy.RoundTripper {
+	return t.originWith(u, nil)
+}
+
+// originWith returns the client for an origin, with a TLS configuration of its
+// own when tc is not nil.
+func (t *transports) originWith(u *url.URL, tc *tls.Config) proxy.RoundTripper {
+	key := u.Scheme + "://" + u.Host
+	if tc == nil {
+		if c, ok := t.origins.Load(key); ok {
+			return c.(*http1.Client) //nolint:forcetypeassert // only clients are stored
+		}
+	}
+	client := &http1.Client{Address: hostPort(u), Name: key}
+	if u.Scheme == "https" {
+		client.TLS = tc
+		if client.TLS == nil {
+			client.TLS = &tls.Config{MinVersion: tls.VersionTLS12, ServerName: u.Hostname()}
+		}
+	}
+	if tc != nil {
+		t.origins.Store(client, client) // only to be closed
+		return client
+	}
+	c, _ := t.origins.LoadOrStore(key, client)
+	return c.(*http1.Client) //nolint:forcetypeassert // only clients are stored
+}
+
+func hostPort(u *url.URL) string {
+	if u.Port() != "" {
+		return u.Host
+	}
+	port := "80"
+	if u.Scheme == "https" {
+		port = "443"
+	}
+	return net.JoinHostPort(strings.Trim(u.Hostname(), "[]"), port)
+}
+
+// close closes all connections.
+func (t *transports) close() {
+	t.peers.Range(func(_, c any) bool {
+		c.(*http2.Client).Close() //nolint:forcetypeassert // only clients are stored
+		return true
+	})
+	t.origins.Range(func(_, c any) bool {
+		_ = c.(*http1.Client).Close() //nolint:forcetypeassert // only clients are stored
+		return true
+	})
+}
