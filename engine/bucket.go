@@ -162,7 +162,7 @@ func (b *Bucket) conn(ctx context.Context, key string) (*Conn, error) {
 
 // Get returns the value of key, or NotFound.
 func (b *Bucket) Get(ctx context.Context, key string, want Consistency) (Entry, error) {
-	if err := checkSubject(b.prefix + key); err != nil {
+	if err := b.checkKey(key); err != nil {
 		return Entry{}, err
 	}
 	c, err := b.conn(ctx, key)
@@ -249,7 +249,7 @@ func (b *Bucket) putMessage(key string, value []byte, o PutOptions) (*nats.Msg, 
 		}
 		setHeader(msg, ttlHeader, strconv.FormatInt(seconds(o.TTL), 10))
 	}
-	return msg, checkSubject(msg.Subject)
+	return msg, b.checkKey(key)
 }
 
 // Delete removes key; a missing key is no error unless expect names its
@@ -292,7 +292,7 @@ func (b *Bucket) deleteMessage(key string) (*nats.Msg, error) {
 	} else {
 		setHeader(msg, "KV-Operation", "DEL")
 	}
-	return msg, checkSubject(msg.Subject)
+	return msg, b.checkKey(key)
 }
 
 func (b *Bucket) write(ctx context.Context, key string, msg *nats.Msg, expect Expect) (uint64, error) {
@@ -440,6 +440,9 @@ func isTombstone(h nats.Header) bool {
 	op := h.Get("KV-Operation")
 	return op == "DEL" || op == "PURGE" || h.Get(jetstream.MarkerReasonHeader) != ""
 }
+
+// checkKey refuses a key that cannot be part of the subjects it is sent in.
+func (b *Bucket) checkKey(key string) error { return checkName("key", key, maxSubject-len(b.direct)) }
 
 // keyOf returns the key of a subject of the bucket.
 func (b *Bucket) keyOf(subject string) string { return strings.TrimPrefix(subject, b.prefix) }

@@ -68,7 +68,9 @@ func apiVerdict(code jetstream.ErrorCode) (verdict, bool) {
 		return verdict{fault.NotFound, "", "not found"}, true
 	case 10013, 10058, 10065, 10105, 10148:
 		return verdict{fault.AlreadyExists, "", "exists already with another configuration"}, true
-	case 10074, 10005, 10010, 10036, 10052, 10055, 10061, 10056, 10060, 10063, 10109, 10180, 10123, 10124, 10226:
+	case 10074, 10005:
+		return verdict{fault.FailedPrecondition, "", "the engine's servers cannot keep so many replicas"}, true
+	case 10010, 10036, 10052, 10055, 10061, 10056, 10060, 10063, 10109, 10180, 10123, 10124, 10226:
 		return verdict{fault.FailedPrecondition, "", "the engine's server does not allow this in its present state"}, true
 	case 10166, 10168, 10174, 10188, 10205, 10185:
 		return verdict{fault.Unimplemented, ReasonUnsupported, "the stream or the engine's server does not offer this"}, true

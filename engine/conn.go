@@ -61,9 +61,10 @@ const (
 //
 // A call while the connection is broken waits for it as [Engine.Conn] does. A
 // call that is in flight when the connection breaks fails at once with
-// Unavailable and ReasonInDoubt. fn is called again, for some milliseconds,
-// while the server refuses the write because it is still busy with another on
-// the same subject; fn must therefore make at most one write.
+// Unavailable and ReasonInDoubt. fn is called again when nothing was sent
+// because the connection broke, and, for some milliseconds, while the server
+// refuses the write because it is still busy with another on the same subject;
+// fn must therefore make at most one write.
 func (c *Conn) Do(ctx context.Context, fn func(context.Context) error) error {
 	pause := busyPause
 	for try := 1; ; try++ {
@@ -163,19 +164,23 @@ func (c *Conn) Publish(ctx context.Context, msg *nats.Msg) (*jetstream.PubAck, e
 const maxSubject = 3 << 10
 
 // checkSubject refuses a subject to publish to that would break the
-// connection or could match nothing.
-func checkSubject(subject string) error {
+// connection or that no stream can have.
+func checkSubject(subject string) error { return checkName("subject", subject, maxSubject) }
+
+// checkName refuses what cannot be a subject or the end of one. what says what
+// it is to the caller.
+func checkName(what, name string, most int) error {
 	switch {
-	case subject == "":
-		return invalid("the subject is empty")
-	case len(subject) > maxSubject:
-		return invalid("the subject has %d bytes; the most is %d", len(subject), maxSubject)
+	case name == "":
+		return invalid("the %s is empty", what)
+	case len(name) > most:
+		return invalid("the %s has %d bytes; the most is %d", what, len(name), most)
 	}
-	if i := strings.IndexFunc(subject, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '*' || r == '>' }); i >= 0 {
-		return invalid("the subject has %q at byte %d: blanks, control characters, * and > are not allowed", subject[i], i)
+	if i := strings.IndexFunc(name, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '*' || r == '>' }); i >= 0 {
+		return invalid("the %s has %q at byte %d: blanks, control characters, * and > are not allowed", what, name[i], i)
 	}
-	if subject[0] == '.' || subject[len(subject)-1] == '.' || strings.Contains(subject, "..") {
-		return invalid("the subject has an empty part between dots")
+	if name[0] == '.' || name[len(name)-1] == '.' || strings.Contains(name, "..") {
+		return invalid("the %s has an empty part between dots", what)
 	}
 	return nil
 }
@@ -195,8 +200,6 @@ var errLinkLost = errors.New("the connection to the engine was lost")
 // come any more, and the client library would wait for them until their
 // deadline.
 type link struct {
-	lost chan struct{} // closed when the connection is lost
-
 	mu      sync.Mutex
 	gone    bool
 	flights *flight // doubly linked
@@ -207,8 +210,6 @@ type flight struct {
 	prev, next *flight
 	cancel     context.CancelCauseFunc
 }
-
-func newLink() *link { return &link{lost: make(chan struct{})} }
 
 // enter adds f unless the link is lost.
 func (l *link) enter(f *flight) bool {
@@ -248,7 +249,6 @@ func (l *link) lose() {
 		return
 	}
 	l.gone = true
-	close(l.lost)
 	for f := l.flights; f != nil; f = f.next {
 		f.cancel(errLinkLost)
 	}

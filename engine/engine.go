@@ -170,6 +170,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	e.drain()
 	stopServing()
 	work.Wait()
+	e.drain() // what was only just being connected
 	return nil
 }
 
@@ -277,13 +278,8 @@ func (e *Engine) Status() Status {
 	if f := e.server.Load(); f != nil {
 		s.Server = f.name
 	}
-	up := 0
-	for _, c := range e.conns {
-		if c.link.Load() != nil {
-			up++
-		}
-	}
-	if s.Ready = up > 0 && e.refusal.Load() == nil; !s.Ready {
+	_, up := e.anyUp()
+	if s.Ready = up != nil && e.refusal.Load() == nil; !s.Ready {
 		s.Err = e.notReady()
 	}
 	return s
@@ -356,6 +352,7 @@ func (e *Engine) admit() {
 			return
 		}
 		if e.refusal.CompareAndSwap(old, nil) {
+			e.clearTrouble()
 			e.announce()
 			return
 		}

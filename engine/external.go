@@ -52,7 +52,7 @@ func (x *external) run(ctx context.Context) {
 			again = time.After(quiet / 2)
 			e.noteLastError()
 		} else if l != probed {
-			if x.probe(ctx, c) {
+			if x.probe(ctx, c, l) {
 				probed, pause = l, externalRetryMin
 			} else {
 				again = time.After(pause + rand.N(pause))
@@ -130,9 +130,9 @@ func (x *external) auth() []nats.Option {
 // probe asks the server on a new connection whether it has JetStream, and
 // lets calls pass or not. It reports whether there is an answer that holds as
 // long as the connection.
-func (x *external) probe(ctx context.Context, c *Conn) bool {
+func (x *external) probe(ctx context.Context, c *Conn, l *link) bool {
 	e := x.engine
-	err := x.ask(ctx, c)
+	err := x.ask(ctx, c, l)
 	switch {
 	case err == nil, errors.Is(err, errMayNotAsk):
 		// An account that may not ask shows what it may do when it does it.
@@ -154,7 +154,7 @@ var errMayNotAsk = errors.New("the account may not ask")
 
 // ask asks for the account's JetStream. The server refuses a forbidden request
 // apart from it, and the request itself gets no answer.
-func (x *external) ask(ctx context.Context, c *Conn) error {
+func (x *external) ask(ctx context.Context, c *Conn, l *link) error {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	select {
@@ -163,8 +163,10 @@ func (x *external) ask(ctx context.Context, c *Conn) error {
 	}
 	answer := make(chan error, 1)
 	go func() {
-		_, err := c.js.AccountInfo(ctx)
-		answer <- err
+		answer <- c.over(ctx, l, func(ctx context.Context) error {
+			_, err := c.js.AccountInfo(ctx)
+			return err
+		})
 	}()
 	select {
 	case err := <-answer:

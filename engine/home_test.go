@@ -383,3 +383,28 @@ func TestAStoreLimitIsResourceExhausted(t *testing.T) {
 		t.Fatalf("a put after deletes: %v", err)
 	}
 }
+
+func TestAStopDuringTheStartLeavesNothingOpen(t *testing.T) {
+	dir := t.TempDir()
+	for i := range 20 {
+		e, err := Open(t.Context(), Options{Dir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i)*time.Millisecond)
+		if err := e.Run(ctx); err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		for _, c := range e.conns {
+			if nc := c.nc.Load(); nc != nil && !nc.IsClosed() {
+				t.Fatalf("a connection is open after a stop at %d ms", i)
+			}
+		}
+		lock, err := newHome(dir).acquire()
+		if err != nil {
+			t.Fatalf("the lock after a stop at %d ms: %v", i, err)
+		}
+		_ = lock.Close()
+	}
+}

@@ -80,7 +80,7 @@ func (c *Conn) connected(nc *nats.Conn) {
 		return // connect gave it up
 	}
 	c.engine.learn(nc)
-	if old := c.link.Swap(newLink()); old != nil {
+	if old := c.link.Swap(new(link)); old != nil {
 		old.lose()
 	}
 	c.engine.clearTrouble()

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -48,7 +49,8 @@ const (
 // It goes on over interruptions of any length: then it reports what changed
 // and what disappeared meanwhile, and OpSynced again. Of several changes of
 // one key in quick succession or during an interruption only the last is sure
-// to be reported. The revisions reported for one key only grow.
+// to be reported. The revisions reported for one key only grow. It remembers
+// the keys, not the values.
 func (b *Bucket) Watch(ctx context.Context, pattern string, fn func(Update) error) error {
 	w := watch{bucket: b, pattern: pattern, fn: fn, known: make(map[string]uint64)}
 	for ctx.Err() == nil {
@@ -163,14 +165,14 @@ type pass struct {
 // take handles one message of the consumer.
 func (s *pass) take(nc *nats.Conn, m *nats.Msg) error {
 	if m.Header.Get("Status") != "" {
-		return answerControl(nc, m)
+		return s.control(nc, m)
 	}
 	meta, err := m.Metadata()
 	if err != nil {
 		return err
 	}
 	if s.expect++; meta.Sequence.Consumer != s.expect {
-		return fault.New(fault.Unavailable, "a message of the watch was lost")
+		return errGap()
 	}
 	e := newEntry(s.bucket.keyOf(m.Subject),
 		message{seq: meta.Sequence.Stream, data: m.Data, at: meta.Timestamp, header: m.Header})
@@ -183,17 +185,31 @@ func (s *pass) take(nc *nats.Conn, m *nats.Msg) error {
 	return nil
 }
 
-// answerControl answers flow control, and lets heartbeats pass.
-func answerControl(nc *nats.Conn, m *nats.Msg) error {
-	reply := m.Reply
-	if reply == "" { // a heartbeat tells when an answer got lost
-		reply = m.Header.Get("Nats-Consumer-Stalled")
+// control handles a message of the consumer that is not one of the stream:
+// flow control wants an answer, and a heartbeat tells that the consumer has
+// nothing to send and what it sent last.
+func (s *pass) control(nc *nats.Conn, m *nats.Msg) error {
+	if m.Reply != "" {
+		return nc.Publish(m.Reply, nil)
 	}
-	if reply == "" {
+	if reply := m.Header.Get("Nats-Consumer-Stalled"); reply != "" { // an answer got lost
+		return nc.Publish(reply, nil)
+	}
+	last := m.Header.Get("Nats-Last-Consumer")
+	if last == "" {
 		return nil
 	}
-	return nc.Publish(reply, nil)
+	if last != strconv.FormatUint(s.expect, 10) {
+		return errGap()
+	}
+	// What was pending at the beginning may have ended before it was sent.
+	if s.seen != nil {
+		return s.done()
+	}
+	return nil
 }
+
+func errGap() error { return fault.New(fault.Unavailable, "a message of the watch was lost") }
 
 func (s *pass) report(e Entry, gone bool) error {
 	before, had := s.known[e.Key]
