@@ -14,6 +14,8 @@ import (
 type bodyOwner interface {
 	// beforeRead is called each time before the body waits for bytes.
 	beforeRead() error
+	// beforeSplice is the same before bytes are taken from the bare connection.
+	beforeSplice() error
 	// bodyError turns what went wrong into an error for the reader.
 	bodyError(err error) error
 	// bodyEnded is called once, when the content is complete.
@@ -62,6 +64,7 @@ type body struct {
 	allowed int64 // bytes of content that may still come; -1: any number
 	waste   int64 // bytes of chunk extensions beyond those of content
 	trailer proxy.Header
+	ahead   error // what comes after the buffered content, if that is known
 	err     error // what every further Read returns
 	closed  atomic.Bool
 	done    atomic.Bool // all of the content was read
@@ -71,7 +74,7 @@ type body struct {
 func (b *body) start(kind bodyKind, length, allowed int64) {
 	b.kind, b.state, b.left, b.allowed, b.waste = kind, inSize, length, allowed, 0
 	b.trailer = b.trailer[:0]
-	b.err = nil
+	b.ahead, b.err = nil, nil
 	if kind == bodyLength && length == 0 {
 		b.kind = bodyNone
 	}
@@ -87,13 +90,26 @@ func (b *body) complete() bool { return b.err == io.EOF }
 
 // Buffered returns how many bytes Read can return without waiting.
 func (b *body) Buffered() int {
-	switch {
-	case b.err != nil || b.kind == bodyChunked && b.state != inData:
+	if b.err != nil {
 		return 0
-	case b.kind == bodyClose:
+	}
+	switch b.kind {
+	case bodyClose:
 		return b.rd.buffered()
+	case bodyChunked:
+		b.lookAhead()
+		if b.state != inData {
+			return 0
+		}
 	}
 	return int(min(int64(b.rd.buffered()), b.left))
+}
+
+// lookAhead takes framing from the buffer until there is content, or no more.
+func (b *body) lookAhead() {
+	for again := true; again && b.ahead == nil && b.state != inData; {
+		again, b.ahead = b.frame()
+	}
 }
 
 // Read reads content. It returns io.EOF together with the last bytes if it can
@@ -156,7 +172,7 @@ func (b *body) readLength(p []byte) (int, error) {
 // readData reads raw bytes: from the buffer, or past it into a large p.
 func (b *body) readData(p []byte) (int, error) {
 	if b.rd.buffered() == 0 {
-		if err := b.wait(); err != nil {
+		if err := b.wait(b.owner.beforeRead); err != nil {
 			return 0, err
 		}
 		if len(p) >= bufferSize/4 {
@@ -176,8 +192,8 @@ func (b *body) readData(p []byte) (int, error) {
 }
 
 // wait is called before the body blocks in a read of the connection.
-func (b *body) wait() error {
-	if err := b.owner.beforeRead(); err != nil {
+func (b *body) wait(before func() error) error {
+	if err := before(); err != nil {
 		return err
 	}
 	// Close sets closed and then cuts the read short, so a Close that is not
@@ -191,38 +207,28 @@ func (b *body) wait() error {
 func (b *body) readChunked(p []byte) (int, error) {
 	total := 0
 	for {
-		if b.state == inData && (b.rd.buffered() > 0 || total == 0) {
-			if total == len(p) {
-				return total, nil
-			}
+		b.lookAhead()
+		switch {
+		case b.state == inData && (total == 0 || total < len(p) && b.rd.buffered() > 0):
 			n, err := b.readData(p[total:min(int64(len(p)), int64(total)+b.left)])
 			total += n
-			b.left -= int64(n)
+			if b.left -= int64(n); b.left == 0 {
+				b.state = afterData
+			}
 			if err != nil {
 				return total, noEOF(err)
 			}
-			if b.left > 0 {
-				continue
+		case b.ahead != nil:
+			return total, b.ahead
+		case total > 0:
+			return total, nil
+		default:
+			if err := b.wait(b.owner.beforeRead); err != nil {
+				return 0, err
 			}
-			b.state = afterData
-		}
-		again, err := b.frame()
-		switch {
-		case err != nil:
-			return total, err
-		case again:
-			continue
-		case total > 0 || b.state == inData:
-			if total > 0 {
-				return total, nil
+			if err := b.rd.fill(maxTrailer); err != nil {
+				return 0, noEOF(err)
 			}
-			continue
-		}
-		if err := b.wait(); err != nil {
-			return 0, err
-		}
-		if err := b.rd.fill(maxTrailer); err != nil {
-			return 0, noEOF(err)
 		}
 	}
 }
@@ -372,72 +378,91 @@ const (
 	spliceLeft = 64 << 10
 )
 
-// WriteTo writes the rest of the content to w. When w can read by itself (an
-// Exchange or a request of this package), the long rest of a body with a known
-// length is given to it as the bare connection, so that the kernel can move the
-// bytes between two sockets.
-func (b *body) WriteTo(w io.Writer) (int64, error) {
-	var total int64
-	if to, ok := w.(io.ReaderFrom); ok && b.kind == bodyLength && isSocket(b.rd.conn) {
-		n, err := b.splice(w, to)
-		if total += n; err != nil || b.complete() {
-			return total, err
-		}
+// noError turns the end of a body into success.
+func noError(err error) error {
+	if err == io.EOF {
+		return nil
 	}
-	buf := b.rd.pool.getCopy()
-	defer b.rd.pool.putCopy(buf)
-	for {
-		n, err := b.Read(buf[:])
-		if n > 0 {
-			m, werr := w.Write(buf[:n])
-			total += int64(m)
-			if werr != nil {
-				return total, werr
-			}
-		}
-		if err == io.EOF {
-			return total, nil
-		}
-		if err != nil {
-			return total, err
-		}
-	}
+	return err
 }
 
-// splice moves the rest of the body, as long as it is long. A nil error says
-// that what is left is for Read.
-func (b *body) splice(w io.Writer, to io.ReaderFrom) (int64, error) {
+// WriteTo writes the rest of the content to w: what has arrived, straight from
+// the buffer. When w can read by itself (an Exchange or a request of this
+// package), the long rest of a body with a known length is given to it as the
+// bare connection, so that the kernel can move the bytes between two sockets.
+func (b *body) WriteTo(w io.Writer) (int64, error) {
 	var total int64
-	for b.err == nil && b.left >= spliceLeft {
-		if n := b.Buffered(); n > 0 {
-			n, err := w.Write(b.rd.window()[:n])
-			b.rd.skip(n)
-			b.left -= int64(n)
-			if total += int64(n); err != nil {
-				return total, err
-			}
-			continue
-		}
-		if err := b.wait(); err != nil {
-			return total, b.end(err)
-		}
-		part := &io.LimitedReader{R: b.rd.conn, N: min(b.left, spliceSize)}
-		asked := part.N
-		n, err := to.ReadFrom(part)
-		b.left -= asked - part.N
-		total += n
+	var buf *[copySize]byte
+	to, canRead := w.(io.ReaderFrom)
+	canRead = canRead && b.kind == bodyLength && isSocket(b.rd.conn)
+	for b.err == nil {
+		var n int64
+		var err error
 		switch {
-		case err != nil && asked-part.N == n && !b.closed.Load() && !connFailed(b.rd.conn):
+		case b.Buffered() > 0:
+			n, err = b.writeBuffered(w)
+		case canRead && b.left >= spliceLeft:
+			n, err = b.splice(to)
+		default:
+			if buf == nil {
+				buf = b.rd.pool.getCopy()
+				defer b.rd.pool.putCopy(buf)
+			}
+			n, err = b.writeNext(w, buf[:])
+		}
+		if total += n; err != nil {
 			return total, err
-		case err != nil:
-			return total, b.end(err)
-		case part.N > 0:
-			return total, b.end(io.ErrUnexpectedEOF)
-		case b.left == 0:
-			b.end(io.EOF)
 		}
 	}
-	return total, nil
+	return total, noError(b.err)
+}
+
+// writeBuffered writes the content that has arrived.
+func (b *body) writeBuffered(w io.Writer) (int64, error) {
+	p := b.rd.window()[:b.Buffered()]
+	n, err := w.Write(p)
+	b.rd.skip(n)
+	if b.left -= int64(n); b.kind == bodyLength && b.left == 0 {
+		b.end(io.EOF)
+	} else if b.kind == bodyChunked && b.left == 0 {
+		b.state = afterData
+	}
+	return int64(n), err
+}
+
+// writeNext reads once and writes what came.
+func (b *body) writeNext(w io.Writer, buf []byte) (int64, error) {
+	n, err := b.Read(buf)
+	if n > 0 {
+		m, werr := w.Write(buf[:n])
+		if n = m; werr != nil {
+			return int64(n), werr
+		}
+	}
+	return int64(n), noError(err)
+}
+
+// splice moves a part of the rest.
+func (b *body) splice(to io.ReaderFrom) (int64, error) {
+	if err := b.wait(b.owner.beforeSplice); err != nil {
+		return 0, b.end(err)
+	}
+	part := &io.LimitedReader{R: b.rd.conn, N: min(b.left, spliceSize)}
+	asked := part.N
+	n, err := to.ReadFrom(part)
+	read := asked - part.N
+	b.left -= read
+	switch {
+	case err != nil && read == n && !b.closed.Load() && !connFailed(b.rd.conn):
+		return n, err // of the other side
+	case err != nil:
+		return n, b.end(err)
+	case part.N > 0:
+		return n, b.end(io.ErrUnexpectedEOF)
+	case b.left == 0:
+		b.end(io.EOF)
+	}
+	return n, nil
 }
 
 // isSocket reports whether the kernel can move bytes from c to another socket.

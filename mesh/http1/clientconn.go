@@ -429,6 +429,19 @@ func (c *clientConn) beforeRead() error {
 	return nil
 }
 
+// beforeSplice is called before the bare connection is read, which must not end
+// after the short wait at first.
+func (c *clientConn) beforeSplice() error {
+	c.watchCtx()
+	return c.beforeRead()
+}
+
+func (c *clientConn) watchCtx() {
+	if c.stopCtx == nil {
+		c.stopCtx = context.AfterFunc(c.ctx, c.cancel)
+	}
+}
+
 // allowRead lets reads wait until by or the end of the context. While the
 // context is not watched yet it lets them wait for only a short time.
 func (c *clientConn) allowRead(by time.Time) {
@@ -458,7 +471,7 @@ func (c *clientConn) goOn() bool {
 	if c.stopCtx != nil || !c.hardBy.IsZero() && !time.Now().Before(c.hardBy) {
 		return false
 	}
-	c.stopCtx = context.AfterFunc(c.ctx, c.cancel)
+	c.watchCtx()
 	c.setReadBy(c.hardBy)
 	return true
 }

@@ -420,6 +420,8 @@ func (c *conn) beforeRead() error {
 	return nil
 }
 
+func (c *conn) beforeSplice() error { return c.beforeRead() }
+
 func (c *conn) bodyError(err error) error {
 	switch {
 	case err == errBodyTooLarge:

@@ -156,13 +156,6 @@ func (s *sender) sendContent() error {
 	}
 }
 
-func noError(err error) error {
-	if err == io.EOF {
-		return nil
-	}
-	return err
-}
-
 // ended judges the end of the content; err is nil for io.EOF.
 func (s *sender) ended(err error) error {
 	switch {
