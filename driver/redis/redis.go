@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/proa-io/proa/block/config"
+	"github.com/proa-io/proa/block/lock"
 	"github.com/proa-io/proa/block/state"
 	"github.com/proa-io/proa/component"
 )
@@ -22,6 +24,14 @@ func Specs() []component.Spec {
 			Name:    "redis",
 			Summary: "Keeps items in Redis hashes, in the format that Dapr's component of the same name reads and writes.",
 		}, StateConfig{Config: defaults()}, OpenState),
+		lock.Spec(component.Description{
+			Name:    "redis",
+			Summary: "Keeps locks on a Redis server, in the format that Dapr's component of the same name reads and writes.",
+		}, LockConfig{Config: defaults()}, OpenLock),
+		config.Spec(component.Description{
+			Name:    "redis",
+			Summary: "Reads configuration items from Redis strings, in the format that Dapr's component of the same name reads.",
+		}, ConfigConfig{Config: defaults(), PollInterval: defaultPollInterval}, OpenConfig),
 	}
 }
 
