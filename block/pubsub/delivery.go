@@ -167,8 +167,10 @@ func (s *subscription) settle(d *Delivery, e *Event, o outcome) error {
 	case o.err == nil:
 		o.err = errors.New("the application dropped it")
 		return s.discard(d, e, o)
-	case fault.CodeOf(o.err) == fault.Canceled:
+	case fault.CodeOf(o.err) == fault.Canceled && s.intake.Err() != nil:
 		return o.err
+	case fault.CodeOf(o.err) == fault.Canceled:
+		return again(o.err, d.Attempt)
 	case o.calls == 0, s.spec.DeadLetterTopic == "":
 		return again(o.err, d.Attempt)
 	}

@@ -78,15 +78,15 @@ func skipSpace(data []byte, i int) int {
 // skipValue returns the index after the JSON value at i, or -1 if there is
 // none.
 func skipValue(data []byte, i, depth int) int {
-	if i >= len(data) || depth > maxDepth {
+	if i >= len(data) {
 		return -1
 	}
 	switch c := data[i]; {
 	case c == '"':
 		return skipString(data, i)
-	case c == '{':
+	case c == '{' && depth < maxDepth:
 		return skipObject(data, i, depth)
-	case c == '[':
+	case c == '[' && depth < maxDepth:
 		return skipArray(data, i, depth)
 	case c == 't':
 		return skipWord(data, i, "true")

@@ -55,7 +55,7 @@ type Options struct {
 	// AppID identifies the application: the source of its events, its default
 	// consumer group and who the scopes are about.
 	AppID string
-	// Config is what the block reads from the component, see [ConfigOf].
+	// Config is what the block reads from the component's settings.
 	Config Config
 	// Chains gives the policies around publishes and deliveries.
 	Chains policy.Chains

@@ -2,7 +2,6 @@ package pubsub
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/proa-io/proa/component"
 )
@@ -51,34 +50,4 @@ func Spec[C any, D Driver](d component.Description, defaults C,
 		component.Can[TTLer]("MESSAGE_TTL"),
 		component.Can[KeyOrderer]("ORDER_BY_KEY"),
 	}, open)
-}
-
-// Opener returns the function that opens the driver of spec, for
-// component.NewHandle.
-func Opener(spec component.Spec, settings component.Settings, env component.Env) func(context.Context) (Driver, error) {
-	return func(ctx context.Context) (Driver, error) {
-		d, err := spec.Open(ctx, settings, env)
-		if err != nil {
-			return nil, err
-		}
-		driver, ok := d.(Driver)
-		if !ok {
-			return nil, fmt.Errorf("%s is no pubsub driver", spec.Type())
-		}
-		return driver, nil
-	}
-}
-
-// ConfigOf decodes what the block itself reads from the settings of a
-// component described by spec.
-func ConfigOf(spec component.Spec, settings component.Settings) (Config, error) {
-	c, err := spec.DecodeBlock(settings)
-	if err != nil {
-		return Config{}, err
-	}
-	cfg, ok := c.(Config)
-	if !ok {
-		return Config{}, fmt.Errorf("%s is no pubsub driver", spec.Type())
-	}
-	return cfg, nil
 }

@@ -19,28 +19,33 @@ type Stream struct {
 
 	sending sync.Mutex // calls of send do not overlap
 
-	mu    sync.Mutex
-	out   map[string][]chan Status // by event id, oldest first
-	ended bool
-	gone  chan struct{} // closed by End
+	mu     sync.Mutex
+	out    map[string][]chan Status // by event id, oldest first
+	cancel context.CancelFunc       // ends the subscription; nil before there is one
+	ended  bool
+	gone   chan struct{} // closed by End
 }
 
 // NewStream returns a Stream that sends events by the given function. Its calls
-// do not overlap. An error of send means that the stream is broken.
+// do not overlap. An error of send means that the stream is broken, and ends
+// it.
 func NewStream(send func(*Event) error) *Stream {
 	return &Stream{send: send, out: map[string][]chan Status{}, gone: make(chan struct{})}
 }
 
 // Stream receives messages and sends them out on stream until ctx ends, as
-// [Broker.Subscribe] does. Of the spec it heeds the component, topic, metadata
-// and dead letter topic; every event goes out for the route "/". Any number of
-// streams may have the same topic; they share its messages.
+// [Broker.Subscribe] does, or the stream does. Of the spec it heeds the
+// component, topic, metadata and dead letter topic; every event goes out for
+// the route "/". Any number of streams may have the same topic; they share its
+// messages.
 //
-// Call [Stream.End] and end ctx when the application is gone: what it has not
-// settled goes back to the broker at once. Check tells beforehand whether the
-// spec can work.
+// When ctx ends, what is out may still be settled for up to Options.Grace. Call
+// [Stream.End] when the application is gone: what it has not settled then goes
+// back to the broker at once. Check tells beforehand whether the spec can work.
 func (b *Broker) Stream(ctx context.Context, spec *SubscriptionSpec, stream *Stream) error {
+	ctx, cancel := context.WithCancel(ctx)
 	defer stream.End()
+	stream.attach(cancel)
 	s := *spec
 	s.Type, s.Rules, s.DefaultRoute, s.Bulk = Streaming, nil, StreamRoute, BulkSpec{}
 	return b.Subscribe(ctx, &s, stream)
@@ -61,11 +66,24 @@ func (s *Stream) Settle(id string, status Status) bool {
 	return true
 }
 
-// End gives up all events that are out: the application is gone. It may be
-// called more than once.
+// attach makes End call cancel.
+func (s *Stream) attach(cancel context.CancelFunc) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cancel = cancel
+	if s.ended {
+		cancel()
+	}
+}
+
+// End gives up all events that are out and ends the subscription: the
+// application is gone. It may be called more than once.
 func (s *Stream) End() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.cancel != nil {
+		s.cancel()
+	}
 	if !s.ended {
 		s.ended = true
 		close(s.gone)
@@ -80,6 +98,7 @@ func (s *Stream) Deliver(ctx context.Context, _ string, e *Event) (Status, error
 	}
 	defer s.forget(id, answer)
 	if err := s.transmit(e); err != nil {
+		s.End()
 		return 0, fault.Wrap(err, fault.Canceled, "the stream to the application broke")
 	}
 	select {

@@ -39,7 +39,7 @@ func (b *Broker) Subscribe(ctx context.Context, spec *SubscriptionSpec, app App)
 		return err
 	}
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	s.work = work
+	s.work, s.intake = work, ctx
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
@@ -75,7 +75,8 @@ type subscription struct {
 	app     App
 	router  *router
 	raw     bool
-	work    context.Context //nolint:containedctx // a subscription is one call; this ends when deliveries must
+	intake  context.Context //nolint:containedctx // a subscription is one call; this ends when no message is to be taken any more
+	work    context.Context //nolint:containedctx // and this when deliveries must end
 	batches *batcher        // nil unless in bulk
 
 	mu       sync.Mutex

@@ -237,4 +237,11 @@ func (c *tally) add(n int) {
 	c.most = max(c.most, c.now)
 }
 
+// counts returns how many calls are under way, and the most there were.
+func (c *tally) counts() (now, most int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now, c.most
+}
+
 func filled(n int, b byte) []byte { return bytes.Repeat([]byte{b}, n) }
