@@ -12,6 +12,7 @@ import (
 	"github.com/proa-io/proa/driver/http"
 	"github.com/proa-io/proa/driver/localstorage"
 	"github.com/proa-io/proa/driver/memory"
+	"github.com/proa-io/proa/driver/nats"
 	"github.com/proa-io/proa/driver/redis"
 	"github.com/proa-io/proa/engine"
 )
@@ -24,7 +25,7 @@ type Deps struct {
 }
 
 // Specs returns every driver.
-func Specs(_ Deps) []component.Spec {
+func Specs(d Deps) []component.Spec {
 	return slices.Concat(
 		cron.Specs(),
 		env.Specs(),
@@ -32,6 +33,7 @@ func Specs(_ Deps) []component.Spec {
 		http.Specs(),
 		localstorage.Specs(),
 		memory.Specs(),
+		nats.Specs(d.Engine),
 		redis.Specs(),
 	)
 }

@@ -14,29 +14,44 @@ import (
 
 // ConfigConfig configures a configuration store on the engine.
 type ConfigConfig struct {
+	Server
 	// Bucket is the key-value bucket that holds the items; by default one for
 	// each namespace. Letters, digits, _ and - only. Items may be written
 	// with any tool for NATS: "nats kv put BUCKET KEY VALUE".
 	Bucket string `setting:"bucket"`
 }
 
-// Validate reports a name that no bucket can have.
-func (c ConfigConfig) Validate() error { return checkBucket(c.Bucket) }
+// Validate reports settings that can never work.
+func (c ConfigConfig) Validate() error {
+	if err := c.Server.Validate(); err != nil {
+		return err
+	}
+	return checkBucket(c.Bucket)
+}
 
 // Config is a config.Driver and a config.Writer. The version of an item is the
 // revision of its key.
-type Config struct{ bucket *engine.Bucket }
+type Config struct {
+	connection
+	bucket *engine.Bucket
+}
 
-// OpenConfig opens the bucket, and creates it when it does not exist.
-func OpenConfig(ctx context.Context, e *engine.Engine, cfg ConfigConfig, env component.Env) (*Config, error) {
-	if cfg.Bucket == "" {
-		cfg.Bucket = bucketName("config", env.Namespace)
-	}
-	b, err := e.KeyValue(ctx, engine.BucketConfig{Name: cfg.Bucket, Description: "configuration"})
+// OpenConfig opens the bucket, and creates it when it does not exist. It uses
+// shared unless cfg names a server.
+func OpenConfig(ctx context.Context, shared *engine.Engine, cfg ConfigConfig, env component.Env) (*Config, error) {
+	c, err := cfg.connect(ctx, shared, env)
 	if err != nil {
 		return nil, err
 	}
-	return &Config{b}, nil
+	if cfg.Bucket == "" {
+		cfg.Bucket = bucketName("config", env.Namespace)
+	}
+	b, err := c.engine.KeyValue(ctx, engine.BucketConfig{Name: cfg.Bucket, Description: "configuration"})
+	if err != nil {
+		c.stop()
+		return nil, err
+	}
+	return &Config{c, b}, nil
 }
 
 // Get implements config.Driver.
@@ -170,5 +185,8 @@ func (c *Config) Delete(ctx context.Context, key string) error {
 	return c.bucket.Delete(ctx, encodeKey(key), engine.Anything())
 }
 
-// Close implements io.Closer. The engine stays open: it is shared.
-func (c *Config) Close() error { return nil }
+// Close implements io.Closer. A shared engine stays open.
+func (c *Config) Close() error {
+	c.stop()
+	return nil
+}

@@ -13,13 +13,19 @@ import (
 
 // LockConfig configures a lock store on the engine.
 type LockConfig struct {
+	Server
 	// Bucket is the key-value bucket that holds the locks; by default one for
 	// each namespace. Letters, digits, _ and - only.
 	Bucket string `setting:"bucket"`
 }
 
-// Validate reports a name that no bucket can have.
-func (c LockConfig) Validate() error { return checkBucket(c.Bucket) }
+// Validate reports settings that can never work.
+func (c LockConfig) Validate() error {
+	if err := c.Server.Validate(); err != nil {
+		return err
+	}
+	return checkBucket(c.Bucket)
+}
 
 // Lock is a lock.Driver and a lock.Renewer.
 //
@@ -29,25 +35,29 @@ func (c LockConfig) Validate() error { return checkBucket(c.Bucket) }
 // agree. A server of version 2.11 or newer removes leases that are over, whole
 // seconds late; an older one keeps them until the lock is taken again.
 type Lock struct {
+	connection
 	bucket *engine.Bucket
 	ttl    bool             // the server removes leases
 	now    func() time.Time // the clock of this process
 }
 
-// OpenLock opens the bucket, and creates it when it does not exist.
-func OpenLock(ctx context.Context, e *engine.Engine, cfg LockConfig, env component.Env) (*Lock, error) {
-	if _, err := e.Conn(ctx); err != nil { // so that Supports knows
+// OpenLock opens the bucket, and creates it when it does not exist. It uses
+// shared unless cfg names a server.
+func OpenLock(ctx context.Context, shared *engine.Engine, cfg LockConfig, env component.Env) (*Lock, error) {
+	c, err := cfg.connect(ctx, shared, env)
+	if err != nil {
 		return nil, err
 	}
 	if cfg.Bucket == "" {
 		cfg.Bucket = bucketName("locks", env.Namespace)
 	}
-	ttl := e.Supports(engine.MessageTTL)
-	b, err := e.KeyValue(ctx, engine.BucketConfig{Name: cfg.Bucket, Description: "locks", KeyTTL: ttl})
+	ttl := c.engine.Supports(engine.MessageTTL)
+	b, err := c.engine.KeyValue(ctx, engine.BucketConfig{Name: cfg.Bucket, Description: "locks", KeyTTL: ttl})
 	if err != nil {
+		c.stop()
 		return nil, err
 	}
-	return &Lock{bucket: b, ttl: ttl, now: time.Now}, nil
+	return &Lock{connection: c, bucket: b, ttl: ttl, now: time.Now}, nil
 }
 
 // lease is what the key of a lock holds.
@@ -154,8 +164,11 @@ func errBusy() error {
 	return fault.New(fault.Unavailable, "the lock changes hands too fast")
 }
 
-// Close implements io.Closer. The engine stays open: it is shared.
-func (l *Lock) Close() error { return nil }
+// Close implements io.Closer. A shared engine stays open.
+func (l *Lock) Close() error {
+	l.stop()
+	return nil
+}
 
 func conflict(err error) bool { return fault.ReasonOf(err) == engine.ReasonConflict }
 
