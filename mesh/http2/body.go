@@ -62,6 +62,9 @@ func (x *exchange) take(st *stream, p []byte) (int, error) {
 	}
 	n := x.c.consume(st, p)
 	st.server.bodyLeft -= int64(n)
+	if st.content.n == 0 && st.remoteEnd && st.err == nil {
+		return n, io.EOF
+	}
 	if x.c.urgent {
 		x.c.flushLocked()
 	}

@@ -94,18 +94,9 @@ func (s *clientSideOf) stream() (*stream, error) {
 	return s.st, nil
 }
 
-func (s *clientSideOf) read(p []byte) (int, error) { return (*response)(s).readDuplex(p) }
+func (s *clientSideOf) read(p []byte) (int, error) { return (*response)(s).read(p) }
 func (s *clientSideOf) done() <-chan struct{}      { return s.ctx.Done() }
 func (s *clientSideOf) close(*stream)              { (*response)(s).end(errBodyClosed) }
-
-// readDuplex is read for a stream whose other direction may go on after its
-// end.
-func (res *response) readDuplex(p []byte) (int, error) {
-	if st := res.st; st != nil && st.content.n == 0 && st.remoteEnd && st.err == nil {
-		return 0, io.EOF
-	}
-	return res.read(p)
-}
 
 // serverSideOf is an exchange's side of a two-way stream.
 type serverSideOf exchange

@@ -76,17 +76,16 @@ func (res *response) read(p []byte) (int, error) {
 			return 0, res.over
 		case st.content.n > 0 && len(p) > 0:
 			n := c.consume(st, p)
+			if st.content.n == 0 && st.remoteEnd && st.err == nil {
+				// Who reads need not ask again, nor flush what it passes on.
+				return n, res.ended(st)
+			}
 			if c.urgent {
 				c.flushLocked()
 			}
 			return n, nil
 		case st.remoteEnd && st.err == nil:
-			if res.up == nil {
-				res.end(io.EOF)
-			} else if len(res.trailer) == 0 {
-				res.trailer = append(res.trailer, st.trailer...)
-			}
-			return 0, io.EOF
+			return 0, res.ended(st)
 		case st.err != nil:
 			return 0, st.err
 		case len(p) == 0:
@@ -99,6 +98,18 @@ func (res *response) read(p []byte) (int, error) {
 			c.flushLocked()
 		}
 	}
+}
+
+// ended notes that all content was read. c.mu is held.
+func (res *response) ended(st *stream) error {
+	switch {
+	case res.Upgraded != nil: // the other direction may go on
+	case res.up == nil:
+		res.end(io.EOF)
+	case len(res.trailer) == 0:
+		res.trailer = append(res.trailer, st.trailer...)
+	}
+	return io.EOF
 }
 
 func (res *response) ctxFault() error {

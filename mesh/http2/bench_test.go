@@ -1,0 +1,167 @@
+package http2_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	xhttp2 "golang.org/x/net/http2"
+
+	"github.com/proa-io/proa/mesh/http2"
+	"github.com/proa-io/proa/mesh/proxy"
+)
+
+// cpu returns the processor time that the process has used, in nanoseconds.
+func cpu() int64 {
+	var u syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u)
+	return u.Utime.Nano() + u.Stime.Nano()
+}
+
+// unary measures exchanges with 1 KiB of content each way: processor time of
+// client and server together, and allocations.
+func unary(b *testing.B, streams int, once func() error) {
+	if err := once(); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	b.ResetTimer()
+	before := cpu()
+	work := make(chan struct{}, streams)
+	var left atomic.Int64
+	left.Store(int64(b.N))
+	done := make(chan error, streams)
+	for range streams {
+		go func() {
+			for left.Add(-1) >= 0 {
+				if err := once(); err != nil {
+					done <- err
+					return
+				}
+			}
+			done <- nil
+		}()
+	}
+	close(work)
+	for range streams {
+		if err := <-done; err != nil {
+			b.Error(err)
+		}
+	}
+	b.ReportMetric(float64(cpu()-before)/float64(b.N), "cpu-ns/op")
+}
+
+var oneKiB = bytes.Repeat([]byte("k"), 1<<10)
+
+func benchEcho(x proxy.Exchange) {
+	r := x.Request()
+	var buf [2 << 10]byte
+	n := 0
+	for {
+		k, err := r.Body.Read(buf[n:])
+		n += k
+		if err != nil {
+			break
+		}
+	}
+	_ = x.Respond(200, benchHead, int64(n))
+	_, _ = x.Write(buf[:n])
+}
+
+var benchHead = proxy.Header{{Name: "content-type", Value: "application/octet-stream"}, {Name: "server", Value: "bench"}}
+
+func benchOurs(b *testing.B, streams int) {
+	cl := dial(b, serve(b, &http2.Server{Handler: benchEcho}))
+	head := proxy.Header{
+		{Name: "content-type", Value: "application/octet-stream"},
+		{Name: "user-agent", Value: "bench"},
+		{Name: "traceparent", Value: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
+	}
+	unary(b, streams, func() error {
+		r := proxy.Request{
+			Method: "POST", Scheme: "http", Authority: "bench", Target: "/v1.0/invoke/orders/method/add", Header: head,
+			ContentLength: int64(len(oneKiB)), Body: bytes.NewReader(oneKiB),
+		}
+		res, err := cl.RoundTrip(context.Background(), &r, proxy.RoundTripOptions{})
+		if err != nil {
+			return err
+		}
+		var buf [2 << 10]byte
+		for {
+			if _, err := res.Body.Read(buf[:]); err != nil {
+				break
+			}
+		}
+		return res.Body.Close()
+	})
+}
+
+func benchTheirs(b *testing.B, streams int) {
+	l := listen(b)
+	s2 := &xhttp2.Server{MaxConcurrentStreams: 250}
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var buf [2 << 10]byte
+		n, _ := io.ReadFull(r.Body, buf[:])
+		w.Header().Set("Content-Type", "application/octet-stream")
+		w.Header().Set("Server", "bench")
+		_, _ = w.Write(buf[:n])
+	})
+	conns := make(chan net.Conn, 1)
+	go func() {
+		nc, err := l.Accept()
+		if err != nil {
+			return
+		}
+		conns <- nc
+		s2.ServeConn(nc, &xhttp2.ServeConnOpts{Handler: h})
+	}()
+	t := &xhttp2.Transport{
+		AllowHTTP:          true,
+		DisableCompression: true,
+		DialTLSContext: func(ctx context.Context, network, addr string, _ *tls.Config) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, network, addr)
+		},
+	}
+	url := "http://" + l.Addr().String() + "/v1.0/invoke/orders/method/add"
+	unary(b, streams, func() error {
+		req, err := http.NewRequest("POST", url, bytes.NewReader(oneKiB))
+		if err != nil {
+			return err
+		}
+		req.Header.Set("Content-Type", "application/octet-stream")
+		req.Header.Set("User-Agent", "bench")
+		req.Header.Set("Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+		res, err := t.RoundTrip(req)
+		if err != nil {
+			return err
+		}
+		var buf [2 << 10]byte
+		for {
+			if _, err := res.Body.Read(buf[:]); err != nil {
+				break
+			}
+		}
+		return res.Body.Close()
+	})
+	_ = (<-conns).Close()
+	_ = l.Close()
+}
+
+// BenchmarkUnary compares this engine with golang.org/x/net/http2: one
+// connection, 1, 16 and 64 streams at a time.
+func BenchmarkUnary(b *testing.B) {
+	for _, c := range []struct {
+		name    string
+		streams int
+	}{{"1", 1}, {"16", 16}, {"64", 64}} {
+		b.Run("ours/"+c.name, func(b *testing.B) { benchOurs(b, c.streams) })
+		b.Run("xnet/"+c.name, func(b *testing.B) { benchTheirs(b, c.streams) })
+	}
+}
