@@ -42,7 +42,9 @@ type Client struct {
 	// MaxConns is how many connections there may be at a time. A further one
 	// is made when all have as many streams as the server allows. Default 16.
 	MaxConns int
-	// DialTimeout bounds the time until a connection stands. Default 5 s.
+	// DialTimeout bounds the time until a connection stands, TLS included.
+	// Config.HandshakeTimeout bounds the time until the server's SETTINGS have
+	// come after that. Default 5 s.
 	DialTimeout time.Duration
 
 	once    sync.Once
@@ -102,9 +104,14 @@ var errClosed = fault.New(fault.Unavailable, "the HTTP/2 client has been closed"
 // acquire returns a connection on which a stream may be opened: a slot is taken
 // of it. It waits while there is none.
 func (cl *Client) acquire(ctx context.Context) (*conn, error) {
-	for {
+	for futile := 0; ; {
 		if c := cl.pick(); c != nil {
 			return c, nil
+		}
+		if len(*cl.conns.Load()) == 0 {
+			if futile++; futile > maxFutile {
+				return nil, fault.New(fault.Unavailable, "connections to %s end as soon as they are made", cl.Addr)
+			}
 		}
 		w, err := cl.enqueue()
 		if w == nil {
@@ -124,6 +131,9 @@ func (cl *Client) acquire(ctx context.Context) (*conn, error) {
 		}
 	}
 }
+
+// maxFutile is how often acquire connects without getting a stream.
+const maxFutile = 4
 
 // pick takes a slot of the connection that has most of them.
 func (cl *Client) pick() *conn {
@@ -206,13 +216,13 @@ func (cl *Client) dequeue(w *waiter) {
 }
 
 // wakeLocked lets up to n of those who wait look again. cl.mu is held.
-func (cl *Client) wakeLocked(n int) {
-	n = min(n, len(cl.waiters))
+func (cl *Client) wakeLocked(n int64) {
+	n = min(n, int64(len(cl.waiters)))
 	for _, w := range cl.waiters[:n] {
 		w.look <- nil
 	}
-	cl.waiters = slices.Delete(cl.waiters, 0, n)
-	cl.waiting.Add(int64(-n))
+	cl.waiters = slices.Delete(cl.waiters, 0, int(n))
+	cl.waiting.Add(-n)
 }
 
 // startDial makes a connection in the background. cl.mu is held.
@@ -236,18 +246,39 @@ func (cl *Client) dial() {
 	})
 	c.slots.Store(assumedStreams)
 	c.begin()
-	if !cl.dialed(c, nil) {
+	if !cl.add(c) {
 		c.abort(errClosed)
 	}
 	err = c.run()
-	cl.drop(c)
-	cl.mu.Lock()
-	delete(cl.all, c)
-	cl.mu.Unlock()
-	if err != nil {
+	if !c.gotPeer {
+		// It never came to be a connection of HTTP/2.
+		if err == nil {
+			err = c.fault(fault.Unavailable, nil, "the server closed the connection before it sent SETTINGS")
+		}
+		cl.dialed(nil, err)
+	} else if err != nil {
 		cl.log.Debug("connection ended", "error", err)
 	}
+	cl.remove(c)
 }
+
+// add counts in a connection that is being made, unless the client is closed.
+func (cl *Client) add(c *conn) bool {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	cl.all[c] = struct{}{}
+	return !cl.closing
+}
+
+func (cl *Client) remove(c *conn) {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	delete(cl.all, c)
+}
+
+// settled implements role: the server's SETTINGS have arrived, and so requests
+// can be sent that it will take.
+func (cl *Client) settled(c *conn) { cl.dialed(c, nil) }
 
 // connect makes a connection, and a TLS one if asked for.
 func (cl *Client) connect() (net.Conn, *tls.ConnectionState, error) {
@@ -311,8 +342,8 @@ func (cl *Client) dialFault(err error) error {
 	return fault.Wrap(err, fault.Unavailable, "connect to %s", name)
 }
 
-// dialed takes in the end of a dial. It reports whether c may be used.
-func (cl *Client) dialed(c *conn, err error) bool {
+// dialed takes in the end of a dial.
+func (cl *Client) dialed(c *conn, err error) {
 	cl.mu.Lock()
 	defer cl.mu.Unlock()
 	cl.dialing--
@@ -325,16 +356,14 @@ func (cl *Client) dialed(c *conn, err error) bool {
 			cl.waiting.Add(int64(-len(cl.waiters)))
 			cl.waiters = nil
 		}
-		return false
+		return
 	}
-	if cl.closing {
-		return false
-	}
-	cl.all[c] = struct{}{}
 	conns := append(slices.Clone(*cl.conns.Load()), c)
 	cl.conns.Store(&conns)
-	cl.wakeLocked(assumedStreams)
-	return true
+	cl.wakeLocked(c.slots.Load())
+	if len(cl.waiters) > 0 && len(conns) < cl.MaxConns && !cl.closing {
+		cl.startDial()
+	}
 }
 
 // drop takes a connection out of those that take new streams.
@@ -346,15 +375,15 @@ func (cl *Client) drop(c *conn) {
 		rest := slices.Delete(slices.Clone(conns), i, i+1)
 		cl.conns.Store(&rest)
 		// Those who wait may have to connect anew.
-		cl.wakeLocked(len(cl.waiters))
+		cl.wakeLocked(int64(len(cl.waiters)))
 	}
 }
 
-// wake lets one of those who wait look again.
-func (cl *Client) wake() {
+// wake lets n of those who wait look again.
+func (cl *Client) wake(n int64) {
 	cl.mu.Lock()
 	defer cl.mu.Unlock()
-	cl.wakeLocked(1)
+	cl.wakeLocked(n)
 }
 
 // Shutdown closes the client in good order: requests that are under way may

@@ -97,10 +97,10 @@ const spareFields = 2
 func (cl *Client) goAway(c *conn) { cl.drop(c) }
 
 // freed implements role.
-func (cl *Client) freed(c *conn) {
-	c.slots.Add(1)
-	if cl.waiting.Load() > 0 {
-		cl.wake()
+func (cl *Client) freed(c *conn, n int64) {
+	c.slots.Add(n)
+	if n > 0 && cl.waiting.Load() > 0 {
+		cl.wake(n)
 	}
 }
 

@@ -22,10 +22,13 @@ type role interface {
 	beginHeaders(c *conn, fh wire.FrameHeader)
 	// headers takes in c.block, which is complete.
 	headers(c *conn) error
+	// settled is told that the peer's first SETTINGS have arrived. c.mu is
+	// held.
+	settled(c *conn)
 	// goAway is told that no new streams can be opened. c.mu is held.
 	goAway(c *conn)
-	// freed is told that a stream has ended. c.mu is held.
-	freed(c *conn)
+	// freed is told that n more streams may be opened. c.mu is held.
+	freed(c *conn, n int64)
 	// date is the value of the date field of a response.
 	date() string
 }
@@ -78,10 +81,9 @@ type conn struct {
 	peerHeader int64 // SETTINGS_MAX_HEADER_LIST_SIZE of the peer
 	peerMax    int64 // SETTINGS_MAX_CONCURRENT_STREAMS of the peer
 	peerMaxSet bool
-	peerConn   bool          // SETTINGS_ENABLE_CONNECT_PROTOCOL of the peer
-	gotPeer    bool          // the peer's SETTINGS have arrived
-	acked      bool          // our SETTINGS are acknowledged
-	settled    chan struct{} // closed when the peer's SETTINGS are here, or will not come
+	peerConn   bool // SETTINGS_ENABLE_CONNECT_PROTOCOL of the peer
+	gotPeer    bool // the peer's SETTINGS have arrived
+	acked      bool // our SETTINGS are acknowledged
 
 	slots    atomic.Int64 // client: how many more streams may be opened
 	noMore   bool         // client: there are no more numbers for streams
@@ -144,7 +146,6 @@ func newConn(nc net.Conn, o connOptions) *conn {
 		recvWin: initialWindow, recvInit: max(initialWindow, int64(o.cfg.StreamWindow)),
 		sendWin: initialWindow, sendInit: initialWindow,
 		peerFrame: minFrame, peerHeader: maxWindow, peerMax: assumedStreams,
-		settled: make(chan struct{}),
 	}
 	c.in = input{nc: nc, mem: o.mem, idle: c.digest}
 	if len(o.seed) > 0 {
@@ -205,8 +206,8 @@ func (c *conn) run() error {
 	ce := c.asConnError(err)
 	c.mu.Lock()
 	drained := c.drain == drainClosed
-	graceful := drained || ce == nil && len(c.streams) == 0
 	first := c.err == nil
+	graceful := first && (drained || ce == nil && len(c.streams) == 0)
 	if first {
 		c.failLocked(c.lost(err))
 	}
@@ -331,9 +332,6 @@ func (c *conn) failLocked(err error) {
 	c.out = c.out[:0]
 	c.role.goAway(c)
 	c.room.Broadcast()
-	if !c.gotPeer {
-		close(c.settled)
-	}
 	c.stopWatch()
 }
 
@@ -383,8 +381,9 @@ func (c *conn) remove(st *stream, how closedHow) {
 	if how == closedEnded {
 		c.ended.Add(1)
 	}
-	c.role.freed(c)
+	c.role.freed(c, 1)
 	st.unref()
+	c.closeIfDrained()
 }
 
 func (c *conn) noteClosed(id uint32, how closedHow) {

@@ -12,6 +12,9 @@ import (
 // beyond Config.ConnBuffer, so that streams whose readers are slow do not hold
 // up the others. c.mu is held.
 func (c *conn) refundConn() {
+	if c.err != nil {
+		return
+	}
 	window := int64(c.cfg.ConnWindow) - max(0, c.buffered-int64(c.cfg.ConnBuffer))
 	if n := window - c.recvWin; n > 0 && n >= int64(c.cfg.ConnWindow)/2 {
 		c.recvWin += n
@@ -22,7 +25,7 @@ func (c *conn) refundConn() {
 // refund opens the stream's window again, by what was read of it. A stream
 // whose reader waits for the network gets a larger one. c.mu is held.
 func (c *conn) refund(st *stream) {
-	if st.remoteEnd || st.discard {
+	if st.remoteEnd || st.discard || c.err != nil {
 		return
 	}
 	n := st.target - int64(st.content.n) - st.recvWin

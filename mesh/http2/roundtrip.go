@@ -160,12 +160,6 @@ func (rt *roundTrip) readNow(n int) error {
 // attempt sends the request on c, of which a slot was taken, and waits for the
 // head of the response. unsent tells that the server has not acted on it.
 func (rt *roundTrip) attempt(ctx context.Context, c *conn) (res *response, unsent bool, err error) {
-	if rt.r.Upgrade != "" {
-		if err := c.canUpgrade(ctx); err != nil {
-			c.putBack()
-			return nil, false, err
-		}
-	}
 	res, unsent, err = rt.open(ctx, c)
 	if err != nil {
 		return nil, unsent, err
@@ -179,42 +173,23 @@ func (rt *roundTrip) attempt(ctx context.Context, c *conn) (res *response, unsen
 	return rt.awaitHead(res, timer)
 }
 
-// putBack gives back a slot that was not used.
-func (c *conn) putBack() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.role.freed(c)
-}
-
-// canUpgrade returns an error if the server does not take extended CONNECTs. It
-// waits for its SETTINGS to know.
-func (c *conn) canUpgrade(ctx context.Context) error {
-	select {
-	case <-c.settled:
-	case <-ctx.Done():
-		return fault.Wrap(context.Cause(ctx), fault.CodeOf(ctx.Err()), "wait for the SETTINGS of the %s", c.peer)
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.err == nil && !c.peerConn {
-		return c.fault(fault.Unimplemented, nil, "the server does not take upgrades over HTTP/2 (RFC 8441)")
-	}
-	return nil
-}
-
 // open opens a stream and sends the head on it, and the body if it is there.
 func (rt *roundTrip) open(ctx context.Context, c *conn) (res *response, unsent bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.makeRoom()
 	if err := c.checkFields(rt.r.Header); err != nil {
-		c.role.freed(c)
+		c.role.freed(c, 1)
 		return nil, false, err
 	}
 	if c.err != nil || c.noMore || c.drain != drainNot {
 		// It was about to be dropped.
 		c.slots.Add(1)
 		return nil, true, c.goneFault()
+	}
+	if rt.r.Upgrade != "" && !c.peerConn {
+		c.role.freed(c, 1)
+		return nil, false, c.fault(fault.Unimplemented, nil, "the server does not take upgrades over HTTP/2 (RFC 8441)")
 	}
 	st := c.mem.stream()
 	res = &response{ctx: ctx, c: c, st: st}

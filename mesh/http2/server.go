@@ -283,7 +283,10 @@ func (s *Server) Close() {
 }
 
 // freed implements role.
-func (s *Server) freed(*conn) {}
+func (s *Server) freed(*conn, int64) {}
+
+// settled implements role.
+func (s *Server) settled(*conn) {}
 
 // goAway implements role: a client that goes away may still use its streams.
 func (s *Server) goAway(*conn) {}

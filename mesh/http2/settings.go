@@ -27,9 +27,7 @@ func (c *conn) onSettings(f *wire.SettingsFrame) error {
 		if !c.peerMaxSet {
 			c.setPeerMax(maxWindow)
 		}
-		if c.err == nil {
-			close(c.settled)
-		}
+		c.role.settled(c)
 	}
 	return c.checkOutput()
 }
@@ -105,6 +103,7 @@ func (c *conn) setSendInit(n int64) error {
 
 // setPeerMax takes in how many streams we may have open. c.mu is held.
 func (c *conn) setPeerMax(n int64) {
-	c.slots.Add(n - c.peerMax)
+	more := n - c.peerMax
 	c.peerMax = n
+	c.role.freed(c, more)
 }

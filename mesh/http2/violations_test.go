@@ -173,11 +173,9 @@ var clientViolations = []violation{
 		}
 	}, reset(1, flowError)},
 	{"6.9", "more DATA than the window of the connection", func(r *raw) {
-		for id := uint32(1); id <= 5; id += 2 {
+		for id := uint32(1); id <= 7; id += 2 {
 			r.headers(id, false, with(postFields, "x-unread", "1")...)
-		}
-		for range 4 {
-			for id := uint32(1); id <= 5; id += 2 {
+			for range 2 {
 				r.frame(xhttp2.FrameData, 0, id, huge[:8<<10])
 			}
 		}
