@@ -11,6 +11,7 @@ import (
 	"github.com/proa-io/proa/driver/file"
 	"github.com/proa-io/proa/driver/http"
 	"github.com/proa-io/proa/driver/localstorage"
+	"github.com/proa-io/proa/driver/memcached"
 	"github.com/proa-io/proa/driver/memory"
 	"github.com/proa-io/proa/driver/nats"
 	"github.com/proa-io/proa/driver/redis"
@@ -32,6 +33,7 @@ func Specs(d Deps) []component.Spec {
 		file.Specs(),
 		http.Specs(),
 		localstorage.Specs(),
+		memcached.Specs(),
 		memory.Specs(),
 		nats.Specs(d.Engine),
 		redis.Specs(),
