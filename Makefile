@@ -18,7 +18,7 @@ build: ## build bin/proa
 
 demo: ## run the shop: three services on the embedded engine (needs Go only)
 	@$(MAKE) --no-print-directory build
-	@$(GO) run ./examples/shop/demo --proa $(BIN)
+	@$(GO) run ./examples/shop --proa $(BIN)
 
 test: test-deps ## run all tests, with real servers and real SDKs
 	test/run.sh

@@ -12,6 +12,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -26,9 +28,32 @@ type Env struct {
 	AppID string
 	// Namespace groups applications; "default" unless set.
 	Namespace string
+	// Dir is the directory of the file that declares the component; empty when
+	// there is none.
+	Dir string
 	// Log carries block, component and driver already. Drivers log only what
 	// no returned error can say, such as a reconnect.
 	Log *slog.Logger
+}
+
+// Locate resolves the path of a file that a setting names: a relative one is
+// relative to the working directory or, when there is no such file, to Dir.
+func (e Env) Locate(path string) string {
+	if filepath.IsAbs(path) || e.Dir == "" {
+		return path
+	}
+	if exists(path) {
+		return path
+	}
+	if beside := filepath.Join(e.Dir, path); exists(beside) {
+		return beside
+	}
+	return path
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // Spec describes one driver of one block.

@@ -165,9 +165,6 @@ func TestHandleOpensInTheBackgroundAndSaysWhyNot(t *testing.T) {
 			t.Errorf("Get with a deadline: %v", err)
 		}
 		fail = false
-		if _, err := h.Get(t.Context()); err == nil {
-			t.Error("Get succeeded although the next attempt is more than 5s away")
-		}
 		time.Sleep(time.Minute)
 		if _, err := h.Get(t.Context()); err != nil || h.Status().State != Ready {
 			t.Errorf("Get after recovery: %v, %v", err, h.Status())

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -232,6 +233,9 @@ const defaultInitTimeout = 5 * time.Second
 func handle[D io.Closer](b *builder, c *resource.Component, spec component.Spec) *component.Handle[D] {
 	log := b.log(c)
 	env := component.Env{Name: c.Name(), AppID: b.cfg.AppID, Namespace: b.cfg.Namespace, Log: log}
+	if file := c.Position().File; file != "" {
+		env.Dir = filepath.Dir(file)
+	}
 	timeout := c.Spec.InitTimeout.Std()
 	if timeout <= 0 {
 		timeout = defaultInitTimeout

@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net"
@@ -77,6 +78,10 @@ type Config struct {
 
 	// Grace bounds the time from the order to stop to the end; 5 s when zero.
 	Grace time.Duration
+	// NoDefaultComponents leaves out the components that exist without being
+	// declared.
+	NoDefaultComponents bool
+
 	// BlockShutdown keeps everything going for so long after the order to
 	// stop, or until the application is gone.
 	BlockShutdown time.Duration
@@ -92,9 +97,27 @@ type Config struct {
 	// Engine configures the engine. Its Name and Log are filled in.
 	Engine engine.Options
 
+	// Process, if set, is the application: it runs while the API is served,
+	// is told to stop once it gets no more events, and when it returns by
+	// itself everything stops.
+	Process func(ctx context.Context) error
+	// OnListening, if set, is called by Run before anything else.
+	OnListening func(Addresses)
+
 	// Version is what the sidecar says it is.
 	Version string
 	Log     *slog.Logger
+}
+
+// Addresses tells where a process can be reached, and what it stands on.
+type Addresses struct {
+	// HTTPPort and GRPCPort are those of the API; 0 when it has sockets.
+	HTTPPort, GRPCPort int
+	InternalPort       int
+	MetricsPort        int // 0 for none
+	// Engine describes the engine; Components lists "name (type)".
+	Engine     string
+	Components []string
 }
 
 // AppHealth configures the health checks of the application.

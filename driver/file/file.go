@@ -37,7 +37,8 @@ func Specs() []component.Spec {
 // the file cannot be read, what it held before remains in force.
 type Config struct {
 	// SecretsFile is the path of the file. A relative one is relative to the
-	// directory that the sidecar runs in.
+	// directory that the sidecar runs in or, when there is no such file, to the
+	// directory of the component's own file.
 	SecretsFile string `setting:"secretsFile,required"`
 	// NestedSeparator joins the names of nested members.
 	NestedSeparator string `setting:"nestedSeparator"`
@@ -76,6 +77,7 @@ func Open(_ context.Context, cfg Config, env component.Env) (*Store, error) {
 	if cfg.NestedSeparator == "" {
 		cfg.NestedSeparator = ":"
 	}
+	cfg.SecretsFile = env.Locate(cfg.SecretsFile)
 	s := &Store{cfg: cfg, log: env.Log}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
