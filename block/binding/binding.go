@@ -74,7 +74,7 @@ type Options struct {
 	// told to stop; 5 s when zero.
 	Grace time.Duration
 	// Log takes what no caller is told, such as a broken connection to the
-	// source of events. Nil discards.
+	// source of events. It should name the component. Nil discards.
 	Log *slog.Logger
 }
 
@@ -109,7 +109,7 @@ func New(h *component.Handle[Driver], o Options) *Binding {
 	outbound := o.Chains.Component(Block, h.Name(), false)
 	inbound := o.Chains.Component(Block, h.Name(), true)
 	return &Binding{
-		handle: h, log: o.Log.With("block", Block, "component", h.Name()),
+		handle: h, log: o.Log,
 		route: o.Config.Route, grace: o.Grace,
 		input: uses(CapabilityInput, "input"), output: uses(CapabilityOutput, "output"), explicit: want["input"],
 		invoke:  outbound.Bind(policy.Op{Block: Block, Component: h.Name(), Name: "invoke"}),

@@ -7,7 +7,9 @@ package config
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"sync"
+	"unicode/utf8"
 
 	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/fault"
@@ -27,7 +29,7 @@ type Options struct {
 	// Chains gives the policies around the calls.
 	Chains policy.Chains
 	// Log takes what no caller is told: outages of a watch, updates that the
-	// application refused. Nil discards.
+	// application refused. It should name the component. Nil discards.
 	Log *slog.Logger
 }
 
@@ -59,7 +61,7 @@ func New(h *component.Handle[Driver], o Options) *Store {
 	}
 	inbound := o.Chains.Component(Block, h.Name(), true)
 	return &Store{
-		handle: h, log: o.Log.With("block", Block, "component", h.Name()),
+		handle: h, log: o.Log,
 		get: bind("get"), set: bind("set"), del: bind("delete"), watch: bind("watch"),
 		deliver: inbound.Bind(policy.Op{Block: Block, Component: h.Name(), Name: "deliver", Inbound: true}),
 		spawn:   make(chan func(context.Context)), stopped: make(chan struct{}),
@@ -82,8 +84,25 @@ func (s *Store) Get(ctx context.Context, q Query) (map[string]Item, error) {
 			return nil, err
 		}
 		items, err := d.Get(ctx, q)
-		return items, s.wrap(err, "get from")
+		return asText(items), s.wrap(err, "get from")
 	})
+}
+
+// asText makes items fit for protocols that carry text only: bytes of a value
+// that are no UTF-8 become the replacement character, and an item whose key is
+// no UTF-8 is left out, for nobody could ask for it.
+func asText(items map[string]Item) map[string]Item {
+	for k, item := range items {
+		switch {
+		case !utf8.ValidString(k):
+			delete(items, k)
+		case !utf8.ValidString(item.Value) || !utf8.ValidString(item.Version):
+			item.Value = strings.ToValidUTF8(item.Value, "\uFFFD")
+			item.Version = strings.ToValidUTF8(item.Version, "\uFFFD")
+			items[k] = item
+		}
+	}
+	return items
 }
 
 // Set stores value at key and returns its version. It is Unimplemented when

@@ -490,6 +490,27 @@ func TestReadsAndWritesGoToTheDriver(t *testing.T) {
 	}
 }
 
+func TestBytesThatAreNoTextAreReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newShaky(t)
+		s := running(t, d)
+		var box inbox
+		if _, err := s.Subscribe(t.Context(), config.Query{}, box.take); err != nil {
+			t.Fatal(err)
+		}
+		for key, value := range map[string]string{"a": "x\xffy", "bad\xff": "1"} {
+			if _, err := d.Set(t.Context(), key, value); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got, err := s.Get(t.Context(), config.Query{})
+		if err != nil || len(got) != 1 || got["a"].Value != "x\uFFFDy" {
+			t.Errorf("Get = %v, %v", got, err)
+		}
+		box.want(t, "a=x\uFFFDy")
+	})
+}
+
 // readOnly hides the write methods of a driver.
 type readOnly struct{ config.Driver }
 

@@ -17,7 +17,7 @@ const Block = "configuration"
 // safe for concurrent use and return soon after ctx ends.
 type Driver interface {
 	// Get returns the items that q selects. Keys that do not exist are left
-	// out.
+	// out. The map belongs to the caller, as does that of an Event.
 	Get(ctx context.Context, q Query) (map[string]Item, error)
 
 	// Watch reports the items that q selects and then each change of them,

@@ -233,6 +233,7 @@ func (s *Store) watchOnce(ctx context.Context, sub *subscription, reported func(
 		return err
 	}
 	err = d.Watch(ctx, sub.query, func(e Event) {
+		e.Items = asText(e.Items)
 		sub.apply(e)
 		reported()
 	})

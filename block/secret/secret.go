@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/fault"
@@ -71,8 +72,8 @@ func (s *Store) Get(ctx context.Context, name string, metadata map[string]string
 	return s.read(ctx, s.get, name, metadata)
 }
 
-// List returns all secrets that the scope allows, by name. It is Unimplemented
-// when the store cannot enumerate its secrets.
+// List returns all secrets that the scope allows, by name, less those that are
+// not text. It is Unimplemented when the store cannot enumerate its secrets.
 func (s *Store) List(ctx context.Context, metadata map[string]string) (map[string]map[string]string, error) {
 	call := policy.Call{Idempotent: true}
 	return policy.Do(ctx, s.list, call, func(ctx context.Context) (map[string]map[string]string, error) {
@@ -91,7 +92,9 @@ func (s *Store) List(ctx context.Context, metadata map[string]string) (map[strin
 		}
 		// The driver was asked to leave these out; a scope must not depend
 		// on it.
-		maps.DeleteFunc(all, func(name string, _ map[string]string) bool { return !s.scope.Allows(name) })
+		maps.DeleteFunc(all, func(name string, values map[string]string) bool {
+			return !s.scope.Allows(name) || !isText(name, values)
+		})
 		return all, nil
 	})
 }
@@ -135,6 +138,8 @@ func (s *Store) read(ctx context.Context, op *policy.Operation, name string, met
 		}
 		values, err := d.Get(ctx, name, metadata)
 		switch {
+		case err == nil && !isText(name, values):
+			return nil, fault.New(fault.FailedPrecondition, "secret %q of store %q is not text (UTF-8)", name, s.Name())
 		case err == nil:
 			return values, nil
 		case fault.Is(err, fault.NotFound):
@@ -142,6 +147,20 @@ func (s *Store) read(ctx context.Context, op *policy.Operation, name string, met
 		}
 		return nil, fault.Wrap(err, fault.CodeOf(err), "get secret %q of store %q", name, s.Name())
 	})
+}
+
+// isText reports whether a secret can be told to an application: the protocols
+// carry text only, and a secret must not be bent to fit.
+func isText(name string, values map[string]string) bool {
+	if !utf8.ValidString(name) {
+		return false
+	}
+	for k, v := range values {
+		if !utf8.ValidString(k) || !utf8.ValidString(v) {
+			return false
+		}
+	}
+	return true
 }
 
 func quoteList(names []string) string {

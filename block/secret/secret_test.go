@@ -126,6 +126,18 @@ func TestDriverErrorKeepsItsCode(t *testing.T) {
 	}
 }
 
+func TestSecretThatIsNoTextIsNotHandedOut(t *testing.T) {
+	s := newStore(&listing{fixed{secrets: map[string]map[string]string{"key": {"key": "s3cret\xff"}, "text": {"text": "t"}}}}, secret.Scope{})
+	_, err := s.Get(t.Context(), "key", nil)
+	if !fault.Is(err, fault.FailedPrecondition) || strings.Contains(err.Error(), "s3cret") {
+		t.Errorf("Get: %v, want failed_precondition without the value", err)
+	}
+	all, err := s.List(t.Context(), nil)
+	if err != nil || len(all) != 1 || all["text"] == nil {
+		t.Errorf("List = %v, %v; want the text only", all, err)
+	}
+}
+
 func TestEmptyNameIsInvalid(t *testing.T) {
 	s := newStore(&fixed{secrets: three}, secret.Scope{})
 	if _, err := s.Get(t.Context(), "", nil); !fault.Is(err, fault.InvalidArgument) {

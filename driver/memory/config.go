@@ -111,7 +111,7 @@ func (c *Config) tell(key string, e config.Event) {
 			w.missed = true
 		}
 		if !w.missed {
-			w.events = append(w.events, e)
+			w.events = append(w.events, config.Event{Items: maps.Clone(e.Items), Deleted: slices.Clone(e.Deleted)})
 		}
 		select {
 		case w.wake <- struct{}{}:

@@ -42,6 +42,7 @@ func Run(t *testing.T, open Open) {
 		{"DeletingWhatIsNotThereSucceeds", deleteMissing},
 		{"AnyKeyAndValueWillDo", oddItems},
 		{"UnknownMetadataIsIgnored", unknownMetadata},
+		{"WhatIsReturnedBelongsToTheCaller", returnedIsACopy},
 		{"WatchBeginsWithWhatThereIs", watchBegins},
 		{"WatchOfNothingBeginsEmpty", watchBeginsEmpty},
 		{"WatchReportsChangesInOrder", watchReportsInOrder},
@@ -159,6 +160,31 @@ func unknownMetadata(t *testing.T, s Store) {
 		t.Fatal(err)
 	}
 	wantItems(t, got, map[string]string{"a": "1"})
+}
+
+// returnedIsACopy changes what it gets, which must harm nobody. The race
+// detector sees maps that two watchers share.
+func returnedIsACopy(t *testing.T, s Store) {
+	set(t, s, "a", "1")
+	spoil := func(items map[string]config.Item) {
+		for k := range items {
+			items[k] = config.Item{Value: "spoilt"}
+		}
+		items["added"] = config.Item{}
+	}
+	spoil(get(t, s))
+	spoil(get(t, s, "a"))
+	wantItems(t, get(t, s), map[string]string{"a": "1"})
+	first, second := watch(t, s), watch(t, s)
+	first.spoilBy(spoil)
+	second.spoilBy(spoil)
+	for i := range 10 {
+		value := fmt.Sprint(i)
+		set(t, s, "a", value)
+		first.wait("the change", map[string]string{"a": value})
+		second.wait("the change", map[string]string{"a": value})
+	}
+	wantItems(t, get(t, s), map[string]string{"a": "9"})
 }
 
 func watchBegins(t *testing.T, s Store) {

@@ -19,6 +19,7 @@ type watching struct {
 	gate   sync.Mutex // held to make the watcher slow
 
 	mu      sync.Mutex
+	spoil   func(map[string]config.Item) // done to the items of each report
 	all     []config.Event
 	now     map[string]config.Item // what the reports add up to
 	changed chan struct{}          // closed and replaced at each report
@@ -61,6 +62,9 @@ func (w *watching) report(e config.Event) {
 	for _, k := range e.Deleted {
 		delete(w.now, k)
 	}
+	if w.spoil != nil && e.Items != nil {
+		w.spoil(e.Items)
+	}
 	w.announce()
 }
 
@@ -72,6 +76,13 @@ func (w *watching) announce() {
 // hold keeps the watcher busy with its next report until release.
 func (w *watching) hold()    { w.gate.Lock() }
 func (w *watching) release() { w.gate.Unlock() }
+
+// spoilBy lets change be done to the items of each report from now on.
+func (w *watching) spoilBy(change func(map[string]config.Item)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.spoil = change
+}
 
 // stop ends the Watch and waits until it has returned.
 func (w *watching) stop() {
