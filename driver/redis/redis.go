@@ -13,6 +13,7 @@ import (
 
 	"github.com/proa-io/proa/block/config"
 	"github.com/proa-io/proa/block/lock"
+	"github.com/proa-io/proa/block/pubsub"
 	"github.com/proa-io/proa/block/state"
 	"github.com/proa-io/proa/component"
 )
@@ -32,6 +33,10 @@ func Specs() []component.Spec {
 			Name:    "redis",
 			Summary: "Reads configuration items from Redis strings, in the format that Dapr's component of the same name reads.",
 		}, ConfigConfig{Config: defaults(), PollInterval: defaultPollInterval}, OpenConfig),
+		pubsub.Spec(component.Description{
+			Name:    "redis",
+			Summary: "Keeps messages in Redis streams with consumer groups, in the format that Dapr's component of the same name reads and writes.",
+		}, pubSubDefaults(), OpenPubSub),
 	}
 }
 
