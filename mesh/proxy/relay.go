@@ -69,7 +69,7 @@ func (r *Relayer) Relay(ex Exchange, resp *Response) (Progress, error) {
 			}
 			p.Bytes += int64(n)
 		}
-		if errors.Is(err, io.EOF) {
+		if err == io.EOF { // not errors.Is: a connection that broke may wrap it
 			break
 		}
 		if err != nil {

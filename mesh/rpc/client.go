@@ -2,9 +2,10 @@ package rpc
 
 import (
 	"bytes"
+	"cmp"
 	"context"
-	"errors"
 	"io"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -18,105 +19,132 @@ import (
 )
 
 // ClientConn makes unary calls over a proxy.RoundTripper. It implements
-// grpc.ClientConnInterface, so that generated clients work on it. It is safe
-// for concurrent use.
+// grpc.ClientConnInterface, so that generated clients work on it. Its fields
+// must not be changed once it is in use; its methods are safe for concurrent
+// use.
 type ClientConn struct {
 	// Transport carries the calls; it must speak HTTP/2.
 	Transport proxy.RoundTripper
+	// Scheme is the :scheme of the calls; "http" when empty.
+	Scheme string
 	// Authority is the :authority of the calls.
 	Authority string
-	// MaxMessage is the largest message read; DefaultMaxMessage when zero.
+	// MaxMessage is the largest message read, in bytes; DefaultMaxMessage when
+	// zero.
 	MaxMessage int
 	// Header, if set, is sent with every call.
 	Header proxy.Header
 
-	buffers bufferPool
+	pools pools
 }
 
 var _ grpc.ClientConnInterface = (*ClientConn)(nil)
 
 // Invoke implements grpc.ClientConnInterface for unary calls. Of the options
-// it observes none; metadata comes from the outgoing context. Errors are gRPC
-// statuses: Unavailable when the call could not be made.
-func (c *ClientConn) Invoke(ctx context.Context, method string, args, reply any, _ ...grpc.CallOption) error {
-	in, ok := args.(proto.Message)
-	if !ok {
-		return status.Errorf(codes.Internal, "cannot encode a %T", args)
-	}
-	out := c.buffers.get()
-	defer c.buffers.put(out)
+// it heeds grpc.Header and grpc.Trailer; metadata comes from the outgoing
+// context. Errors are gRPC statuses: Unavailable when the call could not be
+// made. An error that did not come from the server wraps that of the
+// transport, for proxy.Unsent and fault.CodeOf.
+func (c *ClientConn) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	out := c.pools.get()
+	defer c.pools.put(out)
 	var err error
-	if out.b, err = appendMessage(out.b, in); err != nil {
+	if out.b, err = appendMessage(out.b, args); err != nil {
 		return err
 	}
 	resp, err := c.Transport.RoundTrip(ctx, &proxy.Request{
-		Method: "POST", Scheme: "http", Authority: c.Authority, Target: method,
+		Method: "POST", Scheme: cmp.Or(c.Scheme, "http"), Authority: c.Authority, Target: method,
 		Header: c.head(ctx), ContentLength: int64(len(out.b)), Body: bytes.NewReader(out.b),
 	}, proxy.RoundTripOptions{})
 	if err != nil {
-		return transportStatus(err)
+		return transportError(err)
 	}
 	defer resp.Body.Close()
-	return c.receive(resp, reply)
+	if resp.Upgraded != nil {
+		return status.Error(codes.Internal, "the server switched protocols, which was not asked for")
+	}
+	err = c.receive(resp, reply)
+	deliver(resp, opts)
+	return err
 }
 
+// head returns the header fields of a call.
 func (c *ClientConn) head(ctx context.Context) proxy.Header {
-	h := make(proxy.Header, 0, 6+len(c.Header))
-	h = append(h, proxy.Field{Name: "content-type", Value: "application/grpc"}, proxy.Field{Name: "te", Value: "trailers"},
-		proxy.Field{Name: "grpc-accept-encoding", Value: "identity,gzip"})
+	md, _ := metadata.FromOutgoingContext(ctx)
+	h := make(proxy.Header, 0, 4+len(c.Header)+len(md))
+	h = append(h, proxy.Field{Name: fieldContentType, Value: grpcType}, proxy.Field{Name: fieldTE, Value: "trailers"},
+		proxy.Field{Name: fieldAcceptEncoding, Value: acceptEncoding})
 	if deadline, ok := ctx.Deadline(); ok {
-		h = append(h, proxy.Field{Name: "grpc-timeout", Value: EncodeTimeout(time.Until(deadline))})
+		h = append(h, proxy.Field{Name: fieldTimeout, Value: EncodeTimeout(time.Until(deadline))})
 	}
-	h = append(h, c.Header...)
-	if md, ok := metadata.FromOutgoingContext(ctx); ok {
-		h = AppendMetadata(h, md)
-	}
-	return h
+	return AppendMetadata(append(h, c.Header...), md)
 }
 
+// deliver gives the metadata of the response to the options that want it.
+func deliver(resp *proxy.Response, opts []grpc.CallOption) {
+	for _, o := range opts {
+		switch o := o.(type) {
+		case grpc.HeaderCallOption:
+			*o.HeaderAddr = Metadata(resp.Header)
+		case grpc.TrailerCallOption:
+			if trailer := trailerOf(resp); trailer != nil {
+				*o.TrailerAddr = Metadata(trailer)
+			}
+		}
+	}
+}
+
+// trailerOf returns the trailer of a response whose body is at its end. That of
+// a Trailers-Only response is its head.
+func trailerOf(resp *proxy.Response) proxy.Header {
+	if resp.Header.Has(fieldStatus) {
+		return resp.Header
+	}
+	if resp.Trailer != nil {
+		return *resp.Trailer
+	}
+	return nil
+}
+
+// receive reads the response into reply and returns its status.
 func (c *ClientConn) receive(resp *proxy.Response, reply any) error {
 	if st, ok := StatusOf(resp.Header); ok { // Trailers-Only
-		if st.Code() == codes.OK {
-			return status.Error(codes.Internal, "the server answered OK without a message")
-		}
-		return st.Err()
+		return statusOrMissing(st)
 	}
 	if resp.Status != 200 {
 		return status.Errorf(codeOfHTTP(resp.Status), "the server answered with HTTP status %d", resp.Status)
 	}
 	if !IsGRPC(resp.Header) {
-		return status.Errorf(codes.Unknown, "the server answered with content-type %q, not application/grpc", resp.Header.Get("content-type"))
+		return status.Errorf(codes.Unknown, "the server answered with content-type %q, not %s", resp.Header.Get(fieldContentType), grpcType)
 	}
-	most := c.MaxMessage
-	if most == 0 {
-		most = DefaultMaxMessage
+	r := messageReader{
+		body: resp.Body, encoding: resp.Header.Get(fieldEncoding), max: cmp.Or(c.MaxMessage, DefaultMaxMessage), pools: &c.pools,
 	}
-	r := messageReader{body: resp.Body, encoding: resp.Header.Get("grpc-encoding"), max: most}
-	in := c.buffers.get()
-	defer c.buffers.put(in)
-	got := r.read(in)
-	if got != nil && !errors.Is(got, io.EOF) {
-		return got
+	defer r.release()
+	message, err := r.next()
+	none := err == io.EOF
+	if err == nil {
+		err = r.end()
 	}
-	if got == nil {
-		var tail [1]byte
-		if n, err := resp.Body.Read(tail[:]); n > 0 {
-			return status.Error(codes.Internal, "the server sent more than one message")
-		} else if err != nil && !errors.Is(err, io.EOF) {
-			return transportStatus(err)
-		}
+	if err != nil && !none {
+		return transportError(err)
 	}
-	if resp.Trailer != nil {
-		if st, ok := StatusOf(*resp.Trailer); ok {
-			if st.Code() != codes.OK {
-				return st.Err()
-			}
-			if got == nil {
-				return unmarshalReply(in.b, reply)
-			}
-		}
+	st, ok := StatusOf(trailerOf(resp))
+	switch {
+	case !ok:
+		return status.Error(codes.Internal, "the server ended the call without a status")
+	case none || st.Code() != codes.OK:
+		return statusOrMissing(st)
 	}
-	return status.Error(codes.Internal, "the server ended the call without a status or without a message")
+	return unmarshalReply(message, reply)
+}
+
+// statusOrMissing returns the status of a call that got no message.
+func statusOrMissing(st *status.Status) error {
+	if st.Code() == codes.OK {
+		return status.Error(codes.Internal, "the server answered OK without a message")
+	}
+	return st.Err()
 }
 
 func unmarshalReply(b []byte, reply any) error {
@@ -135,16 +163,27 @@ func (c *ClientConn) NewStream(context.Context, *grpc.StreamDesc, string, ...grp
 	return nil, status.Error(codes.Unimplemented, "this connection makes unary calls only")
 }
 
-// transportStatus turns an error of the transport into a status.
-func transportStatus(err error) error {
-	code := codes.Unavailable
-	switch fault.CodeOf(err) {
-	case fault.Canceled:
-		code = codes.Canceled
-	case fault.DeadlineExceeded:
-		code = codes.DeadlineExceeded
+// callError is a call that the transport failed.
+type callError struct {
+	status *status.Status
+	err    error
+}
+
+func (e *callError) Error() string              { return e.status.Err().Error() }
+func (e *callError) Unwrap() error              { return e.err }
+func (e *callError) GRPCStatus() *status.Status { return e.status }
+
+// transportError gives an error of the transport a status. One that has a
+// status already stays as it is.
+func transportError(err error) error {
+	if _, ok := err.(interface{ GRPCStatus() *status.Status }); ok {
+		return err
 	}
-	return status.Error(code, err.Error())
+	code := CodeOf(fault.CodeOf(err))
+	if !slices.Contains([]codes.Code{codes.Canceled, codes.DeadlineExceeded, codes.ResourceExhausted, codes.InvalidArgument}, code) {
+		code = codes.Unavailable
+	}
+	return &callError{status.New(code, fault.Message(err)), err}
 }
 
 // codeOfHTTP maps the HTTP status of an answer that is not gRPC, as the

@@ -5,40 +5,62 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
+	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/proa-io/proa/fault"
 	"github.com/proa-io/proa/mesh/proxy"
 )
+
+// The header and trailer fields of the protocol.
+const (
+	fieldContentType    = "content-type"
+	fieldTE             = "te"
+	fieldTimeout        = "grpc-timeout"
+	fieldEncoding       = "grpc-encoding"
+	fieldAcceptEncoding = "grpc-accept-encoding"
+	fieldStatus         = "grpc-status"
+	fieldMessage        = "grpc-message"
+	fieldDetails        = "grpc-status-details-bin"
+)
+
+// grpcType is the content type of gRPC, before its subtype and parameters.
+const grpcType = "application/grpc"
 
 // IsGRPC reports whether a request with these header fields is a gRPC call.
 func IsGRPC(h proxy.Header) bool {
 	ct := h.Get("content-type")
-	if !strings.HasPrefix(ct, "application/grpc") {
+	if len(ct) < len(grpcType) || !strings.EqualFold(ct[:len(grpcType)], grpcType) {
 		return false
 	}
-	rest := ct[len("application/grpc"):]
-	return rest == "" || rest[0] == '+' || rest[0] == ';'
+	return len(ct) == len(grpcType) || strings.IndexByte("+; ", ct[len(grpcType)]) >= 0
 }
+
+// timeoutUnits are the units of a grpc-timeout, smallest first.
+var timeoutUnits = [...]struct {
+	unit time.Duration
+	name string
+}{{time.Nanosecond, "n"}, {time.Microsecond, "u"}, {time.Millisecond, "m"}, {time.Second, "S"}, {time.Minute, "M"}, {time.Hour, "H"}}
 
 // EncodeTimeout writes a duration as a grpc-timeout, rounded up, with at most
 // eight digits.
 func EncodeTimeout(d time.Duration) string {
-	if d <= 0 {
-		return "0n"
-	}
-	for _, u := range []struct {
-		unit time.Duration
-		name string
-	}{{time.Nanosecond, "n"}, {time.Microsecond, "u"}, {time.Millisecond, "m"}, {time.Second, "S"}, {time.Minute, "M"}} {
-		if n := (d + u.unit - 1) / u.unit; n < 1e8 {
-			return strconv.FormatInt(int64(n), 10) + u.name
+	d = max(d, 0)
+	for _, u := range timeoutUnits {
+		n := int64(d / u.unit)
+		if d%u.unit > 0 {
+			n++
+		}
+		if n < 1e8 {
+			return strconv.FormatInt(n, 10) + u.name
 		}
 	}
-	return strconv.FormatInt(int64((d+time.Hour-1)/time.Hour), 10) + "H"
+	return "99999999H" // more than a Duration can hold
 }
 
 // DecodeTimeout reads a grpc-timeout.
@@ -119,21 +141,25 @@ func DecodeMessage(s string) string {
 // be set as metadata.
 func reserved(name string) bool {
 	switch name {
-	case "content-type", "te", "user-agent", "grpc-timeout", "grpc-encoding", "grpc-accept-encoding",
-		"grpc-status", "grpc-message", "grpc-status-details-bin", "grpc-message-type":
+	case fieldContentType, fieldTE, "user-agent", fieldTimeout, fieldEncoding, fieldAcceptEncoding,
+		fieldStatus, fieldMessage, fieldDetails, "grpc-message-type":
 		return true
 	}
 	return strings.HasPrefix(name, ":")
 }
 
+// binarySuffix marks metadata whose values are any bytes.
+const binarySuffix = "-bin"
+
 // AppendMetadata appends metadata as header fields, binary values in base64.
+// What belongs to the protocol is left out.
 func AppendMetadata(h proxy.Header, md metadata.MD) proxy.Header {
 	for name, values := range md {
 		if reserved(name) {
 			continue
 		}
 		for _, v := range values {
-			if strings.HasSuffix(name, "-bin") {
+			if strings.HasSuffix(name, binarySuffix) {
 				v = base64.RawStdEncoding.EncodeToString([]byte(v))
 			}
 			h = append(h, proxy.Field{Name: name, Value: v})
@@ -147,10 +173,10 @@ func Metadata(h proxy.Header) metadata.MD {
 	md := metadata.MD{}
 	for _, f := range h {
 		name := strings.ToLower(f.Name)
-		if reserved(name) && name != "user-agent" && name != "content-type" {
+		if reserved(name) && name != "user-agent" && name != fieldContentType {
 			continue
 		}
-		if !strings.HasSuffix(name, "-bin") {
+		if !strings.HasSuffix(name, binarySuffix) {
 			md[name] = append(md[name], f.Value)
 			continue
 		}
@@ -171,24 +197,100 @@ func decodeBinary(s string) ([]byte, error) {
 	return base64.RawStdEncoding.DecodeString(s)
 }
 
-// StatusFields returns the trailer fields that carry st.
+// Bounds of the trailer fields of a status. Clients bound the fields they
+// accept, often at 8 KiB, and show an error of their own instead of one that
+// is longer.
+const (
+	maxMessageField = 2 << 10
+	maxDetailsField = 5 << 10
+)
+
+// StatusFields returns the trailer fields that carry st. A text that is too
+// long for them is cut, and details are left out.
 func StatusFields(st *status.Status) proxy.Header {
-	h := proxy.Header{{Name: "grpc-status", Value: strconv.Itoa(int(st.Code()))}}
-	if st.Message() != "" {
-		h = append(h, proxy.Field{Name: "grpc-message", Value: EncodeMessage(st.Message())})
+	h := make(proxy.Header, 1, 3)
+	h[0] = proxy.Field{Name: fieldStatus, Value: strconv.Itoa(int(st.Code()))}
+	text := strings.ToValidUTF8(st.Message(), "\uFFFD")
+	if text == "" && len(st.Proto().GetDetails()) == 0 {
+		return h
 	}
-	if p := st.Proto(); len(p.GetDetails()) > 0 {
-		if b, err := proto.Marshal(p); err == nil {
-			h = append(h, proxy.Field{Name: "grpc-status-details-bin", Value: base64.RawStdEncoding.EncodeToString(b)})
-		}
+	encoded := EncodeMessage(text)
+	for len(encoded) > maxMessageField {
+		text = cut(text, maxMessageField*len(text)/len(encoded)-len(ellipsis))
+		encoded = EncodeMessage(text)
+	}
+	if encoded != "" {
+		h = append(h, proxy.Field{Name: fieldMessage, Value: encoded})
+	}
+	p := st.Proto() // a copy
+	if len(p.GetDetails()) == 0 {
+		return h
+	}
+	p.Message = text
+	if b, err := proto.Marshal(p); err == nil && base64.RawStdEncoding.EncodedLen(len(b)) <= maxDetailsField {
+		h = append(h, proxy.Field{Name: fieldDetails, Value: base64.RawStdEncoding.EncodeToString(b)})
 	}
 	return h
+}
+
+// ellipsis ends a text that was cut.
+const ellipsis = " ..."
+
+// cut returns the first n bytes of s, without a part of a rune at the end.
+func cut(s string, n int) string {
+	n = max(min(n, len(s)-1), 0)
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n] + ellipsis
+}
+
+// StatusFromError turns an error, never nil, into a status: the one it carries,
+// or that of its fault code with the message that is for callers.
+func StatusFromError(err error) *status.Status {
+	if st, ok := status.FromError(err); ok {
+		return st
+	}
+	return status.New(CodeOf(fault.CodeOf(err)), fault.Message(err))
+}
+
+// CodeOf returns the gRPC code for a fault code.
+func CodeOf(c fault.Code) codes.Code {
+	switch c {
+	case fault.Canceled:
+		return codes.Canceled
+	case fault.InvalidArgument:
+		return codes.InvalidArgument
+	case fault.DeadlineExceeded:
+		return codes.DeadlineExceeded
+	case fault.NotFound:
+		return codes.NotFound
+	case fault.AlreadyExists:
+		return codes.AlreadyExists
+	case fault.PermissionDenied:
+		return codes.PermissionDenied
+	case fault.ResourceExhausted:
+		return codes.ResourceExhausted
+	case fault.FailedPrecondition:
+		return codes.FailedPrecondition
+	case fault.Aborted:
+		return codes.Aborted
+	case fault.Unimplemented:
+		return codes.Unimplemented
+	case fault.Internal:
+		return codes.Internal
+	case fault.Unavailable:
+		return codes.Unavailable
+	case fault.Unauthenticated:
+		return codes.Unauthenticated
+	}
+	return codes.Unknown
 }
 
 // StatusOf reads the status that trailer fields carry; ok is false when there
 // is none.
 func StatusOf(h proxy.Header) (st *status.Status, ok bool) {
-	text := h.Get("grpc-status")
+	text := h.Get(fieldStatus)
 	if text == "" {
 		return nil, false
 	}
@@ -196,15 +298,14 @@ func StatusOf(h proxy.Header) (st *status.Status, ok bool) {
 	if err != nil {
 		return status.Newf(codes.Unknown, "the grpc-status %q is not a number", text), true
 	}
-	st = status.New(codes.Code(code), DecodeMessage(h.Get("grpc-message")))
-	if details := h.Get("grpc-status-details-bin"); details != "" {
-		if b, err := decodeBinary(details); err == nil {
-			p := st.Proto()
-			p.Details = nil
-			if proto.Unmarshal(b, p) == nil && codes.Code(p.GetCode()) == st.Code() { //nolint:gosec // compared
-				st = status.FromProto(p)
-			}
-		}
+	st = status.New(codes.Code(code), DecodeMessage(h.Get(fieldMessage)))
+	details := h.Get(fieldDetails)
+	if details == "" {
+		return st, true
+	}
+	p := &spb.Status{}
+	if b, err := decodeBinary(details); err == nil && proto.Unmarshal(b, p) == nil && uint64(uint32(p.GetCode())) == code { //nolint:gosec // compared
+		st = status.FromProto(p)
 	}
 	return st, true
 }

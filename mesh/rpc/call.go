@@ -1,0 +1,352 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/mesh/proxy"
+)
+
+// call is one call of a registered method. It is the context of its handler:
+// the context of the exchange, with its timer, is built only when somebody
+// needs to know when the call ends.
+type call struct {
+	server   *Server
+	ex       proxy.Exchange
+	path     string
+	header   proxy.Header
+	deadline time.Time // zero for none
+	reader   messageReader
+
+	built   atomic.Bool
+	polls   atomic.Int32 // calls of Err before built
+	writing atomic.Bool
+
+	mu        sync.Mutex         // guards the fields below
+	inner     context.Context    //nolint:containedctx // the call is a context, built of this one
+	cancel    context.CancelFunc // of inner, when there is a deadline
+	md        metadata.MD
+	trailer   metadata.MD
+	responded bool
+}
+
+var _ context.Context = (*call)(nil)
+
+// base returns the context of the exchange, with the deadline.
+func (c *call) base() context.Context {
+	if c.built.Load() {
+		return c.inner
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.inner == nil {
+		c.inner = c.ex.Context()
+		if !c.deadline.IsZero() {
+			c.inner, c.cancel = context.WithDeadline(c.inner, c.deadline)
+		}
+		c.built.Store(true)
+	}
+	return c.inner
+}
+
+// over ends what base has built.
+func (c *call) over() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cancel != nil {
+		c.cancel()
+	}
+}
+
+// Deadline implements context.Context.
+func (c *call) Deadline() (time.Time, bool) { return c.deadline, !c.deadline.IsZero() }
+
+// Done implements context.Context.
+func (c *call) Done() <-chan struct{} { return c.base().Done() }
+
+// freePolls is how often Err may be asked before it is worth its while to find
+// out whether the client is still there.
+const freePolls = 8
+
+// Err implements context.Context. As long as nobody waits for the call to end,
+// and nobody asks again and again, it only looks at the clock.
+func (c *call) Err() error {
+	if c.built.Load() || c.polls.Add(1) > freePolls {
+		return c.base().Err()
+	}
+	if !c.deadline.IsZero() && !time.Now().Before(c.deadline) {
+		return context.DeadlineExceeded
+	}
+	return nil
+}
+
+type callKey struct{}
+
+// Value implements context.Context.
+func (c *call) Value(key any) any {
+	if _, ok := key.(callKey); ok {
+		return c
+	}
+	if !c.built.Load() {
+		return nil // the context of an exchange ends and carries nothing
+	}
+	return c.inner.Value(key)
+}
+
+func callOf(ctx context.Context) *call {
+	c, _ := ctx.Value(callKey{}).(*call)
+	return c
+}
+
+// IncomingHeader returns the header fields that the call of ctx came with; nil
+// outside of a call. It must not be changed, nor used after the call.
+func IncomingHeader(ctx context.Context) proxy.Header {
+	if c := callOf(ctx); c != nil {
+		return c.header
+	}
+	return nil
+}
+
+var errNoCall = errors.New("rpc: the context does not belong to a call")
+
+// SetHeader adds metadata to the head of the response. It is an error after
+// the head has been sent, and outside of a call.
+func SetHeader(ctx context.Context, md metadata.MD) error {
+	if c := callOf(ctx); c != nil {
+		return c.setHeader(md)
+	}
+	return errNoCall
+}
+
+// SetTrailer adds metadata to the trailer of the response. It is an error
+// outside of a call.
+func SetTrailer(ctx context.Context, md metadata.MD) error {
+	c := callOf(ctx)
+	if c == nil {
+		return errNoCall
+	}
+	c.setTrailer(md)
+	return nil
+}
+
+func (c *call) setHeader(md metadata.MD) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.responded {
+		return errors.New("rpc: the head of the response has been sent")
+	}
+	c.md = metadata.Join(c.md, md)
+	return nil
+}
+
+func (c *call) setTrailer(md metadata.MD) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.trailer = metadata.Join(c.trailer, md)
+}
+
+func (c *call) serveUnary(ctx context.Context, m *method) error {
+	message, err := c.only()
+	if err != nil {
+		return err
+	}
+	out, err := m.unary.Handler(m.impl, ctx, func(v any) error { return unmarshal(message, v) }, nil)
+	if err != nil {
+		return err
+	}
+	return c.send(out)
+}
+
+// only returns the one message of a call that has one.
+func (c *call) only() ([]byte, error) {
+	message, err := c.reader.next()
+	if err == nil {
+		err = c.reader.end()
+	}
+	if err == io.EOF {
+		return nil, status.Errorf(codes.Internal, "%s wants one message and got none", c.path)
+	}
+	return message, c.readError(err)
+}
+
+func (c *call) serveStream(ctx context.Context, m *method) error {
+	if !c.deadline.IsZero() {
+		defer context.AfterFunc(c, c.interrupt)()
+	}
+	return m.stream.Handler(m.impl, &serverStream{call: c, ctx: ctx, desc: m.stream})
+}
+
+// interrupt ends a read or a write that is under way.
+func (c *call) interrupt() {
+	if body, ok := c.reader.body.(io.Closer); ok {
+		_ = body.Close() // the Read that waits returns
+	}
+	if c.writing.Load() {
+		c.ex.Abort()
+	}
+}
+
+// readError makes a status of what reading the body failed with.
+func (c *call) readError(err error) error {
+	if _, ok := err.(interface{ GRPCStatus() *status.Status }); ok || err == nil {
+		return err
+	}
+	return c.broken(err)
+}
+
+// broken makes a status of what the exchange failed with.
+func (c *call) broken(err error) error {
+	if why := c.Err(); why != nil {
+		return status.FromContextError(why).Err()
+	}
+	switch fault.CodeOf(err) {
+	case fault.ResourceExhausted:
+		return status.Error(codes.ResourceExhausted, fault.Message(err))
+	case fault.InvalidArgument: // what this side wanted to send
+		return status.Error(codes.Internal, fault.Message(err))
+	}
+	return status.Errorf(codes.Canceled, "the stream broke: %v", err)
+}
+
+// send writes one message, after the head if that is still to be sent.
+func (c *call) send(m any) error {
+	buf := c.server.pools.get()
+	defer c.server.pools.put(buf)
+	var err error
+	if buf.b, err = appendMessage(buf.b, m); err != nil {
+		return err
+	}
+	if err := c.respond(); err != nil {
+		return err
+	}
+	if _, err := c.ex.Write(buf.b); err != nil {
+		return c.broken(err)
+	}
+	return nil
+}
+
+// respond sends the head once.
+func (c *call) respond() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.responded {
+		return nil
+	}
+	if err := c.ex.Respond(200, AppendMetadata(c.server.head, c.md), proxy.UnknownLength); err != nil {
+		if fault.CodeOf(err) == fault.InvalidArgument || fault.CodeOf(err) == fault.ResourceExhausted {
+			c.md = nil
+		}
+		return status.Errorf(codes.Internal, "the metadata of the response cannot be sent: %s", fault.Message(err))
+	}
+	c.responded = true
+	return nil
+}
+
+// finish ends the response.
+func (c *call) finish(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	st := c.server.ok
+	if err != nil {
+		st = StatusFields(c.server.statusOf(err))
+	}
+	if c.end(AppendMetadata(st, c.trailer)) == nil || len(c.md)+len(c.trailer) == 0 {
+		return
+	}
+	c.md = nil // it may be that which cannot be sent; the status must arrive
+	_ = c.end(st)
+}
+
+// end sends the last header fields; without a response so far, all of them at
+// once (Trailers-Only).
+func (c *call) end(st proxy.Header) error {
+	if c.responded {
+		return c.ex.Trailer(st)
+	}
+	h := append(AppendMetadata(c.server.head, c.md), st...)
+	if !knownEncoding(c.reader.encoding) {
+		h.Add(fieldAcceptEncoding, acceptEncoding)
+	}
+	return c.ex.Respond(200, h, 0)
+}
+
+// serverStream is the grpc.ServerStream of a call. One goroutine may send while
+// another one receives.
+type serverStream struct {
+	call *call
+	ctx  context.Context //nolint:containedctx // a grpc.ServerStream has the context of its call
+	desc *grpc.StreamDesc
+}
+
+var _ grpc.ServerStream = (*serverStream)(nil)
+
+// Context returns the context of the call.
+func (s *serverStream) Context() context.Context { return s.ctx }
+
+// SetHeader adds metadata to the head.
+func (s *serverStream) SetHeader(md metadata.MD) error { return s.call.setHeader(md) }
+
+// SendHeader sends the head.
+func (s *serverStream) SendHeader(md metadata.MD) error {
+	if err := s.call.setHeader(md); err != nil {
+		return err
+	}
+	if err := s.call.respond(); err != nil {
+		return err
+	}
+	return s.flush()
+}
+
+// SetTrailer adds metadata to the trailer.
+func (s *serverStream) SetTrailer(md metadata.MD) { s.call.setTrailer(md) }
+
+// SendMsg sends one message at once.
+func (s *serverStream) SendMsg(m any) error {
+	s.call.writing.Store(true)
+	defer s.call.writing.Store(false)
+	if !s.call.deadline.IsZero() {
+		if err := s.call.Err(); err != nil {
+			return status.FromContextError(err).Err()
+		}
+	}
+	if err := s.call.send(m); err != nil {
+		return err
+	}
+	return s.flush()
+}
+
+func (s *serverStream) flush() error {
+	if err := s.call.ex.Flush(); err != nil {
+		return s.call.broken(err)
+	}
+	return nil
+}
+
+// RecvMsg receives one message, or io.EOF when the client sends no more.
+func (s *serverStream) RecvMsg(m any) error {
+	if !s.desc.ClientStreams {
+		message, err := s.call.only()
+		if err != nil {
+			return err
+		}
+		return unmarshal(message, m)
+	}
+	message, err := s.call.reader.next()
+	if err == io.EOF {
+		return io.EOF
+	}
+	if err != nil {
+		return s.call.readError(err)
+	}
+	return unmarshal(message, m)
+}
