@@ -319,9 +319,8 @@ func parseChunkSize(line []byte) (size int64, digits int, err error) {
 	if digits == 0 {
 		return 0, 0, malformed("the size of a chunk is not a number: " + quote(string(line)))
 	}
-	extension := string(bytes.TrimLeft(line[digits:], " \t"))
-	if extension != "" && extension[0] != ';' || !isFieldValue(extension) ||
-		extension == "" && digits < len(line) {
+	extension := string(line[digits:])
+	if extension != "" && extension[0] != ';' || !isFieldValue(extension) {
 		return 0, 0, malformed("the size of a chunk is followed by something else: " + quote(string(line)))
 	}
 	return size, digits + 1, nil

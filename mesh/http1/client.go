@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -35,7 +36,9 @@ const (
 // connection that has ended is not used; when it ends under a request, the
 // Client sends the request again by itself, on a new connection, if nothing of
 // the response has come and
-//   - nothing of the request can have reached the server's application, or
+//   - nothing of the request can have reached the server's application (no byte
+//     was written, or the server had closed the connection before it received
+//     any, which TCP on Linux can tell), or
 //   - its method is idempotent (GET, HEAD, OPTIONS, TRACE, PUT, DELETE) and it
 //     has no content, or content so short that it was sent with the head.
 //
@@ -294,7 +297,7 @@ func (cl *Client) dialError(ctx context.Context, err error) error {
 // see addresses and the like.
 func whyNot(err error) string {
 	var certificate *tls.CertificateVerificationError
-	var alert tls.AlertError
+	var op *net.OpError
 	var record tls.RecordHeaderError
 	var dns *net.DNSError
 	switch {
@@ -308,8 +311,8 @@ func whyNot(err error) string {
 		return "the host cannot be reached"
 	case errors.As(err, &certificate):
 		return "its certificate is not accepted"
-	case errors.As(err, &alert):
-		return "it refused the TLS handshake"
+	case errors.As(err, &op) && op.Op == "remote error": // a TLS alert
+		return "it answered with a TLS alert: " + strings.TrimPrefix(op.Err.Error(), "tls: ")
 	case errors.As(err, &record):
 		return "it does not speak TLS"
 	case errors.As(err, &dns):

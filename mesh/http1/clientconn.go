@@ -51,12 +51,13 @@ type clientConn struct {
 	hardBy   time.Time // when reading must end; zero: never
 	headBy   time.Time // when the head must be there; zero: any time
 	headTime time.Duration
-	wsKey    bool // Sec-WebSocket-Key is ours
-	answered bool // something of the response has come
-	wrote    bool // something of the request may have been sent
-	consumed bool // something of the request's content may have been read
-	inline   bool // the request is in the buffer as a whole
-	lost     bool // the connection ended before it answered
+	wsKey    bool   // Sec-WebSocket-Key is ours
+	answered bool   // something of the response has come
+	wrote    bool   // something of the request may have been sent
+	consumed bool   // something of the request's content may have been read
+	inline   bool   // the request is in the buffer as a whole
+	lost     bool   // the connection ended before it answered
+	before   uint64 // bytes that were sent on the connection before
 	sender   *sender
 }
 
@@ -106,6 +107,7 @@ func (c *clientConn) begin(ctx context.Context, headTimeout time.Duration) {
 		c.headBy = time.Now().Add(headTimeout)
 	}
 	c.wsKey, c.answered, c.wrote, c.consumed, c.inline, c.lost = false, false, false, false, false, false
+	c.before = c.w.total
 	c.header = c.header[:0]
 	c.head = responseHead{}
 }
@@ -172,8 +174,7 @@ func (c *clientConn) send(r *proxy.Request) error {
 // so that it can be sent again.
 func (c *clientConn) write() error {
 	c.inline = true
-	c.w.allow()
-	n, err := c.nc.Write(c.w.out)
+	n, err := c.w.write(c.w.out)
 	c.wrote = n > 0
 	return err
 }
@@ -252,14 +253,14 @@ func (c *clientConn) response(r *proxy.Request) (*proxy.Response, error) {
 	switch {
 	case r.Method == "CONNECT" && h.status < 300:
 		return c.tunnel(resp)
+	case h.transferEncoding && !h.chunked:
+		return nil, malformed("a Transfer-Encoding other than chunked")
 	case r.Method == "HEAD", h.status == 204, h.status == 304:
 		resp.ContentLength = h.contentLength
 		if h.status == 204 {
 			resp.ContentLength = 0
 		}
 		c.body.start(bodyNone, 0, -1)
-	case h.transferEncoding && !h.chunked:
-		return nil, malformed("a Transfer-Encoding other than chunked")
 	case h.chunked:
 		resp.ContentLength = proxy.UnknownLength
 		resp.Response.Trailer = &c.body.trailer
@@ -321,6 +322,9 @@ func isIdempotent(method string) bool {
 
 // abandon ends the connection after err and names the error for the caller.
 func (c *clientConn) abandon(err error) error {
+	if err == io.EOF && c.inline && !c.answered && c.nothingArrived(c.before) {
+		c.wrote = false
+	}
 	c.nc.Close()
 	if c.sender != nil {
 		// Whatever the other error is, it follows from this one.

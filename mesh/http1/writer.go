@@ -14,6 +14,7 @@ type writer struct {
 	stall time.Duration // bounds each write; negative: no bound
 	out   []byte
 
+	total   uint64    // bytes written to the connection
 	by      time.Time // the deadline for writes that is set
 	vec     net.Buffers
 	parts   [3][]byte
@@ -62,7 +63,8 @@ func (w *writer) send(p []byte, end string) error {
 		w.parts[0], w.parts[1], w.parts[2] = w.out, p, w.lineEnd[:len(end)]
 		w.vec = w.parts[:]
 		w.allow()
-		_, err := w.vec.WriteTo(w.nc)
+		n, err := w.vec.WriteTo(w.nc)
+		w.total += uint64(n)
 		w.parts = [3][]byte{}
 		w.out = w.out[:0]
 		return err
@@ -83,8 +85,7 @@ func (w *writer) sendRecords(p []byte, end string) error {
 			return err
 		}
 		if len(p) >= bufferSize {
-			w.allow()
-			if _, err := w.nc.Write(p); err != nil {
+			if _, err := w.write(p); err != nil {
 				return err
 			}
 			p = nil
@@ -99,10 +100,16 @@ func (w *writer) flush() error {
 	if len(w.out) == 0 {
 		return nil
 	}
-	w.allow()
-	_, err := w.nc.Write(w.out)
+	_, err := w.write(w.out)
 	w.out = w.out[:0]
 	return err
+}
+
+func (w *writer) write(p []byte) (int, error) {
+	w.allow()
+	n, err := w.nc.Write(p)
+	w.total += uint64(n)
+	return n, err
 }
 
 // allow lets a write wait for the stall time, or up to an eighth less.
@@ -133,5 +140,7 @@ func (w *writer) splice(r *io.LimitedReader) (int64, error) {
 		return 0, err
 	}
 	w.allow()
-	return w.nc.(*net.TCPConn).ReadFrom(r)
+	n, err := w.nc.(*net.TCPConn).ReadFrom(r)
+	w.total += uint64(n)
+	return n, err
 }
