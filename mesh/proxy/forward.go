@@ -15,11 +15,9 @@ import (
 // Forwarder passes exchanges on to servers. The zero value is ready; it holds
 // nothing but memory to use again. It is safe for concurrent use.
 type Forwarder struct {
-	states  sync.Pool // *forwarding
-	buffers sync.Pool // *[copySize]byte
+	states sync.Pool // *forwarding
+	relay  Relayer
 }
-
-const copySize = 32 << 10
 
 // ForwardOptions are what one route or target wants of forwarding. The functions
 // are called in the goroutine of Forward.
@@ -201,12 +199,7 @@ func isProxyAuth(name string) bool {
 // about later.
 func (fw *forwarding) interim(status int, h Header) { _ = fw.ex.Interim(status, h) }
 
-func (fw *forwarding) fail(kind Failure, err error) {
-	fw.out.Failure, fw.out.Err = kind, err
-	if fw.out.Started {
-		fw.ex.Abort()
-	}
-}
+func (fw *forwarding) fail(kind Failure, err error) { fw.out.Failure, fw.out.Err = kind, err }
 
 func (fw *forwarding) run(rt RoundTripper) {
 	resp, err := rt.RoundTrip(fw.ctx, &fw.req, RoundTripOptions{Interim: fw.onInterim, HeadTimeout: fw.opts.HeadTimeout})
@@ -215,15 +208,18 @@ func (fw *forwarding) run(rt RoundTripper) {
 		return
 	}
 	fw.out.Status = resp.Status
+	if fw.opts.RewriteResponse != nil {
+		fw.opts.RewriteResponse(fw.ctx, fw.ex, resp)
+	}
+	clean(resp)
+	var p Progress
 	if resp.Upgraded != nil {
-		fw.upgrade(resp)
-		return
+		p, err = fw.f.relay.tunnel(fw.ctx, fw.ex, resp)
+	} else {
+		p, err = fw.f.relay.respond(fw.ex, resp)
 	}
-	// Closing waits until nobody reads the request any more.
-	defer resp.Body.Close()
-	if fw.respond(resp) && fw.content(resp) {
-		fw.trailer(resp)
-	}
+	fw.out.Started, fw.out.Received, fw.out.Sent = p.HeadSent, p.Bytes, p.Sent
+	fw.relayed(err)
 }
 
 // failureOf classifies what a round trip failed with.
@@ -248,27 +244,8 @@ func failureOf(err error) Failure {
 	return NoResponse
 }
 
-// respond passes the head on.
-func (fw *forwarding) respond(resp *Response) bool {
-	if fw.opts.RewriteResponse != nil {
-		fw.opts.RewriteResponse(fw.ctx, fw.ex, resp)
-	}
-	fw.clean(resp)
-	err := fw.ex.Respond(resp.Status, resp.Header, resp.ContentLength)
-	switch {
-	case err == nil:
-		fw.out.Started = true
-		return true
-	case fault.Is(err, fault.Canceled):
-		fw.fail(ClientGone, err)
-	default:
-		fw.fail(NotForwarded, fault.Wrap(err, fault.Unavailable, "the response cannot be passed on"))
-	}
-	return false
-}
-
 // clean takes out of the response what is for this proxy.
-func (fw *forwarding) clean(resp *Response) {
+func clean(resp *Response) {
 	for i := range resp.Header {
 		if isProxyAuth(resp.Header[i].Name) {
 			resp.Header.Del("Proxy-Authenticate")
@@ -278,104 +255,19 @@ func (fw *forwarding) clean(resp *Response) {
 	}
 }
 
-// content passes the content on.
-func (fw *forwarding) content(resp *Response) bool {
-	if from, ok := resp.Body.(io.WriterTo); ok && resp.ContentLength >= 0 {
-		n, err := from.WriteTo(fw.ex)
-		fw.out.Received += n
-		return fw.copied(err)
-	}
-	buf, _ := fw.f.buffers.Get().(*[copySize]byte)
-	if buf == nil {
-		buf = new([copySize]byte)
-	}
-	defer fw.f.buffers.Put(buf)
-	look, _ := resp.Body.(Lookahead)
-	for {
-		if resp.ContentLength < 0 && (look == nil || look.Buffered() == 0) {
-			if err := fw.ex.Flush(); err != nil {
-				return fw.copied(err)
-			}
-		}
-		n, err := resp.Body.Read(buf[:])
-		if n > 0 {
-			fw.out.Received += int64(n)
-			if _, werr := fw.ex.Write(buf[:n]); werr != nil {
-				return fw.copied(werr)
-			}
-		}
-		if err == io.EOF {
-			return true
-		}
-		if err != nil {
-			return fw.copied(err)
-		}
-	}
-}
-
-// copied judges the end of the content.
-func (fw *forwarding) copied(err error) bool {
+// relayed judges how the response was passed on.
+func (fw *forwarding) relayed(err error) {
 	switch {
 	case err == nil:
-		return true
-	case fault.Is(err, fault.Canceled):
+	case errors.Is(err, ErrClientGone), fault.Is(err, fault.Canceled):
 		fw.fail(ClientGone, err)
+	case !fw.out.Started:
+		fw.fail(NotForwarded, fault.Wrap(err, fault.Unavailable, "the response cannot be passed on"))
 	case fault.Is(err, fault.DeadlineExceeded):
 		fw.fail(TimedOut, err)
 	default:
 		fw.fail(ResponseCut, err)
 	}
-	return false
-}
-
-func (fw *forwarding) trailer(resp *Response) {
-	if resp.Trailer == nil || len(*resp.Trailer) == 0 {
-		return
-	}
-	if err := fw.ex.Trailer(*resp.Trailer); err != nil {
-		fw.fail(ClientGone, err)
-	}
-}
-
-// upgrade passes an upgraded stream on, in both directions, until both have
-// ended.
-func (fw *forwarding) upgrade(resp *Response) {
-	server := resp.Upgraded
-	defer server.Close()
-	if fw.opts.RewriteResponse != nil {
-		fw.opts.RewriteResponse(fw.ctx, fw.ex, resp)
-	}
-	client, err := fw.ex.Upgrade(resp.Header)
-	if err != nil {
-		fw.fail(ClientGone, err)
-		return
-	}
-	defer client.Close()
-	fw.out.Started = true
-	both := func() {
-		client.Close()
-		server.Close()
-	}
-	defer context.AfterFunc(fw.ctx, both)()
-	var wg sync.WaitGroup
-	wg.Go(func() { fw.out.Received += pipe(client, server, both) })
-	fw.out.Sent += pipe(server, client, both)
-	wg.Wait()
-}
-
-// pipe copies a stream until it ends, and passes the end on. If that is not how
-// it stops, neither direction can go on.
-func pipe(dst io.WriteCloser, src io.Reader, stop func()) int64 {
-	n, err := io.Copy(dst, src)
-	if half, ok := dst.(interface{ CloseWrite() error }); err == nil && ok {
-		err = half.CloseWrite()
-	} else if err == nil {
-		err = dst.Close()
-	}
-	if err != nil {
-		stop()
-	}
-	return n
 }
 
 // countedBody counts what is read of a request's content, and passes on what

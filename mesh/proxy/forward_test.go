@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"net"
 	"net/http"
@@ -24,6 +23,7 @@ import (
 
 	"github.com/proa-io/proa/fault"
 	"github.com/proa-io/proa/mesh/http1"
+	"github.com/proa-io/proa/mesh/http2"
 	"github.com/proa-io/proa/mesh/proxy"
 )
 
@@ -37,11 +37,16 @@ var noDeadline time.Time
 // own. done, when not nil, is told how each exchange went.
 func hop(t testing.TB, to string, opts proxy.ForwardOptions, done chan<- proxy.Outcome) string {
 	t.Helper()
-	var f proxy.Forwarder
 	cl := &http1.Client{Address: to, Name: "backend"}
 	t.Cleanup(func() { cl.Close() })
-	return listen(t, &http1.Server{Handler: func(ex proxy.Exchange) {
-		out := f.Forward(ex.Context(), ex, cl, opts)
+	return listen(t, &http1.Server{Handler: forward(cl, opts, done)})
+}
+
+// forward is a handler that forwards everything to rt.
+func forward(rt proxy.RoundTripper, opts proxy.ForwardOptions, done chan<- proxy.Outcome) proxy.Handler {
+	f := new(proxy.Forwarder)
+	return func(ex proxy.Exchange) {
+		out := f.Forward(ex.Context(), ex, rt, opts)
 		if out.Err != nil && !out.Started {
 			text := fault.Message(out.Err)
 			ex.Respond(502, nil, int64(len(text)))
@@ -50,7 +55,7 @@ func hop(t testing.TB, to string, opts proxy.ForwardOptions, done chan<- proxy.O
 		if done != nil {
 			done <- out
 		}
-	}})
+	}
 }
 
 func listen(t testing.TB, s *http1.Server) string {
@@ -70,12 +75,54 @@ func listen(t testing.TB, s *http1.Server) string {
 	return ln.Addr().String()
 }
 
-// backend runs net/http behind two hops and returns the address of the first.
-func backend(t testing.TB, h http.HandlerFunc) string {
+// chains are the ways on which a request passes two servers of this module, by
+// the versions of HTTP that are spoken before, between and behind them. Each
+// returns the address to which the requests go.
+var chains = []struct {
+	name  string
+	build func(t testing.TB, to string) string
+}{
+	{"1-1-1", func(t testing.TB, to string) string {
+		return hop(t, hop(t, to, proxy.ForwardOptions{}, nil), proxy.ForwardOptions{}, nil)
+	}},
+	{"1-2-1", func(t testing.TB, to string) string {
+		last := &http1.Client{Address: to, Name: "backend"}
+		t.Cleanup(func() { last.Close() })
+		middle := &http2.Client{Addr: listen2(t, &http2.Server{Handler: forward(last, proxy.ForwardOptions{}, nil)})}
+		t.Cleanup(func() { middle.Close() })
+		return listen(t, &http1.Server{Handler: forward(middle, proxy.ForwardOptions{}, nil)})
+	}},
+}
+
+// startBackend runs net/http behind a chain and returns where requests go.
+type startBackend func(h http.HandlerFunc) (addr string)
+
+// eachChain runs a test on each of the chains.
+func eachChain(t *testing.T, test func(t *testing.T, backend startBackend)) {
+	for _, chain := range chains {
+		t.Run(chain.name, func(t *testing.T) {
+			test(t, func(h http.HandlerFunc) string {
+				srv := httptest.NewServer(h)
+				t.Cleanup(srv.Close)
+				return chain.build(t, srv.Listener.Addr().String())
+			})
+		})
+	}
+}
+
+func listen2(t testing.TB, s *http2.Server) string {
 	t.Helper()
-	srv := httptest.NewServer(h)
-	t.Cleanup(srv.Close)
-	return hop(t, hop(t, srv.Listener.Addr().String(), proxy.ForwardOptions{}, nil), proxy.ForwardOptions{}, nil)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(ln) }()
+	t.Cleanup(func() {
+		s.Close()
+		<-served
+	})
+	return ln.Addr().String()
 }
 
 func dial(t testing.TB, addr string) *net.TCPConn {
@@ -101,140 +148,144 @@ func wait[T any](t testing.TB, ch <-chan T, what string) T {
 }
 
 func TestAForwardedExchangeIsTheSameAsADirectOne(t *testing.T) {
-	handler := func(w http.ResponseWriter, r *http.Request) {
-		body, err := io.ReadAll(r.Body)
-		r.Header.Del("Connection") // each client's own
-		w.Header().Set("X-Seen", fmt.Sprintf("%s %s %s len=%d te=%v fields=%v body=%x err=%v trailer=%v", r.Method, r.Host, r.RequestURI,
-			r.ContentLength, r.TransferEncoding, r.Header, sha256.Sum256(body), err, r.Trailer))
-		w.Header().Add("Set-Cookie", "a=1")
-		w.Header().Add("Set-Cookie", "b=2")
-		switch r.URL.Path {
-		case "/204":
-			w.WriteHeader(204)
-		case "/304":
-			w.Header().Set("Etag", `"x"`)
-			w.WriteHeader(304)
-		case "/404":
-			http.Error(w, "no such thing", 404)
-		case "/chunked":
-			for i := range 100 {
-				fmt.Fprintf(w, "part %d\n", i)
-				w.(http.Flusher).Flush()
-			}
-		case "/trailers":
-			w.Header().Set("Trailer", "X-Sum")
-			io.WriteString(w, "content")
-			w.Header().Set("X-Sum", "1")
-			w.Header().Set(http.TrailerPrefix+"X-Late", "2")
-		case "/large":
-			w.Header().Set("Content-Length", "3000000")
-			w.Write(bytes.Repeat([]byte("0123456789"), 300_000))
-		case "/empty":
-		default:
-			w.Write(body)
-		}
-	}
-	direct := httptest.NewServer(http.HandlerFunc(handler))
-	defer direct.Close()
-	forwarded := backend(t, handler)
-
-	const big = 2_000_000
-	tests := []struct {
-		name, method, target string
-		header               http.Header
-		body                 func() io.Reader
-		trailer              bool
-	}{
-		{name: "GET", method: "GET", target: "/a/b%2Fc?d=e&f=%20"},
-		{name: "HEAD", method: "HEAD", target: "/large"},
-		{name: "OPTIONS", method: "OPTIONS", target: "/"},
-		{name: "204", method: "GET", target: "/204"},
-		{name: "304", method: "GET", target: "/304"},
-		{name: "404", method: "GET", target: "/404"},
-		{name: "empty", method: "GET", target: "/empty"},
-		{name: "chunked", method: "GET", target: "/chunked"},
-		{name: "trailers", method: "GET", target: "/trailers", header: http.Header{"Te": {"trailers"}}},
-		{name: "large", method: "GET", target: "/large"},
-		{name: "fields", method: "GET", target: "/", header: http.Header{"X-A": {"1", "2"}, "Authorization": {"Bearer x"}, "Cookie": {"a=b"}, "User-Agent": {"test"}}},
-		{name: "POST without content", method: "POST", target: "/"},
-		{name: "small POST", method: "POST", target: "/", body: func() io.Reader { return strings.NewReader("abc") }},
-		{name: "large POST", method: "POST", target: "/", body: func() io.Reader { return strings.NewReader(strings.Repeat("x", big)) }},
-		{name: "chunked POST", method: "POST", target: "/", body: func() io.Reader { return struct{ io.Reader }{strings.NewReader("abc")} }},
-		{name: "large chunked POST", method: "POST", target: "/", body: func() io.Reader { return struct{ io.Reader }{strings.NewReader(strings.Repeat("x", big))} }},
-		{name: "POST with trailers", method: "POST", target: "/", body: func() io.Reader { return struct{ io.Reader }{strings.NewReader("abc")} }, trailer: true},
-		{name: "POST that expects 100", method: "POST", target: "/", header: http.Header{"Expect": {"100-continue"}}, body: func() io.Reader { return strings.NewReader("abc") }},
-	}
-	client := &http.Client{Transport: &http.Transport{DisableCompression: true, ExpectContinueTimeout: patience}}
-	defer client.CloseIdleConnections()
-	fetch := func(t *testing.T, addr string, i int) string {
-		tt := tests[i]
-		var body io.Reader
-		if tt.body != nil {
-			body = tt.body()
-		}
-		req, err := http.NewRequestWithContext(t.Context(), tt.method, "http://"+addr+tt.target, body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if tt.header != nil {
-			req.Header = tt.header.Clone()
-		}
-		if tt.trailer {
-			req.Trailer = http.Header{"X-Sum": {"1"}}
-		}
-		req.Host = "example.org"
-		resp, err := client.Do(req)
-		if err != nil {
-			t.Fatalf("%s: %v", addr, err)
-		}
-		defer resp.Body.Close()
-		content, err := io.ReadAll(resp.Body)
-		if err != nil {
-			t.Fatalf("%s: body: %v", addr, err)
-		}
-		resp.Header.Del("Date")
-		return fmt.Sprintf("%s len=%d te=%v %v body=%d %x trailer=%v", resp.Status, resp.ContentLength, resp.TransferEncoding, resp.Header, len(content), sha256.Sum256(content), resp.Trailer)
-	}
-	for range 2 {
-		for i, tt := range tests {
-			t.Run(tt.name, func(t *testing.T) {
-				want, got := fetch(t, direct.Listener.Addr().String(), i), fetch(t, forwarded, i)
-				if got != want {
-					t.Errorf("forwarded: %s\ndirect:    %s", got, want)
+	eachChain(t, func(t *testing.T, backend startBackend) {
+		handler := func(w http.ResponseWriter, r *http.Request) {
+			body, err := io.ReadAll(r.Body)
+			r.Header.Del("Connection") // each client's own
+			w.Header().Set("X-Seen", fmt.Sprintf("%s %s %s len=%d te=%v fields=%v body=%x err=%v trailer=%v", r.Method, r.Host, r.RequestURI,
+				r.ContentLength, r.TransferEncoding, r.Header, sha256.Sum256(body), err, r.Trailer))
+			w.Header().Add("Set-Cookie", "a=1")
+			w.Header().Add("Set-Cookie", "b=2")
+			switch r.URL.Path {
+			case "/204":
+				w.WriteHeader(204)
+			case "/304":
+				w.Header().Set("Etag", `"x"`)
+				w.WriteHeader(304)
+			case "/404":
+				http.Error(w, "no such thing", 404)
+			case "/chunked":
+				for i := range 100 {
+					fmt.Fprintf(w, "part %d\n", i)
+					w.(http.Flusher).Flush()
 				}
-			})
+			case "/trailers":
+				w.Header().Set("Trailer", "X-Sum")
+				io.WriteString(w, "content")
+				w.Header().Set("X-Sum", "1")
+				w.Header().Set(http.TrailerPrefix+"X-Late", "2")
+			case "/large":
+				w.Header().Set("Content-Length", "3000000")
+				w.Write(bytes.Repeat([]byte("0123456789"), 300_000))
+			case "/empty":
+			default:
+				w.Write(body)
+			}
 		}
-	}
+		direct := httptest.NewServer(http.HandlerFunc(handler))
+		defer direct.Close()
+		forwarded := backend(handler)
+
+		const big = 2_000_000
+		tests := []struct {
+			name, method, target string
+			header               http.Header
+			body                 func() io.Reader
+			trailer              bool
+		}{
+			{name: "GET", method: "GET", target: "/a/b%2Fc?d=e&f=%20"},
+			{name: "HEAD", method: "HEAD", target: "/large"},
+			{name: "OPTIONS", method: "OPTIONS", target: "/"},
+			{name: "204", method: "GET", target: "/204"},
+			{name: "304", method: "GET", target: "/304"},
+			{name: "404", method: "GET", target: "/404"},
+			{name: "empty", method: "GET", target: "/empty"},
+			{name: "chunked", method: "GET", target: "/chunked"},
+			{name: "trailers", method: "GET", target: "/trailers", header: http.Header{"Te": {"trailers"}}},
+			{name: "large", method: "GET", target: "/large"},
+			{name: "fields", method: "GET", target: "/", header: http.Header{"X-A": {"1", "2"}, "Authorization": {"Bearer x"}, "Cookie": {"a=b"}, "User-Agent": {"test"}}},
+			{name: "POST without content", method: "POST", target: "/"},
+			{name: "small POST", method: "POST", target: "/", body: func() io.Reader { return strings.NewReader("abc") }},
+			{name: "large POST", method: "POST", target: "/", body: func() io.Reader { return strings.NewReader(strings.Repeat("x", big)) }},
+			{name: "chunked POST", method: "POST", target: "/", body: func() io.Reader { return struct{ io.Reader }{strings.NewReader("abc")} }},
+			{name: "large chunked POST", method: "POST", target: "/", body: func() io.Reader { return struct{ io.Reader }{strings.NewReader(strings.Repeat("x", big))} }},
+			{name: "POST with trailers", method: "POST", target: "/", body: func() io.Reader { return struct{ io.Reader }{strings.NewReader("abc")} }, trailer: true},
+			{name: "POST that expects 100", method: "POST", target: "/", header: http.Header{"Expect": {"100-continue"}}, body: func() io.Reader { return strings.NewReader("abc") }},
+		}
+		client := &http.Client{Transport: &http.Transport{DisableCompression: true, ExpectContinueTimeout: patience}}
+		defer client.CloseIdleConnections()
+		fetch := func(t *testing.T, addr string, i int) string {
+			tt := tests[i]
+			var body io.Reader
+			if tt.body != nil {
+				body = tt.body()
+			}
+			req, err := http.NewRequestWithContext(t.Context(), tt.method, "http://"+addr+tt.target, body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tt.header != nil {
+				req.Header = tt.header.Clone()
+			}
+			if tt.trailer {
+				req.Trailer = http.Header{"X-Sum": {"1"}}
+			}
+			req.Host = "example.org"
+			resp, err := client.Do(req)
+			if err != nil {
+				t.Fatalf("%s: %v", addr, err)
+			}
+			defer resp.Body.Close()
+			content, err := io.ReadAll(resp.Body)
+			if err != nil {
+				t.Fatalf("%s: body: %v", addr, err)
+			}
+			resp.Header.Del("Date")
+			return fmt.Sprintf("%s len=%d te=%v %v body=%d %x trailer=%v", resp.Status, resp.ContentLength, resp.TransferEncoding, resp.Header, len(content), sha256.Sum256(content), resp.Trailer)
+		}
+		for range 2 {
+			for i, tt := range tests {
+				t.Run(tt.name, func(t *testing.T) {
+					want, got := fetch(t, direct.Listener.Addr().String(), i), fetch(t, forwarded, i)
+					if got != want {
+						t.Errorf("forwarded: %s\ndirect:    %s", got, want)
+					}
+				})
+			}
+		}
+	})
 }
 
 func TestWhatBelongsToOneConnectionStaysThere(t *testing.T) {
-	addr := backend(t, func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Connection", "X-Hop-Back")
-		w.Header().Set("X-Hop-Back", "1")
-		w.Header().Set("Keep-Alive", "timeout=5")
-		w.Header().Set("Proxy-Authenticate", "Basic")
-		w.Header().Set("X-End", "kept")
-		fmt.Fprint(w, r.Header)
-	})
-	nc := dial(t, addr)
-	io.WriteString(nc, "GET / HTTP/1.1\r\nHost: a\r\nConnection: X-Hop, keep-alive\r\nX-Hop: 1\r\nKeep-Alive: 5\r\nProxy-Connection: x\r\n"+
-		"Proxy-Authorization: Basic x\r\nTE: gzip;q=1, trailers\r\nUpgrade: none\r\nX-End: kept\r\n\r\n")
-	resp, err := http.ReadResponse(bufio.NewReader(nc), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	body, _ := io.ReadAll(resp.Body)
-	if got, want := string(body), "map[Connection:[TE] Te:[trailers] X-End:[kept]]"; got != want {
-		t.Errorf("the server saw %s, want %s", got, want)
-	}
-	for _, name := range []string{"Connection", "X-Hop-Back", "Keep-Alive", "Proxy-Authenticate"} {
-		if v := resp.Header.Get(name); v != "" {
-			t.Errorf("the client saw %s: %s", name, v)
+	eachChain(t, func(t *testing.T, backend startBackend) {
+		addr := backend(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Connection", "X-Hop-Back")
+			w.Header().Set("X-Hop-Back", "1")
+			w.Header().Set("Keep-Alive", "timeout=5")
+			w.Header().Set("Proxy-Authenticate", "Basic")
+			w.Header().Set("X-End", "kept")
+			fmt.Fprint(w, r.Header)
+		})
+		nc := dial(t, addr)
+		io.WriteString(nc, "GET / HTTP/1.1\r\nHost: a\r\nConnection: X-Hop, keep-alive\r\nX-Hop: 1\r\nKeep-Alive: 5\r\nProxy-Connection: x\r\n"+
+			"Proxy-Authorization: Basic x\r\nTE: gzip;q=1, trailers\r\nUpgrade: none\r\nX-End: kept\r\n\r\n")
+		resp, err := http.ReadResponse(bufio.NewReader(nc), nil)
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	if resp.Header.Get("X-End") != "kept" {
-		t.Error("the client did not see X-End")
-	}
+		body, _ := io.ReadAll(resp.Body)
+		if got, want := string(body), "map[Connection:[TE] Te:[trailers] X-End:[kept]]"; got != want {
+			t.Errorf("the server saw %s, want %s", got, want)
+		}
+		for _, name := range []string{"Connection", "X-Hop-Back", "Keep-Alive", "Proxy-Authenticate"} {
+			if v := resp.Header.Get(name); v != "" {
+				t.Errorf("the client saw %s: %s", name, v)
+			}
+		}
+		if resp.Header.Get("X-End") != "kept" {
+			t.Error("the client did not see X-End")
+		}
+	})
 }
 
 func TestRewriteChangesWhatIsForwardedAndNothingElse(t *testing.T) {
@@ -278,144 +329,152 @@ func TestRewriteChangesWhatIsForwardedAndNothingElse(t *testing.T) {
 }
 
 func TestInterimResponsesAreForwarded(t *testing.T) {
-	addr := backend(t, func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Link", "</style.css>")
-		w.WriteHeader(103)
-		w.Header().Del("Link")
-		io.WriteString(w, "done")
+	eachChain(t, func(t *testing.T, backend startBackend) {
+		addr := backend(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Link", "</style.css>")
+			w.WriteHeader(103)
+			w.Header().Del("Link")
+			io.WriteString(w, "done")
+		})
+		var hints []string
+		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
+			hints = append(hints, fmt.Sprint(code, h.Get("Link")))
+			return nil
+		}})
+		req, _ := http.NewRequestWithContext(ctx, "GET", "http://"+addr, nil)
+		resp, err := http.DefaultTransport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if len(hints) != 1 || hints[0] != "103</style.css>" {
+			t.Errorf("got %q", hints)
+		}
 	})
-	var hints []string
-	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
-		hints = append(hints, fmt.Sprint(code, h.Get("Link")))
-		return nil
-	}})
-	req, _ := http.NewRequestWithContext(ctx, "GET", "http://"+addr, nil)
-	resp, err := http.DefaultTransport.RoundTrip(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp.Body.Close()
-	if len(hints) != 1 || hints[0] != "103</style.css>" {
-		t.Errorf("got %q", hints)
-	}
 }
 
 func TestEventsAreNotLate(t *testing.T) {
-	next, gone := make(chan int), make(chan struct{})
-	addr := backend(t, func(w http.ResponseWriter, r *http.Request) {
-		defer close(gone)
-		w.Header().Set("Content-Type", "text/event-stream")
-		w.(http.Flusher).Flush()
-		for {
-			select {
-			case i := <-next:
-				fmt.Fprintf(w, "data: %d\n\n", i)
-				w.(http.Flusher).Flush()
-			case <-r.Context().Done():
-				return
+	eachChain(t, func(t *testing.T, backend startBackend) {
+		next, gone := make(chan int), make(chan struct{})
+		addr := backend(func(w http.ResponseWriter, r *http.Request) {
+			defer close(gone)
+			w.Header().Set("Content-Type", "text/event-stream")
+			w.(http.Flusher).Flush()
+			for {
+				select {
+				case i := <-next:
+					fmt.Fprintf(w, "data: %d\n\n", i)
+					w.(http.Flusher).Flush()
+				case <-r.Context().Done():
+					return
+				}
 			}
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		req, _ := http.NewRequestWithContext(ctx, "GET", "http://"+addr, nil)
+		resp, err := http.DefaultTransport.RoundTrip(req) // returns before the first event
+		if err != nil {
+			t.Fatal(err)
 		}
+		defer resp.Body.Close()
+		br := bufio.NewReader(resp.Body)
+		for i := range 20 {
+			next <- i
+			// The next event is not sent before this one has come.
+			if line, err := br.ReadString('\n'); err != nil || line != fmt.Sprintf("data: %d\n", i) {
+				t.Fatalf("got %q, %v", line, err)
+			}
+			br.ReadString('\n')
+		}
+		cancel()
+		wait(t, gone, "cancellation at the server")
 	})
-	ctx, cancel := context.WithCancel(t.Context())
-	req, _ := http.NewRequestWithContext(ctx, "GET", "http://"+addr, nil)
-	resp, err := http.DefaultTransport.RoundTrip(req) // returns before the first event
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	br := bufio.NewReader(resp.Body)
-	for i := range 20 {
-		next <- i
-		// The next event is not sent before this one has come.
-		if line, err := br.ReadString('\n'); err != nil || line != fmt.Sprintf("data: %d\n", i) {
-			t.Fatalf("got %q, %v", line, err)
-		}
-		br.ReadString('\n')
-	}
-	cancel()
-	wait(t, gone, "cancellation at the server")
 }
 
 func TestBothBodiesMayStreamAtTheSameTime(t *testing.T) {
-	addr := backend(t, func(w http.ResponseWriter, r *http.Request) {
-		rc := http.NewResponseController(w)
-		rc.EnableFullDuplex()
-		rc.Flush()
-		br := bufio.NewReader(r.Body)
-		for {
-			line, err := br.ReadString('\n')
-			if err != nil {
-				return
-			}
-			io.WriteString(w, "echo "+line)
+	eachChain(t, func(t *testing.T, backend startBackend) {
+		addr := backend(func(w http.ResponseWriter, r *http.Request) {
+			rc := http.NewResponseController(w)
+			rc.EnableFullDuplex()
 			rc.Flush()
+			br := bufio.NewReader(r.Body)
+			for {
+				line, err := br.ReadString('\n')
+				if err != nil {
+					return
+				}
+				io.WriteString(w, "echo "+line)
+				rc.Flush()
+			}
+		})
+		pr, pw := io.Pipe()
+		req, _ := http.NewRequestWithContext(t.Context(), "POST", "http://"+addr, pr)
+		resp, err := http.DefaultTransport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		br := bufio.NewReader(resp.Body)
+		for i := range 50 {
+			fmt.Fprintf(pw, "line %d\n", i)
+			if line, err := br.ReadString('\n'); err != nil || line != fmt.Sprintf("echo line %d\n", i) {
+				t.Fatalf("got %q, %v", line, err)
+			}
+		}
+		pw.Close()
+		if rest, err := io.ReadAll(br); err != nil || len(rest) > 0 {
+			t.Errorf("at the end: %q, %v", rest, err)
 		}
 	})
-	pr, pw := io.Pipe()
-	req, _ := http.NewRequestWithContext(t.Context(), "POST", "http://"+addr, pr)
-	resp, err := http.DefaultTransport.RoundTrip(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	br := bufio.NewReader(resp.Body)
-	for i := range 50 {
-		fmt.Fprintf(pw, "line %d\n", i)
-		if line, err := br.ReadString('\n'); err != nil || line != fmt.Sprintf("echo line %d\n", i) {
-			t.Fatalf("got %q, %v", line, err)
-		}
-	}
-	pw.Close()
-	if rest, err := io.ReadAll(br); err != nil || len(rest) > 0 {
-		t.Errorf("at the end: %q, %v", rest, err)
-	}
 }
 
 func TestWebSocketsAreForwarded(t *testing.T) {
-	closed := make(chan error, 1)
-	addr := backend(t, func(w http.ResponseWriter, r *http.Request) {
-		ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: []string{"chat"}})
-		if err != nil {
-			t.Errorf("accept: %v", err)
-			return
-		}
-		ws.SetReadLimit(-1)
-		for {
-			kind, p, err := ws.Read(context.Background())
+	eachChain(t, func(t *testing.T, backend startBackend) {
+		closed := make(chan error, 1)
+		addr := backend(func(w http.ResponseWriter, r *http.Request) {
+			ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: []string{"chat"}})
 			if err != nil {
-				closed <- err
+				t.Errorf("accept: %v", err)
 				return
 			}
-			if err := ws.Write(context.Background(), kind, p); err != nil {
-				closed <- err
-				return
+			ws.SetReadLimit(-1)
+			for {
+				kind, p, err := ws.Read(context.Background())
+				if err != nil {
+					closed <- err
+					return
+				}
+				if err := ws.Write(context.Background(), kind, p); err != nil {
+					closed <- err
+					return
+				}
 			}
-		}
-	})
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	ws, resp, err := websocket.Dial(ctx, "ws://"+addr+"/chat", &websocket.DialOptions{Subprotocols: []string{"chat"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if ws.Subprotocol() != "chat" || resp.StatusCode != 101 {
-		t.Errorf("subprotocol %q, status %d", ws.Subprotocol(), resp.StatusCode)
-	}
-	ws.SetReadLimit(-1)
-	for _, size := range []int{0, 1, 125, 70_000, 1 << 20} {
-		if err := ws.Write(ctx, websocket.MessageBinary, make([]byte, size)); err != nil {
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		ws, resp, err := websocket.Dial(ctx, "ws://"+addr+"/chat", &websocket.DialOptions{Subprotocols: []string{"chat"}})
+		if err != nil {
 			t.Fatal(err)
 		}
-		if _, p, err := ws.Read(ctx); err != nil || len(p) != size {
-			t.Fatalf("got %d bytes of %d, %v", len(p), size, err)
+		if ws.Subprotocol() != "chat" || resp.StatusCode != 101 {
+			t.Errorf("subprotocol %q, status %d", ws.Subprotocol(), resp.StatusCode)
 		}
-	}
-	if err := ws.Close(websocket.StatusGoingAway, "bye"); err != nil {
-		t.Errorf("close: %v", err)
-	}
-	if err := wait(t, closed, "end at the server"); websocket.CloseStatus(err) != websocket.StatusGoingAway {
-		t.Errorf("the server saw %v", err)
-	}
+		ws.SetReadLimit(-1)
+		for _, size := range []int{0, 1, 125, 70_000, 1 << 20} {
+			if err := ws.Write(ctx, websocket.MessageBinary, make([]byte, size)); err != nil {
+				t.Fatal(err)
+			}
+			if _, p, err := ws.Read(ctx); err != nil || len(p) != size {
+				t.Fatalf("got %d bytes of %d, %v", len(p), size, err)
+			}
+		}
+		if err := ws.Close(websocket.StatusGoingAway, "bye"); err != nil {
+			t.Errorf("close: %v", err)
+		}
+		if err := wait(t, closed, "end at the server"); websocket.CloseStatus(err) != websocket.StatusGoingAway {
+			t.Errorf("the server saw %v", err)
+		}
+	})
 }
 
 // upgrader is a server that speaks a protocol of its own after the upgrade: it
@@ -478,62 +537,60 @@ func TestAnUpgradedStreamEndsWhenOneSideIsReset(t *testing.T) {
 }
 
 func TestLongBodiesAreStreamedInBoundedMemory(t *testing.T) {
-	const size = 100 << 20
-	addr := backend(t, func(w http.ResponseWriter, r *http.Request) {
+	eachChain(t, func(t *testing.T, backend startBackend) {
+		t.Run("length", func(t *testing.T) { streamLong(t, backend, 100<<20, true) })
+		t.Run("chunked", func(t *testing.T) { streamLong(t, backend, 20<<20, false) })
+	})
+}
+
+// streamLong sends content of the size in both directions.
+func streamLong(t *testing.T, backend startBackend, size int64, announced bool) {
+	addr := backend(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == "POST" {
 			h := sha256.New()
 			n, err := io.Copy(h, r.Body)
 			fmt.Fprintf(w, "%d %x %v", n, h.Sum(nil), err)
 			return
 		}
-		if r.URL.Path == "/length" {
+		if announced {
 			w.Header().Set("Content-Length", fmt.Sprint(size))
 		}
 		io.Copy(w, pattern(size))
 	})
 	want := sha256.New()
 	io.Copy(want, pattern(size))
-
-	var before, during runtime.MemStats
+	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
-	for _, path := range []string{"/length", "/chunked"} {
-		t.Run(path, func(t *testing.T) {
-			resp, err := http.Get("http://" + addr + path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := sha256.New()
-			n, err := io.Copy(got, resp.Body)
-			resp.Body.Close()
-			checkDigest(t, n, err, got, want)
 
-			body := pattern(size)
-			req, _ := http.NewRequestWithContext(t.Context(), "POST", "http://"+addr, body)
-			if path == "/length" {
-				req.ContentLength = size
-			}
-			resp, err = http.DefaultTransport.RoundTrip(req)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer resp.Body.Close()
-			text, _ := io.ReadAll(resp.Body)
-			if w := fmt.Sprintf("%d %x <nil>", size, want.Sum(nil)); string(text) != w {
-				t.Errorf("the server read %s, want %s", text, w)
-			}
-		})
+	resp, err := http.Get("http://" + addr)
+	if err != nil {
+		t.Fatal(err)
 	}
-	runtime.ReadMemStats(&during)
-	if grown := int64(during.HeapSys) - int64(before.HeapSys); grown > 40<<20 {
-		t.Errorf("the heap grew by %d MiB", grown>>20)
-	}
-}
-
-func checkDigest(t *testing.T, n int64, err error, got, want hash.Hash) {
-	t.Helper()
+	got := sha256.New()
+	n, err := io.Copy(got, resp.Body)
+	resp.Body.Close()
 	if err != nil || !bytes.Equal(got.Sum(nil), want.Sum(nil)) {
-		t.Errorf("read %d bytes, %v, equal %v", n, err, bytes.Equal(got.Sum(nil), want.Sum(nil)))
+		t.Errorf("read %d bytes, %v, not what was sent", n, err)
+	}
+
+	req, _ := http.NewRequestWithContext(t.Context(), "POST", "http://"+addr, pattern(size))
+	if announced {
+		req.ContentLength = size
+	}
+	resp, err = http.DefaultTransport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, _ := io.ReadAll(resp.Body)
+	if w := fmt.Sprintf("%d %x <nil>", size, want.Sum(nil)); string(text) != w {
+		t.Errorf("the server read %s, want %s", text, w)
+	}
+
+	runtime.ReadMemStats(&after)
+	if grown := int64(after.HeapSys) - int64(before.HeapSys); grown > 30<<20 {
+		t.Errorf("the heap grew by %d MiB", grown>>20)
 	}
 }
 
@@ -717,57 +774,32 @@ func TestARefusedConnectionCanBeForwardedElsewhere(t *testing.T) {
 }
 
 func TestAnEarlyResponseIsForwardedAndTheRestOfTheRequestDropped(t *testing.T) {
-	addr := backend(t, func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Connection", "close")
-		http.Error(w, "too big", 413)
+	eachChain(t, func(t *testing.T, backend startBackend) {
+		addr := backend(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Connection", "close")
+			http.Error(w, "too big", 413)
+		})
+		for range 10 {
+			nc := dial(t, addr)
+			go func() {
+				fmt.Fprintf(nc, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n", 100<<20)
+				io.Copy(nc, pattern(100<<20))
+			}()
+			resp, err := http.ReadResponse(bufio.NewReader(nc), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if body, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != 413 || string(body) != "too big\n" {
+				t.Errorf("got %d %q, %v", resp.StatusCode, body, err)
+			}
+			nc.Close()
+		}
 	})
-	for range 10 {
-		nc := dial(t, addr)
-		go func() {
-			fmt.Fprintf(nc, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n", 100<<20)
-			io.Copy(nc, pattern(100<<20))
-		}()
-		resp, err := http.ReadResponse(bufio.NewReader(nc), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if body, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != 413 || string(body) != "too big\n" {
-			t.Errorf("got %d %q, %v", resp.StatusCode, body, err)
-		}
-		nc.Close()
-	}
 }
 
 func TestForwardingLeavesNothingBehind(t *testing.T) {
 	before := runtime.NumGoroutine()
-	t.Run("work", func(t *testing.T) {
-		addr := backend(t, func(w http.ResponseWriter, r *http.Request) {
-			io.Copy(io.Discard, r.Body)
-			w.Write(make([]byte, 100_000))
-		})
-		client := &http.Client{Transport: &http.Transport{}}
-		defer client.CloseIdleConnections()
-		var wg sync.WaitGroup
-		for range 20 {
-			wg.Go(func() {
-				for i := range 20 {
-					ctx, cancel := context.WithCancel(t.Context())
-					req, _ := http.NewRequestWithContext(ctx, "POST", "http://"+addr, pattern(int64(i*10_000)))
-					resp, err := client.Do(req)
-					if err != nil {
-						t.Error(err)
-					} else {
-						if i%3 != 0 {
-							io.Copy(io.Discard, resp.Body)
-						}
-						resp.Body.Close()
-					}
-					cancel()
-				}
-			})
-		}
-		wg.Wait()
-	})
+	t.Run("work", func(t *testing.T) { eachChain(t, manyExchanges) })
 	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
 	for deadline := time.Now().Add(patience); runtime.NumGoroutine() > before; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -775,6 +807,36 @@ func TestForwardingLeavesNothingBehind(t *testing.T) {
 			t.Fatalf("%d goroutines, %d before:\n%s", runtime.NumGoroutine(), before, stacks[:runtime.Stack(stacks, true)])
 		}
 	}
+}
+
+// manyExchanges ends exchanges in many ways at the same time.
+func manyExchanges(t *testing.T, backend startBackend) {
+	addr := backend(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		w.Write(make([]byte, 100_000))
+	})
+	client := &http.Client{Transport: &http.Transport{}}
+	defer client.CloseIdleConnections()
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			for i := range 20 {
+				ctx, cancel := context.WithCancel(t.Context())
+				req, _ := http.NewRequestWithContext(ctx, "POST", "http://"+addr, pattern(int64(i*10_000)))
+				resp, err := client.Do(req)
+				if err != nil {
+					t.Error(err)
+				} else {
+					if i%3 != 0 {
+						io.Copy(io.Discard, resp.Body)
+					}
+					resp.Body.Close()
+				}
+				cancel()
+			}
+		})
+	}
+	wg.Wait()
 }
 
 func TestFailuresHaveNames(t *testing.T) {

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -12,9 +13,11 @@ type Progress struct {
 	// HeadSent tells that the client has been answered: nobody else may
 	// answer it any more.
 	HeadSent bool
-	// Bytes is how much content was passed on; in both directions for an
-	// upgraded exchange.
+	// Bytes is how much content was passed on to the client, or of an
+	// upgraded stream.
 	Bytes int64
+	// Sent is how much of an upgraded stream was passed on to the server.
+	Sent int64
 }
 
 // ErrClientGone is wrapped by the error of Relay when it was the client that
@@ -35,97 +38,169 @@ func (c *copyBuffers) get() *[]byte {
 	return &b
 }
 
+func (c *copyBuffers) put(b *[]byte) { c.pool.Put(b) }
+
 // Relayer passes responses on. The zero value is ready for use; it keeps
 // buffers, so use one for many exchanges. It is safe for concurrent use.
 type Relayer struct{ buffers copyBuffers }
 
 // Relay answers ex with resp: head, content as it arrives, trailers, or after
-// an upgrade both directions of the raw stream. It closes resp.Body. Content is
-// flushed whenever no more of it has arrived, so that events are not late.
+// an upgrade both directions of the raw stream. It closes resp.Body. Content of
+// unknown length is flushed whenever no more of it has arrived, and so is the
+// head, so that events are not late.
 //
 // When the content breaks off, the exchange is aborted so that the client can
-// tell; the error says which side broke.
+// tell; the error says which side broke. When the head cannot be passed on,
+// nothing was answered.
 func (r *Relayer) Relay(ex Exchange, resp *Response) (Progress, error) {
 	if resp.Upgraded != nil {
-		return r.tunnel(ex, resp)
+		return r.tunnel(ex.Context(), ex, resp)
 	}
+	return r.respond(ex, resp)
+}
+
+// respond passes a response on that is no upgrade.
+func (r *Relayer) respond(ex Exchange, resp *Response) (Progress, error) {
+	// Closing waits until nobody reads the request any more.
 	defer resp.Body.Close()
-	p := Progress{HeadSent: true}
 	length := resp.ContentLength
 	if resp.Trailer != nil && resp.Header.Has("trailer") {
 		length = UnknownLength // HTTP/1.1 has trailers in chunked content only
 	}
 	if err := ex.Respond(resp.Status, resp.Header, length); err != nil {
-		return p, fmt.Errorf("%w: %w", ErrClientGone, err)
+		return Progress{}, fmt.Errorf("pass the response on: %w", err)
 	}
+	p := Progress{HeadSent: true}
+	var err error
+	if from, ok := resp.Body.(io.WriterTo); ok && length >= 0 {
+		p.Bytes, err = writeTo(ex, from)
+	} else {
+		p.Bytes, err = r.copy(ex, resp.Body, length < 0)
+	}
+	if err == nil && resp.Trailer != nil && len(*resp.Trailer) > 0 {
+		err = clientGone(ex.Trailer(*resp.Trailer))
+	}
+	if err != nil {
+		ex.Abort()
+	}
+	return p, err
+}
+
+func clientGone(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", ErrClientGone, err)
+}
+
+// copy passes content on; if flush, without delay.
+func (r *Relayer) copy(ex Exchange, body io.Reader, flush bool) (int64, error) {
 	buf := r.buffers.get()
-	defer r.buffers.pool.Put(buf)
-	ahead, _ := resp.Body.(Lookahead)
-	for {
-		n, err := resp.Body.Read(*buf)
+	defer r.buffers.put(buf)
+	ahead, _ := body.(Lookahead)
+	for total := int64(0); ; {
+		if flush && (ahead == nil || ahead.Buffered() == 0) {
+			if err := ex.Flush(); err != nil {
+				return total, clientGone(err)
+			}
+		}
+		n, err := body.Read(*buf)
 		if n > 0 {
 			if _, werr := ex.Write((*buf)[:n]); werr != nil {
-				return p, fmt.Errorf("%w: %w", ErrClientGone, werr)
+				return total, clientGone(werr)
 			}
-			p.Bytes += int64(n)
+			total += int64(n)
 		}
 		if err == io.EOF { // not errors.Is: a connection that broke may wrap it
-			break
+			return total, nil
 		}
 		if err != nil {
-			ex.Abort()
-			return p, err
-		}
-		if p.Bytes != resp.ContentLength && (ahead == nil || ahead.Buffered() == 0) {
-			if err := ex.Flush(); err != nil {
-				return p, fmt.Errorf("%w: %w", ErrClientGone, err)
-			}
+			return total, err
 		}
 	}
-	if resp.Trailer != nil && len(*resp.Trailer) > 0 {
-		if err := ex.Trailer(*resp.Trailer); err != nil {
-			return p, fmt.Errorf("%w: %w", ErrClientGone, err)
-		}
-	}
-	return p, nil
 }
 
-// tunnel connects the two raw streams until both directions have ended.
-func (r *Relayer) tunnel(ex Exchange, resp *Response) (Progress, error) {
-	server := resp.Upgraded
-	defer server.Close()
-	client, err := ex.Upgrade(resp.Header)
-	if err != nil {
-		return Progress{HeadSent: true}, fmt.Errorf("%w: %w", ErrClientGone, err)
+// writeTo lets the content write itself, which can spare copies.
+func writeTo(ex Exchange, body io.WriterTo) (int64, error) {
+	s := sink{ex: ex}
+	var n int64
+	var err error
+	if to, ok := ex.(io.ReaderFrom); ok {
+		n, err = body.WriteTo(&splicingSink{&s, to})
+	} else {
+		n, err = body.WriteTo(&s)
 	}
-	defer client.Close()
-	var wg sync.WaitGroup
-	var up, down int64
-	var upErr, downErr error
-	wg.Go(func() { up, upErr = r.pipe(server, client) })
-	down, downErr = r.pipe(client, server)
-	wg.Wait()
-	return Progress{HeadSent: true, Bytes: up + down}, errors.Join(upErr, downErr)
-}
-
-// pipe copies src to dst until src ends, and tells dst so. When either breaks,
-// both are closed, so that the other direction ends too.
-func (r *Relayer) pipe(dst, src io.ReadWriteCloser) (int64, error) {
-	buf := r.buffers.get()
-	defer r.buffers.pool.Put(buf)
-	n, err := io.CopyBuffer(writeOnly{dst}, readOnly{src}, *buf)
-	if half, ok := dst.(Stream); ok && err == nil {
-		err = half.CloseWrite()
-	}
-	if err != nil {
-		_ = dst.Close()
-		_ = src.Close()
+	if err != nil && err == s.err {
+		err = clientGone(err)
 	}
 	return n, err
 }
 
-// writeOnly and readOnly keep io.CopyBuffer to the buffer it is given.
-type (
-	writeOnly struct{ io.Writer }
-	readOnly  struct{ io.Reader }
-)
+// sink remembers the error of the exchange that is written to, to tell it from
+// one of the side that is read.
+type sink struct {
+	ex  Exchange
+	err error
+}
+
+func (s *sink) Write(p []byte) (int, error) {
+	n, err := s.ex.Write(p)
+	s.err = err
+	return n, err
+}
+
+type splicingSink struct {
+	*sink
+	to io.ReaderFrom
+}
+
+func (s *splicingSink) ReadFrom(r io.Reader) (int64, error) {
+	n, err := s.to.ReadFrom(r)
+	s.err = err
+	return n, err
+}
+
+// tunnel connects the two raw streams until both directions have ended, or ctx
+// has.
+func (r *Relayer) tunnel(ctx context.Context, ex Exchange, resp *Response) (Progress, error) {
+	server := resp.Upgraded
+	defer server.Close()
+	client, err := ex.Upgrade(resp.Header)
+	if err != nil {
+		return Progress{}, fmt.Errorf("pass the upgrade on: %w", err)
+	}
+	defer client.Close()
+	stop := func() {
+		_ = client.Close()
+		_ = server.Close()
+	}
+	defer context.AfterFunc(ctx, stop)()
+	p := Progress{HeadSent: true}
+	var wg sync.WaitGroup
+	var up, down error
+	wg.Go(func() { p.Sent, up = r.pipe(server, client, stop) })
+	p.Bytes, down = r.pipe(client, server, stop)
+	wg.Wait()
+	return p, errors.Join(up, down)
+}
+
+// pipe copies src to dst until src ends, and tells dst so. When either breaks,
+// it stops both, so that the other direction ends too.
+func (r *Relayer) pipe(dst, src io.ReadWriteCloser, stop func()) (int64, error) {
+	var n int64
+	var err error
+	if from, ok := src.(io.WriterTo); ok {
+		n, err = from.WriteTo(dst)
+	} else {
+		buf := r.buffers.get()
+		n, err = io.CopyBuffer(struct{ io.Writer }{dst}, struct{ io.Reader }{src}, *buf)
+		r.buffers.put(buf)
+	}
+	if half, ok := dst.(Stream); ok && err == nil {
+		err = half.CloseWrite()
+	}
+	if err != nil {
+		stop()
+	}
+	return n, err
+}
