@@ -16,6 +16,7 @@ import (
 
 	"github.com/proa-io/proa/block/binding"
 	"github.com/proa-io/proa/block/config"
+	"github.com/proa-io/proa/block/invoke"
 	"github.com/proa-io/proa/block/lock"
 	"github.com/proa-io/proa/block/pubsub"
 	"github.com/proa-io/proa/block/secret"
@@ -153,6 +154,7 @@ func TestDocumentedErrorsHaveTheirDocumentedForm(t *testing.T) {
 		"lock resource":         {TryLock, reason(fault.InvalidArgument, lock.ReasonNoResource), 400, codes.InvalidArgument, "ERR_MALFORMED_REQUEST", "", "ResourceId is empty in lock store store"},
 		"lock owner":            {Unlock, reason(fault.InvalidArgument, lock.ReasonNoOwner), 400, codes.InvalidArgument, "ERR_MALFORMED_REQUEST", "", "LockOwner is empty in lock store store"},
 		"lock expiry":           {TryLock, reason(fault.InvalidArgument, lock.ReasonBadTTL), 400, codes.InvalidArgument, "ERR_MALFORMED_REQUEST", "", "ExpiryInSeconds is not positive in lock store store"},
+		"invoke nobody":         {Invoke, reason(fault.NotFound, invoke.ReasonNoTarget), 404, codes.NotFound, "ERR_DIRECT_INVOKE", "", "failed getting app id either from the URL path or the header dapr-app-id"},
 		"invoke denied":         {Invoke, fault.New(fault.PermissionDenied, "why"), 403, codes.PermissionDenied, "ERR_DIRECT_INVOKE", "", "failed to invoke, id: k1, err: why"},
 		"backend denied":        {StateGet, fault.New(fault.PermissionDenied, "why"), 500, codes.Internal, "ERR_STATE_GET", "", "fail to get k1 from state store store: why"},
 	} {

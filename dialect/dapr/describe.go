@@ -11,6 +11,7 @@ import (
 
 	"github.com/proa-io/proa/block/binding"
 	"github.com/proa-io/proa/block/config"
+	"github.com/proa-io/proa/block/invoke"
 	"github.com/proa-io/proa/block/lock"
 	"github.com/proa-io/proa/block/pubsub"
 	"github.com/proa-io/proa/block/secret"
@@ -208,6 +209,10 @@ func describeReason(op Operation, s Subject, err error) *Error {
 		}
 	case TryLock, Unlock:
 		return describeLock(s, reason)
+	case Invoke:
+		if reason == invoke.ReasonNoTarget {
+			return InvokeNoAppID()
+		}
 	}
 	return nil
 }

@@ -1,0 +1,159 @@
+// Package httpapi is the HTTP API of Dapr v1: state, publish, bindings,
+// secrets, configuration, locks, invocation, metadata, health and shutdown,
+// under the prefixes /v1.0, /v1.0-alpha1, /v1.0-alpha2 and /v1.0-beta1.
+//
+// It stands on the seam of the data path (mesh/proxy), so that one API serves
+// every connection engine, and translates between requests and blocks. What a
+// request without an answer of its own means is an invocation of another
+// application, which passes through and is never read here.
+package httpapi
+
+import (
+	"sync"
+	"time"
+
+	"github.com/proa-io/proa/dialect/dapr"
+	"github.com/proa-io/proa/mesh/proxy"
+	"github.com/proa-io/proa/telemetry"
+)
+
+// DefaultMaxBody is the bound of a request's body, in bytes, when Options have
+// none.
+const DefaultMaxBody = 4 << 20
+
+// Options say what the API serves, and for whom.
+type Options struct {
+	// AppID is the id of the application that the process serves.
+	AppID string
+	// Blocks is what requests reach; required.
+	Blocks dapr.Blocks
+	// Invoker carries out invocations; nil answers them with an error.
+	Invoker Invoker
+	// ConfigurationApp gets the changes of configuration items that are
+	// subscribed to; nil when there is no application to deliver to.
+	ConfigurationApp dapr.ConfigurationApp
+	// Tracing begins the traces of requests that come without; may be nil.
+	Tracing *telemetry.Tracing
+	// Token is what callers must show, but for the health checks.
+	Token dapr.Token
+	// AllowedOrigins are the origins of web pages that may call the API,
+	// separated by commas; "*" for every origin, empty for none, which leaves
+	// CORS out. An origin may hold one "*" in place of any text.
+	AllowedOrigins string
+	// MaxBody bounds the body of a request, in bytes, but not that of an
+	// invocation, which is passed on as it comes; DefaultMaxBody when zero, no
+	// bound when negative.
+	MaxBody int64
+	// Allows reports whether a group of the API ("state", "v1") is served; nil
+	// serves all. A group that is not served is as if it did not exist. It is
+	// asked once, by New.
+	Allows func(group, version string) bool
+	// Observe, when not nil, is told of each request after it was answered. It
+	// must not block.
+	Observe func(Call)
+}
+
+// Call is a request as Options.Observe sees it.
+type Call struct {
+	// Route names the part of the API, "GetState"; "InvokeService" for an
+	// invocation.
+	Route string
+	// Method and Path are those of the request; Path is without the query, as
+	// it came.
+	Method, Path string
+	UserAgent    string
+	// Status is that of the answer; 0 when there was none.
+	Status   int
+	Duration time.Duration
+	// Health tells that the request is a health check.
+	Health bool
+}
+
+// API is the HTTP API of Dapr. It is safe for concurrent use.
+type API struct {
+	opts    Options
+	origins origins
+	served  [numRoutes]bool
+	calls   sync.Pool // of *call
+}
+
+// New returns an API. It has nothing that must be closed.
+func New(o Options) *API {
+	if o.MaxBody == 0 {
+		o.MaxBody = DefaultMaxBody
+	}
+	a := &API{opts: o, origins: parseOrigins(o.AllowedOrigins)}
+	for r := range a.served {
+		info := routeID(r).info()
+		a.served[r] = o.Allows == nil || info.health || o.Allows(info.group, info.version)
+	}
+	a.calls.New = func() any { return new(call) }
+	return a
+}
+
+// Handle answers one request. It is a proxy.Handler.
+func (a *API) Handle(ex proxy.Exchange) { a.handle(ex, false) }
+
+// HandlePublic answers requests to the public port, which is meant for probes
+// from outside the host: health checks and the reading of metadata, without a
+// token. It is a proxy.Handler.
+func (a *API) HandlePublic(ex proxy.Exchange) { a.handle(ex, true) }
+
+func (a *API) handle(ex proxy.Exchange, public bool) {
+	c := a.calls.Get().(*call)
+	c.begin(a, ex)
+	defer c.end()
+	if a.opts.Observe == nil {
+		c.answer(public)
+		return
+	}
+	start := time.Now()
+	method, path, agent := c.req.Method, c.req.Path(), c.req.Header.Get("user-agent")
+	defer func() {
+		info := c.route.info()
+		a.opts.Observe(Call{
+			Route: info.name, Method: method, Path: path, UserAgent: agent,
+			Status: c.status, Duration: time.Since(start), Health: info.health,
+		})
+	}()
+	c.answer(public)
+}
+
+// answer takes the request through the gates and to its route.
+func (c *call) answer(public bool) {
+	a := c.api
+	c.route, c.path = a.find(c.req, &c.params)
+	c.fields.scan(c.req.Header)
+	if public {
+		c.answerPublic()
+		return
+	}
+	if !a.origins.none() && c.cors() {
+		return
+	}
+	if a.opts.Token.Required() && !c.route.info().health && !a.opts.Token.Admits(c.fields.token) {
+		c.text(401, dapr.InvalidToken+"\n")
+		return
+	}
+	if b := c.fields.trace.Baggage; b != "" {
+		if err := dapr.CheckBaggage(b); err != nil {
+			c.fail(dapr.Invalid("%v", err))
+			return
+		}
+	}
+	c.serve()
+}
+
+func (c *call) answerPublic() {
+	if c.route.info().public {
+		c.serve()
+		return
+	}
+	c.fail(notServed())
+}
+
+// notServed tells of a request to what this port, or this configuration of it,
+// does not have.
+func notServed() *dapr.Error {
+	return &dapr.Error{HTTPStatus: 404, Tag: "ERR_NOT_FOUND", Message: "requested endpoint is not available"}
+}
