@@ -42,7 +42,8 @@ type Blocks interface {
 	// Metadata returns what the process says of itself.
 	Metadata() Metadata
 	// SetMetadata keeps an entry of Metadata.Extended until the process ends.
-	// An empty key is ignored.
+	// An empty key is ignored. Dialects call the function SetMetadata, which
+	// bounds what there can be.
 	SetMetadata(key, value string)
 
 	// NotReady names what keeps the process from being ready, nothing when it

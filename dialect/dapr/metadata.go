@@ -3,6 +3,9 @@ package dapr
 import (
 	"encoding/json"
 	"maps"
+	"net/http"
+
+	"google.golang.org/grpc/codes"
 
 	rtv1 "github.com/proa-io/proa/api/gen/dapr/proto/runtime/v1"
 )
@@ -69,6 +72,33 @@ func (m *Metadata) extended() map[string]string {
 	}
 	out["daprRuntimeVersion"] = m.Version
 	return out
+}
+
+// Bounds of the entries that the application may set.
+const (
+	maxEntries    = 1000
+	maxEntryKey   = 256      // bytes
+	maxEntryValue = 64 << 10 // bytes
+)
+
+// SetMetadata keeps an entry through b, as both APIs offer it, unless it is too
+// large or there are too many: anybody on the host may call, and entries stay
+// until the process ends. It returns nil when it kept the entry.
+func SetMetadata(b Blocks, key, value string) *Error {
+	switch {
+	case len(key) > maxEntryKey:
+		return Invalid("the metadata key has %d bytes; the most is %d", len(key), maxEntryKey)
+	case len(value) > maxEntryValue:
+		return BodyTooLarge(maxEntryValue)
+	}
+	key = valid(key)
+	entries := b.Metadata().Extended
+	if _, known := entries[key]; !known && len(entries) >= maxEntries {
+		return flat(http.StatusTooManyRequests, codes.ResourceExhausted, "ERR_BAD_REQUEST",
+			"there are %d entries of metadata already, the most allowed", len(entries))
+	}
+	b.SetMetadata(key, valid(value))
+	return nil
 }
 
 // Proto returns m as the gRPC API answers it.

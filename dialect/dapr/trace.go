@@ -81,7 +81,7 @@ func checkMember(member string) error {
 	switch {
 	case !ok:
 		return errors.New(`wants "key=value"`)
-	case !isToken(trimOWS(key)):
+	case !IsToken(trimOWS(key)):
 		return errors.New("has a key that is not a token")
 	case !isBaggageValue(trimOWS(value)):
 		return errors.New("has a value with characters that must be percent-encoded")
@@ -91,7 +91,7 @@ func checkMember(member string) error {
 	}
 	for property := range strings.SplitSeq(properties, ";") {
 		key, value, _ := strings.Cut(property, "=")
-		if !isToken(trimOWS(key)) || !isBaggageValue(trimOWS(value)) {
+		if !IsToken(trimOWS(key)) || !isBaggageValue(trimOWS(value)) {
 			return errors.New("has a property that is not one")
 		}
 	}
@@ -100,8 +100,9 @@ func checkMember(member string) error {
 
 func trimOWS(s string) string { return strings.Trim(s, " \t") }
 
-// isToken reports whether s is a token (RFC 9110, section 5.6.2).
-func isToken(s string) bool {
+// IsToken reports whether s is a token (RFC 9110, section 5.6.2), as the name of
+// a header field must be.
+func IsToken(s string) bool {
 	for i := range len(s) {
 		c := s[i]
 		if c <= ' ' || c >= 0x7f || strings.IndexByte(`"(),/:;<=>?@[\]{}`, c) >= 0 {

@@ -428,3 +428,28 @@ func TestHotPathsAllocateLittle(t *testing.T) {
 		}
 	}
 }
+
+func TestMetadataIsBounded(t *testing.T) {
+	w := newWorld(t)
+	h := New(Options{Blocks: w}).Handle
+	for _, test := range []struct {
+		key, value string
+		status     int
+	}{
+		{"k", strings.Repeat("v", 64<<10), 204}, {"k", strings.Repeat("v", 64<<10+1), 413}, {strings.Repeat("k", 257), "v", 400}, {"u", "\xff", 204},
+	} {
+		if ex := do(t, h, "PUT /v1.0/metadata/"+test.key, test.value); ex.status != test.status {
+			t.Errorf("%.10s, %d bytes: %d %s", test.key, len(test.value), ex.status, ex.body.String())
+		}
+	}
+	for i := range 998 {
+		do(t, h, fmt.Sprintf("PUT /v1.0/metadata/key-%d", i), "v").want(t, 204, "")
+	}
+	if ex := do(t, h, "PUT /v1.0/metadata/more", "v"); ex.status != 429 {
+		t.Errorf("one too many: %d %s", ex.status, ex.body.String())
+	}
+	do(t, h, "PUT /v1.0/metadata/key-7", "again").want(t, 204, "")
+	if ex := do(t, h, "GET /v1.0/metadata", ""); !json.Valid(ex.body.Bytes()) || !strings.Contains(ex.body.String(), `"key-7":"again"`) {
+		t.Errorf("metadata %d %.200s", ex.status, ex.body.String())
+	}
+}

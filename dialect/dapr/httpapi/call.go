@@ -223,20 +223,10 @@ func (c *call) failed(op dapr.Operation, s dapr.Subject, err error) {
 // cannot be one is left out.
 func (c *call) addMetadata(metadata map[string]string) {
 	for _, k := range slices.Sorted(maps.Keys(metadata)) {
-		if isToken(k) {
+		if dapr.IsToken(k) {
 			c.header.Add("metadata."+k, strings.Map(visible, metadata[k]))
 		}
 	}
-}
-
-// isToken reports whether s can be a part of a field name.
-func isToken(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; c <= ' ' || c >= 0x7f || strings.IndexByte(`"(),/:;<=>?@[\]{}`, c) >= 0 {
-			return false
-		}
-	}
-	return s != ""
 }
 
 // visible maps what cannot stand in a field value to a space.

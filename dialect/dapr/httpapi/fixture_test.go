@@ -155,9 +155,14 @@ func (w *world) addState(name string, d state.Driver) {
 // test ends.
 func newConfig(t testing.TB) *config.Store {
 	t.Helper()
-	d, err := memory.OpenConfig(t.Context(), memory.ConfigConfig{Items: map[string]string{"color": "red", "size": "<big>"}}, component.Env{})
+	d, err := memory.OpenConfig(t.Context(), memory.ConfigConfig{}, component.Env{})
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, item := range [][2]string{{"color", "red"}, {"size", "<big>"}} { // in order, for the versions
+		if _, err := d.Set(t.Context(), item[0], item[1]); err != nil {
+			t.Fatal(err)
+		}
 	}
 	s := config.New(component.Opened[config.Driver]("configstore", d), config.Options{Chains: policy.None{}})
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
@@ -420,7 +425,7 @@ func (ex *fakeExchange) Upgrade(proxy.Header) (io.ReadWriteCloser, error) {
 
 func (ex *fakeExchange) Respond(status int, h proxy.Header, contentLength int64) error {
 	for _, f := range h {
-		if strings.ContainsAny(f.Value, "\r\n\x00") || !isToken(f.Name) {
+		if strings.ContainsAny(f.Value, "\r\n\x00") || !dapr.IsToken(f.Name) {
 			return fault.New(fault.InvalidArgument, "field %q", f.Name)
 		}
 	}

@@ -102,6 +102,11 @@ func (c *call) invokeTarget() (id, method string) {
 	return id, rest[i+len("/method/"):]
 }
 
+// addressed reports whether the request names an application beside its path.
+func (c *call) addressed() bool {
+	return c.fields.appID != "" || c.fields.authorization != "" && basicAppID(c.fields.authorization) != ""
+}
+
 // basicAppID returns the application that an Authorization field names, as in
 // http://dapr-app-id:<id>@localhost:3500/path, or "".
 func basicAppID(authorization string) string {

@@ -9,9 +9,8 @@ import (
 
 // serve answers the request as its route says.
 func (c *call) serve() {
-	addressed := c.fields.appID != "" || c.fields.authorization != "" && basicAppID(c.fields.authorization) != ""
-	if c.route == routePublish && addressed && c.params[1] == "" || c.req.Method == "HEAD" && addressed {
-		c.route = routeInvoke
+	if (c.req.Method == "HEAD" || c.route == routePublish && c.params[1] == "") && c.addressed() {
+		c.route = routeInvoke // what would be no route in Dapr
 	}
 	if c.route == routeInvoke {
 		c.invoke()
@@ -93,7 +92,10 @@ func (c *call) putMetadata() {
 	if !ok {
 		return
 	}
-	c.api.opts.Blocks.SetMetadata(c.params[0], string(body))
+	if e := dapr.SetMetadata(c.api.opts.Blocks, c.params[0], string(body)); e != nil {
+		c.fail(e)
+		return
+	}
 	c.empty()
 }
 
