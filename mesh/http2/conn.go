@@ -2,6 +2,7 @@ package http2
 
 import (
 	"crypto/tls"
+	"io"
 	"log/slog"
 	"math"
 	"net"
@@ -207,7 +208,7 @@ func (c *conn) run() error {
 	c.mu.Lock()
 	drained := c.drain == drainClosed
 	first := c.err == nil
-	graceful := first && (drained || ce == nil && len(c.streams) == 0)
+	graceful := first && (drained || err == io.EOF && len(c.streams) == 0)
 	if first {
 		c.failLocked(c.lost(err))
 	}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	wire "golang.org/x/net/http2"
@@ -48,7 +49,8 @@ type Server struct {
 	mu        sync.Mutex
 	conns     map[*conn]struct{}
 	listeners map[net.Listener]struct{}
-	free      *sync.Cond // conns or stopping has changed
+	accepted  int        // connections of Serve
+	free      *sync.Cond // accepted has fallen, or stopping has changed
 	stopping  bool
 	stopped   bool
 	active    sync.WaitGroup // calls of ServeConn
@@ -89,24 +91,21 @@ func (s *Server) Serve(l net.Listener) error {
 		return nil
 	}
 	defer s.untrack(l)
-	for s.waitForRoom() {
+	for s.enterAccepted() {
 		nc, err := l.Accept()
 		if err != nil {
+			s.leaveAccepted()
 			if s.isStopping() {
 				return nil
 			}
-			if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
+			if passing(err) {
 				time.Sleep(acceptPause)
 				continue
 			}
 			return fault.Wrap(err, fault.Unavailable, "accept HTTP/2 connections on %s", l.Addr())
 		}
-		if !s.enter() {
-			_ = nc.Close()
-			return nil
-		}
 		go func() {
-			defer s.active.Done()
+			defer s.leaveAccepted()
 			if err := s.serve(nc, nil); err != nil {
 				s.log.Debug("connection ended", "error", err)
 			}
@@ -115,9 +114,19 @@ func (s *Server) Serve(l net.Listener) error {
 	return nil
 }
 
-// acceptPause is how long Serve rests when the process has no more file
-// descriptors.
+// acceptPause is how long Serve rests when a connection could not be accepted.
 const acceptPause = 50 * time.Millisecond
+
+// passing reports whether accepting may work again soon: the process is out of
+// file descriptors or memory, or a client was gone before it was let in.
+func passing(err error) bool {
+	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
 
 func (s *Server) track(l net.Listener) bool {
 	s.mu.Lock()
@@ -141,13 +150,28 @@ func (s *Server) isStopping() bool {
 	return s.stopping
 }
 
-func (s *Server) waitForRoom() bool {
+// enterAccepted waits until one more connection may be accepted, and counts it
+// in, unless the server is being stopped.
+func (s *Server) enterAccepted() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for len(s.conns) >= s.MaxConns && !s.stopping {
+	for s.accepted >= s.MaxConns && !s.stopping {
 		s.free.Wait()
 	}
-	return !s.stopping
+	if s.stopping {
+		return false
+	}
+	s.accepted++
+	s.active.Add(1)
+	return true
+}
+
+func (s *Server) leaveAccepted() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.accepted--
+	s.free.Signal()
+	s.active.Done()
 }
 
 // enter counts in a call of serve, unless the server is being stopped.
@@ -225,7 +249,6 @@ func (s *Server) remove(c *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.conns, c)
-	s.free.Broadcast()
 }
 
 // stop refuses new connections and returns those there are.
