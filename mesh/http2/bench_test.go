@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -59,9 +61,13 @@ func unary(b *testing.B, streams int, once func() error) {
 
 var oneKiB = bytes.Repeat([]byte("k"), 1<<10)
 
+// benchBuffers keep what the benchmark itself allocates out of the count.
+var benchBuffers = sync.Pool{New: func() any { return new([2 << 10]byte) }}
+
 func benchEcho(x proxy.Exchange) {
 	r := x.Request()
-	var buf [2 << 10]byte
+	buf := benchBuffers.Get().(*[2 << 10]byte)
+	defer benchBuffers.Put(buf)
 	n := 0
 	for {
 		k, err := r.Body.Read(buf[n:])
@@ -92,7 +98,8 @@ func benchOurs(b *testing.B, streams int) {
 		if err != nil {
 			return err
 		}
-		var buf [2 << 10]byte
+		buf := benchBuffers.Get().(*[2 << 10]byte)
+		defer benchBuffers.Put(buf)
 		for {
 			if _, err := res.Body.Read(buf[:]); err != nil {
 				break
@@ -103,33 +110,14 @@ func benchOurs(b *testing.B, streams int) {
 }
 
 func benchTheirs(b *testing.B, streams int) {
-	l := listen(b)
-	s2 := &xhttp2.Server{MaxConcurrentStreams: 250}
-	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var buf [2 << 10]byte
+	url, t := theirs(b, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		buf := benchBuffers.Get().(*[2 << 10]byte)
+		defer benchBuffers.Put(buf)
 		n, _ := io.ReadFull(r.Body, buf[:])
 		w.Header().Set("Content-Type", "application/octet-stream")
 		w.Header().Set("Server", "bench")
 		_, _ = w.Write(buf[:n])
-	})
-	conns := make(chan net.Conn, 1)
-	go func() {
-		nc, err := l.Accept()
-		if err != nil {
-			return
-		}
-		conns <- nc
-		s2.ServeConn(nc, &xhttp2.ServeConnOpts{Handler: h})
-	}()
-	t := &xhttp2.Transport{
-		AllowHTTP:          true,
-		DisableCompression: true,
-		DialTLSContext: func(ctx context.Context, network, addr string, _ *tls.Config) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, network, addr)
-		},
-	}
-	url := "http://" + l.Addr().String() + "/v1.0/invoke/orders/method/add"
+	}))
 	unary(b, streams, func() error {
 		req, err := http.NewRequest("POST", url, bytes.NewReader(oneKiB))
 		if err != nil {
@@ -142,7 +130,8 @@ func benchTheirs(b *testing.B, streams int) {
 		if err != nil {
 			return err
 		}
-		var buf [2 << 10]byte
+		buf := benchBuffers.Get().(*[2 << 10]byte)
+		defer benchBuffers.Put(buf)
 		for {
 			if _, err := res.Body.Read(buf[:]); err != nil {
 				break
@@ -150,8 +139,38 @@ func benchTheirs(b *testing.B, streams int) {
 		}
 		return res.Body.Close()
 	})
-	_ = (<-conns).Close()
-	_ = l.Close()
+}
+
+// theirs is a client and a server of golang.org/x/net/http2.
+func theirs(b *testing.B, h http.Handler) (url string, t *xhttp2.Transport) {
+	l := listen(b)
+	s2 := &xhttp2.Server{MaxConcurrentStreams: 250}
+	conns := make(chan net.Conn, 1)
+	go func() {
+		nc, err := l.Accept()
+		if err != nil {
+			return
+		}
+		conns <- nc
+		s2.ServeConn(nc, &xhttp2.ServeConnOpts{Handler: h})
+	}()
+	t = &xhttp2.Transport{
+		AllowHTTP:          true,
+		DisableCompression: true,
+		DialTLSContext: func(ctx context.Context, network, addr string, _ *tls.Config) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, network, addr)
+		},
+	}
+	b.Cleanup(func() {
+		_ = l.Close()
+		select {
+		case nc := <-conns:
+			_ = nc.Close()
+		default:
+		}
+	})
+	return "http://" + l.Addr().String() + "/v1.0/invoke/orders/method/add", t
 }
 
 // BenchmarkUnary compares this engine with golang.org/x/net/http2: one
@@ -164,4 +183,47 @@ func BenchmarkUnary(b *testing.B) {
 		b.Run("ours/"+c.name, func(b *testing.B) { benchOurs(b, c.streams) })
 		b.Run("xnet/"+c.name, func(b *testing.B) { benchTheirs(b, c.streams) })
 	}
+}
+
+const bulk = 16 << 20
+
+// BenchmarkBulk compares downloads of 16 MiB.
+func BenchmarkBulk(b *testing.B) {
+	measure := func(b *testing.B, once func() error) {
+		b.SetBytes(bulk)
+		unary(b, 1, once)
+	}
+	chunk := make([]byte, 32<<10)
+	b.Run("ours", func(b *testing.B) {
+		cl := dial(b, serve(b, &http2.Server{Handler: func(x proxy.Exchange) {
+			_ = x.Respond(200, benchHead, bulk)
+			for range bulk / len(chunk) {
+				_, _ = x.Write(chunk)
+			}
+		}}))
+		measure(b, func() error {
+			res, err := cl.RoundTrip(context.Background(), getRequest(), proxy.RoundTripOptions{})
+			if err != nil {
+				return err
+			}
+			_, err = io.CopyBuffer(struct{ io.Writer }{io.Discard}, res.Body, make([]byte, 32<<10))
+			return errors.Join(err, res.Body.Close())
+		})
+	})
+	b.Run("xnet", func(b *testing.B) {
+		url, t := theirs(b, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			for range bulk / len(chunk) {
+				_, _ = w.Write(chunk)
+			}
+		}))
+		measure(b, func() error {
+			req, _ := http.NewRequest("GET", url, nil)
+			res, err := t.RoundTrip(req)
+			if err != nil {
+				return err
+			}
+			_, err = io.CopyBuffer(struct{ io.Writer }{io.Discard}, res.Body, make([]byte, 32<<10))
+			return errors.Join(err, res.Body.Close())
+		})
+	})
 }

@@ -50,7 +50,7 @@ func (c *conn) endBlock(st *stream, at int64, end bool) {
 	if n > c.peerFrame {
 		c.splitBlock(st, from)
 	} else {
-		c.putLength(from, n)
+		c.setLength(from, n)
 	}
 	if end {
 		st.localEnd = true
@@ -58,7 +58,7 @@ func (c *conn) endBlock(st *stream, at int64, end bool) {
 	}
 }
 
-func (c *conn) putLength(at, n int) {
+func (c *conn) setLength(at, n int) {
 	c.out[at], c.out[at+1], c.out[at+2] = byte(n>>16), byte(n>>8), byte(n)
 }
 
@@ -67,7 +67,7 @@ func (c *conn) splitBlock(st *stream, from int) {
 	first := from + frameHeader + c.peerFrame
 	rest := append([]byte(nil), c.out[first:]...)
 	c.out = c.out[:first]
-	c.putLength(from, c.peerFrame)
+	c.setLength(from, c.peerFrame)
 	c.out[from+4] &^= byte(wire.FlagHeadersEndHeaders)
 	for len(rest) > 0 {
 		n := min(len(rest), c.peerFrame)
@@ -81,21 +81,81 @@ func (c *conn) splitBlock(st *stream, from int) {
 	}
 }
 
-// put encodes one field.
+// put encodes one field. The first field of a block must be one that indexing
+// decides on, since the encoder may have to begin the block.
 func (c *conn) put(name, value string) {
-	// The writer is the output, which takes everything.
-	_ = c.enc.WriteField(hpack.HeaderField{Name: name, Value: value, Sensitive: neverIndexed(name)})
+	switch indexingOf(name) {
+	case indexNever:
+		c.putLiteral(literalNever, name, value)
+	case indexNot:
+		c.putLiteral(literalPlain, name, value)
+	default:
+		// The writer is the output, which takes everything.
+		_ = c.enc.WriteField(hpack.HeaderField{Name: name, Value: value})
+	}
 }
 
-// neverIndexed reports whether a field must not enter a compression table: what
-// is secret could be found out by those who share the connection (RFC 7541,
-// section 7.1).
-func neverIndexed(name string) bool {
+// indexing is what the compression tables have to do with a field.
+type indexing uint8
+
+const (
+	indexYes   indexing = iota
+	indexNot            // its value hardly ever comes twice: it would push out others
+	indexNever          // it is secret: who shares the connection could probe for it (RFC 7541, section 7.1)
+)
+
+func indexingOf(name string) indexing {
 	switch name {
 	case "authorization", "proxy-authorization", "cookie", "set-cookie", "dapr-api-token":
-		return true
+		return indexNever
+	case "content-length", "traceparent", "tracestate", "baggage", "grpc-timeout", "grpc-trace-bin", "x-request-id",
+		"x-b3-traceid", "x-b3-spanid", "etag", "if-match", "if-none-match", "last-modified", "if-modified-since",
+		"content-range", "range", "location", "age":
+		return indexNot
 	}
-	return false
+	return indexYes
+}
+
+// The first bytes of literal fields with a new name (RFC 7541, sections 6.2.2
+// and 6.2.3).
+const (
+	literalPlain = 0x00
+	literalNever = 0x10
+)
+
+// putLiteral encodes a field without the tables.
+func (c *conn) putLiteral(kind byte, name, value string) {
+	c.ensure(len(name) + len(value) + 16)
+	c.out = append(c.out, kind)
+	c.out = appendString(c.out, name)
+	c.out = appendString(c.out, value)
+}
+
+// appendString appends a string literal (RFC 7541, section 5.2), not Huffman
+// coded: that saves less than it costs on the networks this engine is for.
+func appendString(p []byte, s string) []byte {
+	const prefix = 1<<7 - 1
+	n := len(s)
+	if n < prefix {
+		p = append(p, byte(n))
+	} else {
+		p = append(p, prefix)
+		for n -= prefix; n >= 0x80; n >>= 7 {
+			p = append(p, byte(n)|0x80)
+		}
+		p = append(p, byte(n))
+	}
+	return append(p, s...)
+}
+
+// putLength encodes content-length: a literal whose name is entry 28 of the
+// static table.
+func (c *conn) putLength(n int64) {
+	var digits [20]byte
+	text := strconv.AppendInt(digits[:0], n, 10)
+	c.ensure(3 + len(text))
+	c.out = append(c.out, 0x0f, 28-0x0f, byte(len(text)))
+	c.out = append(c.out, text...)
 }
 
 // putFields encodes the fields of h that are not of a single connection or of
@@ -129,7 +189,7 @@ func (c *conn) appendHead(st *stream, status int, h proxy.Header, contentLength 
 	c.put(":status", statusText(status))
 	c.putFields(h)
 	if contentLength > 0 && status >= 200 && status != 204 {
-		c.put("content-length", strconv.FormatInt(contentLength, 10))
+		c.putLength(contentLength)
 	}
 	if status >= 200 {
 		st.headSent = true
@@ -194,7 +254,7 @@ func (c *conn) appendRequest(st *stream, r *proxy.Request, end bool) {
 		c.putFields(r.Header)
 	}
 	if r.ContentLength > 0 || r.ContentLength == 0 && bodyMethod(r.Method) {
-		c.put("content-length", strconv.FormatInt(r.ContentLength, 10))
+		c.putLength(r.ContentLength)
 	}
 	c.endBlock(st, at, end)
 }

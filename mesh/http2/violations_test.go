@@ -87,7 +87,7 @@ var clientViolations = []violation{
 	{"5.1", "WINDOW_UPDATE on an idle stream", func(r *raw) { r.do(r.fr.WriteWindowUpdate(1, 10)) }, goaway(protocolError)},
 	{"5.1", "CONTINUATION on an idle stream", func(r *raw) { r.frame(xhttp2.FrameContinuation, 4, 1, nil) }, goaway(protocolError)},
 	{"5.1", "DATA after END_STREAM", func(r *raw) {
-		open(r, 1)
+		r.headers(1, false, with(postFields, "x-unread", "1")...)
 		r.headers(1, true, "x-trailer", "1")
 		r.frame(xhttp2.FrameData, 0, 1, []byte("x"))
 	}, reset(1, closedError)},
