@@ -149,6 +149,7 @@ func newConn(nc net.Conn, o connOptions) *conn {
 		peerFrame: minFrame, peerHeader: maxWindow, peerMax: assumedStreams,
 	}
 	c.in = input{nc: nc, mem: o.mem, idle: c.digest}
+	c.in.socket.init(&c.in)
 	if len(o.seed) > 0 {
 		c.in.seed(o.seed)
 	}

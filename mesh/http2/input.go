@@ -21,6 +21,8 @@ type input struct {
 	step int // index of inputSizes
 	full bool
 
+	socket socket
+
 	// idle is called before each read from the network, which may wait. It
 	// reports whether nothing is going on, so that memory is better given
 	// back.
@@ -102,10 +104,7 @@ func (in *input) discard(n int) error {
 // fill reads until n bytes are buffered. n must not exceed the largest size.
 func (in *input) fill(n int) error {
 	for empty := 0; in.w-in.r < n; {
-		in.makeRoom(n, in.idle())
-		in.midway.Store(in.inside || in.w > in.r)
-		k, err := in.nc.Read(in.buf[in.w:])
-		in.w += k
+		k, err := in.read(n, in.idle())
 		if k > 0 {
 			in.full = in.w == len(in.buf)
 			in.reads.Add(1)
@@ -123,6 +122,22 @@ func (in *input) fill(n int) error {
 		return err
 	}
 	return nil
+}
+
+// read reads once from the network, on the way to n bytes. A quiet connection
+// waits without a buffer.
+func (in *input) read(n int, quiet bool) (int, error) {
+	midway := in.inside || in.w > in.r
+	in.midway.Store(midway)
+	if quiet && !midway {
+		if ok, err := in.socket.fill(); ok {
+			return in.w, err
+		}
+	}
+	in.makeRoom(n, quiet)
+	k, err := in.nc.Read(in.buf[in.w:])
+	in.w += k
+	return k, err
 }
 
 // makeRoom makes room for n bytes and for as much more as is worth reading. A
