@@ -465,6 +465,31 @@ func TestRunEndsEverySubscription(t *testing.T) {
 	})
 }
 
+func TestSubscriptionsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := running(t, newShaky(t))
+		var box inbox
+		var last string
+		for {
+			id, err := s.Subscribe(t.Context(), config.Query{}, box.take)
+			if err == nil {
+				last = id
+				continue
+			}
+			if !fault.Is(err, fault.ResourceExhausted) {
+				t.Errorf("Subscribe: %v, want resource_exhausted", err)
+			}
+			break
+		}
+		if err := s.Unsubscribe(t.Context(), last); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Subscribe(t.Context(), config.Query{}, box.take); err != nil {
+			t.Errorf("Subscribe after Unsubscribe: %v", err)
+		}
+	})
+}
+
 func TestReadsAndWritesGoToTheDriver(t *testing.T) {
 	d := newShaky(t)
 	s := config.New(component.Opened[config.Driver]("settings", d), config.Options{Chains: policy.None{}})

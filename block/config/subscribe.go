@@ -138,24 +138,41 @@ func (s *Store) newSubscription(q Query) *subscription {
 
 // serve carries sub until ctx ends; cancel ends it.
 func (s *Store) serve(ctx context.Context, cancel context.CancelCauseFunc, sub *subscription, deliver Handler) error {
+	if err := s.register(sub.id, cancel); err != nil {
+		return err
+	}
+	defer s.forget(sub.id)
 	var following sync.WaitGroup
 	defer following.Wait()
 	defer cancel(nil)
 	if err := s.establish(ctx, sub, &following); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	s.subs[sub.id] = cancel
-	s.mu.Unlock()
-	defer func() {
-		s.mu.Lock()
-		delete(s.subs, sub.id)
-		s.mu.Unlock()
-	}()
 	if err := deliver(ctx, Update{ID: sub.id}); err != nil {
 		return err
 	}
 	return s.deliverAll(ctx, sub, deliver)
+}
+
+// maxSubscriptions bounds the subscriptions of one store, each of which costs
+// the store a watch. An application that forgets to unsubscribe meets it.
+const maxSubscriptions = 1000
+
+func (s *Store) register(id string, cancel context.CancelCauseFunc) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.subs) == maxSubscriptions {
+		return fault.New(fault.ResourceExhausted, "configuration store %q has %d subscriptions and takes no more: unsubscribe some",
+			s.Name(), maxSubscriptions)
+	}
+	s.subs[id] = cancel
+	return nil
+}
+
+func (s *Store) forget(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.subs, id)
 }
 
 // establishWithin bounds how long a subscriber whose context allows more waits
