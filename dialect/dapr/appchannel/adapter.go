@@ -1,0 +1,225 @@
+package appchannel
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net/url"
+	"slices"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	commonv1 "github.com/proa-io/proa/api/gen/dapr/proto/common/v1"
+	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/mesh/proxy"
+	"github.com/proa-io/proa/mesh/rpc"
+)
+
+// HTTPAdapter returns what carries HTTP requests to a gRPC application, as
+// calls of OnInvoke; nil for an HTTP application, whose own transport does.
+//
+// The method of the call is the path without its leading slash, decoded; query,
+// content type and content travel along, and so do the fields of the request,
+// as metadata, those that HTTP defines with the prefix "dapr-". The response
+// has status 200, the content and the metadata of the answer. When the
+// application answers with an error, the response has the HTTP status that
+// belongs to its code and the status as JSON (google.rpc.Status), and in its
+// header the fields grpc-status, grpc-message and grpc-status-details-bin as
+// they came; a successful one has grpc-status 0. Trailers become those of the
+// response.
+//
+// An application that cannot be reached is an error, as with every
+// RoundTripper. Options.Limit is not applied: it is for the caller to do.
+func (c *Channel) HTTPAdapter() proxy.RoundTripper {
+	if c.grpc == nil {
+		return nil
+	}
+	return &adapter{c.grpc}
+}
+
+type adapter struct{ app *grpcApp }
+
+// RoundTrip implements proxy.RoundTripper.
+func (a *adapter) RoundTrip(ctx context.Context, r *proxy.Request, o proxy.RoundTripOptions) (*proxy.Response, error) {
+	if r.Upgrade != "" || r.Method == "CONNECT" {
+		return nil, proxy.MarkUnsent(fault.New(fault.Unimplemented,
+			"application %q speaks gRPC and takes no two-way streams over HTTP", a.app.opt.AppID))
+	}
+	content, err := a.content(r)
+	if err != nil {
+		return nil, err
+	}
+	if o.HeadTimeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, o.HeadTimeout) // an answer comes at once or not at all
+		defer cancel()
+	}
+	request := &commonv1.InvokeRequest{
+		Method: valid(methodOf(r)), ContentType: valid(r.Header.Get(fieldContentType)), Data: &anypb.Any{Value: content},
+		HttpExtension: &commonv1.HTTPExtension{
+			Verb:        commonv1.HTTPExtension_Verb(commonv1.HTTPExtension_Verb_value[r.Method]),
+			Querystring: valid(r.Query()),
+		},
+	}
+	c := &rpcCall{header: invocationFields(r.Header), answer: &rpcAnswer{}}
+	var answer *commonv1.InvokeResponse
+	answer, err = a.app.callback.OnInvoke(context.WithValue(ctx, rpcCallKey{}, c), request)
+	switch {
+	case err == nil:
+		return success(answer, c.answer), nil
+	case c.err != nil:
+		return nil, c.err
+	case ctx.Err() != nil:
+		return nil, fault.Wrap(err, fault.CodeOf(ctx.Err()), "call OnInvoke of the application")
+	}
+	return failure(status.Convert(err), c.answer), nil
+}
+
+// content reads the content of a request.
+func (a *adapter) content(r *proxy.Request) ([]byte, error) {
+	if r.Body == nil {
+		return nil, nil
+	}
+	most := int64(a.app.opt.MaxAnswer)
+	tooLong := func() error {
+		return fault.New(fault.ResourceExhausted, "the request is longer than %d bytes, the most that a gRPC application takes", most)
+	}
+	if r.ContentLength > most {
+		return nil, tooLong()
+	}
+	content, err := io.ReadAll(io.LimitReader(r.Body, most+1))
+	if err != nil {
+		return nil, &proxy.BodyError{Err: err}
+	}
+	if int64(len(content)) > most {
+		return nil, tooLong()
+	}
+	return content, nil
+}
+
+// methodOf returns the method that a request calls.
+func methodOf(r *proxy.Request) string {
+	path := strings.TrimPrefix(r.Path(), "/")
+	if plain, err := url.PathUnescape(path); err == nil {
+		return plain
+	}
+	return path
+}
+
+// invocationFields returns the fields of a request as metadata.
+func invocationFields(in proxy.Header) proxy.Header {
+	h := make(proxy.Header, 0, len(in))
+	for _, f := range in {
+		name := strings.ToLower(f.Name)
+		switch {
+		case name == "traceparent", name == "tracestate":
+			h = append(h, proxy.Field{Name: name, Value: f.Value})
+			continue
+		case isHTTPField(name):
+			name = "dapr-" + name
+		case isOurs(name), strings.HasPrefix(name, "proa-"):
+			continue
+		}
+		if strings.HasSuffix(name, "-bin") { // is encoded already
+			if isMetadataName(name) && !isGRPCField(name) {
+				h = append(h, proxy.Field{Name: name, Value: printable(f.Value)})
+			}
+			continue
+		}
+		h = appendField(h, name, f.Value, true)
+	}
+	return h
+}
+
+// isHTTPField reports whether a field has a meaning in HTTP that it must not
+// have in the gRPC call, where its metadata gets a prefix.
+func isHTTPField(name string) bool {
+	switch name {
+	case "accept", "accept-charset", "accept-language", "accept-ranges", "cache-control", "content-type", "cookie", "date",
+		"expect", "from", "if-match", "if-modified-since", "if-none-match", "if-schedule-tag-match", "if-unmodified-since",
+		"max-forwards", "origin", "pragma", "referer", "via", "warning":
+		return true
+	}
+	return false
+}
+
+func success(answer *commonv1.InvokeResponse, meta *rpcAnswer) *proxy.Response {
+	h := answerFields(nil, meta.header)
+	if ct := answer.GetContentType(); ct != "" {
+		h = append(h, proxy.Field{Name: fieldContentType, Value: oneLine(ct)})
+	}
+	h = append(h, proxy.Field{Name: "grpc-status", Value: "0"})
+	return respond(200, h, answer.GetData().GetValue(), meta.trailer)
+}
+
+func failure(st *status.Status, meta *rpcAnswer) *proxy.Response {
+	content, err := protojson.MarshalOptions{}.Marshal(st.Proto())
+	if err != nil { // a detail of a type that is not known here
+		content, _ = protojson.Marshal(status.New(st.Code(), valid(st.Message())).Proto())
+	}
+	h := answerFields(nil, meta.header)
+	h = append(h, proxy.Field{Name: fieldContentType, Value: typeJSON})
+	return respond(httpStatusOf(st.Code()), append(h, rpc.StatusFields(st)...), content, meta.trailer)
+}
+
+func respond(status int, h proxy.Header, content []byte, trailer proxy.Header) *proxy.Response {
+	out := &proxy.Response{Status: status, Header: h, ContentLength: int64(len(content)), Body: &bufferedBody{bytes.NewReader(content)}}
+	if t := answerFields(nil, trailer); len(t) > 0 {
+		out.Trailer = &t
+	}
+	return out
+}
+
+// answerFields appends the metadata of an answer.
+func answerFields(h, from proxy.Header) proxy.Header {
+	for _, f := range from {
+		name := strings.ToLower(f.Name)
+		if strings.HasPrefix(name, "grpc-") || name == fieldContentType || name == "date" {
+			continue
+		}
+		h = append(h, proxy.Field{Name: name, Value: f.Value})
+	}
+	return slices.Clip(h)
+}
+
+// bufferedBody is content that is there.
+type bufferedBody struct{ *bytes.Reader }
+
+// Buffered implements proxy.Lookahead.
+func (b *bufferedBody) Buffered() int { return b.Len() }
+
+// Close implements io.Closer.
+func (b *bufferedBody) Close() error { return nil }
+
+// httpStatusOf returns the HTTP status that stands for a gRPC status code.
+func httpStatusOf(code codes.Code) int {
+	switch code {
+	case codes.OK:
+		return 200
+	case codes.Canceled:
+		return 408
+	case codes.InvalidArgument, codes.FailedPrecondition, codes.OutOfRange:
+		return 400
+	case codes.DeadlineExceeded:
+		return 504
+	case codes.NotFound:
+		return 404
+	case codes.AlreadyExists, codes.Aborted:
+		return 409
+	case codes.PermissionDenied:
+		return 403
+	case codes.Unauthenticated:
+		return 401
+	case codes.ResourceExhausted:
+		return 429
+	case codes.Unimplemented:
+		return 501
+	case codes.Unavailable:
+		return 503
+	}
+	return 500
+}
