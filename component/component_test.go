@@ -91,6 +91,17 @@ func TestValidateErrorsGetTheirPlace(t *testing.T) {
 	}
 }
 
+func TestSettingsThatAreNotKnownYetAreOnlyChecked(t *testing.T) {
+	c := config{}
+	err := Settings{{Name: "need", Unresolved: true}, {Name: "db", Value: "99"}}.Decode(&c)
+	if err != nil || c.Need != "" {
+		t.Errorf("Decode = %v, %+v", err, c)
+	}
+	if err := (Settings{{Name: "nede", Unresolved: true}, {Name: "need", Value: "x"}}).Decode(&c); err == nil {
+		t.Error("a setting that does not exist was accepted")
+	}
+}
+
 func TestSecretsDoNotShowThemselves(t *testing.T) {
 	s := NewSecret("hunter2")
 	b, err := json.Marshal(map[string]any{"s": s})

@@ -39,6 +39,10 @@ type Setting struct {
 	// Secret tells that the value came from a secret store or the environment
 	// and must not be quoted.
 	Secret bool
+	// Unresolved tells that there will be a value which is not known yet.
+	// Decode then checks only that there is such a setting, and leaves out
+	// Validate.
+	Unresolved bool
 }
 
 // Settings is the metadata of one component.
@@ -102,6 +106,7 @@ func (s Settings) Decode(targets ...any) error {
 		}
 	}
 	var errs []error
+	unresolved := false
 	seen := map[string]Position{}
 	for _, x := range s {
 		key := strings.ToLower(x.Name)
@@ -128,8 +133,12 @@ func (s Settings) Decode(targets ...any) error {
 			errs = append(errs, &FieldError{x.Pos, x.Name, problem})
 			continue
 		}
+		unresolved = unresolved || x.Unresolved
 		for _, f := range append([]*field{f}, f.also...) {
 			f.set = true
+			if x.Unresolved {
+				continue
+			}
 			if err := setValue(f.value, x.Value); err != nil {
 				got := fmt.Sprintf(", not %q", x.Value)
 				if x.Secret || f.value.Type() == reflect.TypeFor[Secret]() {
@@ -150,6 +159,9 @@ func (s Settings) Decode(targets ...any) error {
 	}
 	if len(errs) > 0 {
 		return errors.Join(errs...)
+	}
+	if unresolved {
+		return nil
 	}
 	for _, t := range targets {
 		if v, ok := t.(interface{ Validate() error }); ok {

@@ -24,7 +24,7 @@ const maxFileSize = 16 << 20
 // Options say what to read, and for whom.
 type Options struct {
 	// Paths are files and folders of resources. A folder stands for the
-	// .yaml, .yml and .json files in it, not for those of its own folders.
+	// .yaml and .yml files in it, not for those of its own folders.
 	Paths []string
 	// ConfigPaths are files of kind Configuration, read after Paths.
 	ConfigPaths []string
@@ -69,7 +69,7 @@ func (l *loader) path(path string) {
 	}
 	for _, e := range entries {
 		switch strings.ToLower(filepath.Ext(e.Name())) {
-		case ".yaml", ".yml", ".json":
+		case ".yaml", ".yml":
 			full := filepath.Join(path, e.Name())
 			if info, err := os.Stat(full); err == nil && info.IsDir() {
 				continue

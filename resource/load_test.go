@@ -84,7 +84,7 @@ func TestEveryKindIsReadFromAFolder(t *testing.T) {
 		"a.yaml":        good,
 		"sub/skip.yaml": "not: read",
 		"notes.txt":     "kind: nonsense",
-		"b.json":        `{"apiVersion":"dapr.io/v1alpha1","kind":"HTTPEndpoint","metadata":{"name":"api"},"spec":{"baseUrl":"https://example.com"}}`,
+		"b.yml":         `{"apiVersion":"dapr.io/v1alpha1","kind":"HTTPEndpoint","metadata":{"name":"api"},"spec":{"baseUrl":"https://example.com"}}`,
 	})
 	set, err := Load(Options{Paths: []string{dir, filepath.Join(dir, "a.yaml")}, AppID: "shop"})
 	if err != nil {

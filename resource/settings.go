@@ -23,8 +23,8 @@ func (c *Component) UsesSecrets() bool {
 }
 
 // Settings resolves the references and templates of the component's metadata.
-// lookup may be nil, which leaves a placeholder for each secret so that the
-// rest can be checked. A missing environment variable is an empty value.
+// lookup may be nil, which leaves each secret unresolved so that the rest can
+// be checked. A missing environment variable is an empty value.
 func (c *Component) Settings(ctx context.Context, id Identity, lookup SecretLookup) (component.Settings, error) {
 	return resolve(ctx, c.Spec.Metadata, reference{c.describe(), c.Auth.SecretStore, id, lookup})
 }
@@ -61,7 +61,7 @@ func resolve(ctx context.Context, list []NameValue, ref reference) (component.Se
 		var err error
 		switch {
 		case nv.SecretKeyRef.IsSet():
-			s.Secret = true
+			s.Secret, s.Unresolved = true, ref.lookup == nil
 			s.Value, err = ref.secret(ctx, nv.SecretKeyRef)
 		case nv.EnvRef != "":
 			s.Secret = true

@@ -105,8 +105,8 @@ func (b *builder) build(list []resource.Component) (*components, error) {
 	return b.out, errors.Join(errs...)
 }
 
-// check finds the driver and decodes the settings, with placeholders for
-// secrets.
+// check finds the driver and decodes the settings, as far as they are known
+// before a secret store is open.
 func (b *builder) check(c *resource.Component) (component.Spec, error) {
 	spec, err := b.catalog.Lookup(c.Spec.Type, c.Spec.Version)
 	if err != nil {
@@ -128,9 +128,7 @@ func (b *builder) check(c *resource.Component) (component.Spec, error) {
 	if err != nil {
 		return spec, err
 	}
-	// A secret is not known before its store is open; the rest can be checked.
-	known := slices.DeleteFunc(slices.Clone(settings), func(s component.Setting) bool { return s.Secret })
-	if err := missingOnlySecrets(spec.Check(known), settings); err != nil {
+	if err := spec.Check(settings); err != nil {
 		return spec, fmt.Errorf("%s: Component %s (%s): %w", c.Position(), c.Name(), c.Spec.Type, err)
 	}
 	return spec, nil
@@ -140,26 +138,6 @@ func (b *builder) hasSecretStore(name string) bool {
 	return slices.ContainsFunc(withDefaults(b.set.Components), func(c resource.Component) bool {
 		return c.Block() == secret.Block && c.Name() == name
 	})
-}
-
-// missingOnlySecrets leaves out complaints about required settings that come
-// from a secret.
-func missingOnlySecrets(err error, settings component.Settings) error {
-	joined, ok := err.(interface{ Unwrap() []error })
-	if !ok {
-		return err
-	}
-	var left []error
-	for _, e := range joined.Unwrap() {
-		var fe *component.FieldError
-		if errors.As(e, &fe) {
-			if _, given := settings.Get(fe.Field); given && fe.Problem == "is required" {
-				continue
-			}
-		}
-		left = append(left, e)
-	}
-	return errors.Join(left...)
 }
 
 func (b *builder) add(c *resource.Component, spec component.Spec) error {
@@ -265,9 +243,7 @@ func blockConfig[C any](b *builder, c *resource.Component, spec component.Spec) 
 		var none C
 		return none, err
 	}
-	known := slices.DeleteFunc(slices.Clone(settings), func(s component.Setting) bool { return s.Secret })
-	cfg, err := component.BlockConfig[C](spec, known)
-	return cfg, missingOnlySecrets(err, settings)
+	return component.BlockConfig[C](spec, settings)
 }
 
 // lookupSecret resolves the secretKeyRef of a component.
@@ -306,11 +282,12 @@ func (c *components) describe() []dapr.Component {
 	return out
 }
 
-// notReady names the components that are not open.
+// notReady names the components that have not been tried yet. One that failed
+// does not count: it is tried again, and its calls say why.
 func (c *components) notReady() []string {
 	var out []string
 	for _, h := range c.handles {
-		if h.status().State != component.Ready {
+		if s := h.status(); s.State == component.Opening && s.Attempts == 0 {
 			out = append(out, h.name)
 		}
 	}

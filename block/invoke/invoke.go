@@ -63,8 +63,6 @@ type App struct {
 	HTTP, GRPC proxy.RoundTripper
 	// Token, if set, is sent to the application with every request.
 	Token string
-	// Limit, if set, bounds the requests under way at once.
-	Limit *policy.Bulkhead
 }
 
 // Endpoint is an address outside that can be invoked by name.

@@ -49,12 +49,14 @@ type options struct {
 	proa string            // the program to run sidecars with
 	with map[string]string // service → command of another implementation
 	home string            // where the engine keeps its data; a temporary folder when empty
+	more string            // another folder of resources
 }
 
 func parse() options {
 	o := options{with: map[string]string{}}
 	flag.StringVar(&o.proa, "proa", "proa", "the proa program")
 	flag.StringVar(&o.home, "home", "", "folder for the engine's data; a temporary one by default")
+	flag.StringVar(&o.more, "resources", "", "another folder of resources, to put something else behind the same names")
 	for _, name := range []string{"orders", "catalog", "shipping"} {
 		flag.Func(name, "command that runs "+name+" instead of the Go form", func(text string) error {
 			o.with[name] = text

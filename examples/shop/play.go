@@ -93,7 +93,15 @@ func open(ctx context.Context, o options) (*story, error) {
 		}
 		s.temp = true
 	}
-	file := fmt.Sprintf("version: 1\ncommon:\n  resourcesPath: %s\napps:\n", filepath.Join(folder, "resources"))
+	file := fmt.Sprintf("version: 1\ncommon:\n  resourcesPaths:\n  - %s\n", filepath.Join(folder, "resources"))
+	if o.more != "" {
+		more, err := filepath.Abs(o.more)
+		if err != nil {
+			return nil, err
+		}
+		file += "  - " + more + "\n"
+	}
+	file += "apps:\n"
 	for _, name := range []string{"orders", "catalog", "shipping"} {
 		app, api, err := freePorts()
 		if err != nil {

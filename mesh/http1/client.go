@@ -87,38 +87,28 @@ var _ proxy.RoundTripper = (*Client)(nil)
 
 // RoundTrip implements proxy.RoundTripper.
 func (cl *Client) RoundTrip(ctx context.Context, r *proxy.Request, opts proxy.RoundTripOptions) (*proxy.Response, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, proxy.MarkUnsent(cl.ctxError(err, "send a request to"))
-	}
 	if err := checkRequest(r); err != nil {
 		return nil, proxy.MarkUnsent(err)
 	}
-	head, wsKey, err := appendRequestHead(cl.bufs.get()[:0], r)
-	if err != nil {
-		return nil, proxy.MarkUnsent(err)
+	if err := ctx.Err(); err != nil {
+		return nil, proxy.MarkUnsent(cl.ctxError(err, "send a request to"))
 	}
 	c := cl.takeIdle()
-	reused := c != nil
-	if !reused {
+	if c == nil {
+		var err error
 		if c, err = cl.connect(ctx); err != nil {
-			cl.bufs.put(head)
 			return nil, proxy.MarkUnsent(err)
 		}
+		return c.roundTrip(ctx, r, opts, nil)
 	}
-	c.begin(ctx, opts.HeadTimeout, head, wsKey)
-	resp, err := c.roundTrip(r, opts)
+	resp, err := c.roundTrip(ctx, r, opts, nil)
 	if err == nil {
 		return resp, nil
 	}
 	defer c.release()
-	if !reused || !c.mayRepeat(r) {
+	if !c.mayRepeat(r) {
 		return nil, err
 	}
-	return cl.repeat(ctx, c, r, opts)
-}
-
-// repeat sends the request that has failed on c again, on a new connection.
-func (cl *Client) repeat(ctx context.Context, c *clientConn, r *proxy.Request, opts proxy.RoundTripOptions) (*proxy.Response, error) {
 	fresh, err := cl.connect(ctx)
 	if err != nil {
 		if !c.wrote && !c.consumed {
@@ -126,12 +116,7 @@ func (cl *Client) repeat(ctx context.Context, c *clientConn, r *proxy.Request, o
 		}
 		return nil, err
 	}
-	fresh.beginAgain(c)
-	resp, err := fresh.roundTrip(r, opts)
-	if err != nil {
-		fresh.release()
-	}
-	return resp, err
+	return fresh.roundTrip(ctx, r, opts, c)
 }
 
 // CloseIdle closes the connections that are not in use.

@@ -71,8 +71,6 @@ type Server struct {
 	date    atomic.Pointer[dateLine]
 	closing atomic.Bool
 
-	rejecting atomic.Int32
-
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
 	conns     map[*conn]struct{}
@@ -80,9 +78,8 @@ type Server struct {
 }
 
 // Serve accepts connections and serves them, until Shutdown or Close is called
-// or accepting fails for good, which winds the server down as Shutdown does. It
-// returns when all of its connections have ended, with nil after Shutdown or
-// Close. It closes ln.
+// or accepting fails for good. It returns when all of its connections have
+// ended, with nil after Shutdown or Close. It closes ln.
 func (s *Server) Serve(ln net.Listener) error {
 	var conns sync.WaitGroup
 	defer conns.Wait()
@@ -100,7 +97,6 @@ func (s *Server) Serve(ln net.Listener) error {
 		case s.closing.Load():
 			return nil
 		case !isTemporary(err):
-			s.windDown()
 			return fault.Wrap(err, fault.Unavailable, "accept connections on %s", ln.Addr())
 		default:
 			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
@@ -113,12 +109,7 @@ func (s *Server) Serve(ln net.Listener) error {
 		case admitted:
 			conns.Go(c.serve)
 		case tooMany:
-			if s.rejecting.Add(1) <= maxRejecting {
-				conns.Go(func() { s.reject(nc) })
-				continue
-			}
-			s.rejecting.Add(-1)
-			nc.Close()
+			conns.Go(func() { rejectConn(nc) })
 		case shutDown:
 			nc.Close()
 		}
@@ -133,13 +124,8 @@ func isTemporary(err error) bool {
 		errno == syscall.ENOBUFS || errno == syscall.ENOMEM)
 }
 
-// maxRejecting bounds how many clients are told at a time that there are too
-// many; more are just closed.
-const maxRejecting = 64
-
-// reject tells a client that there are too many connections.
-func (s *Server) reject(nc net.Conn) {
-	defer s.rejecting.Add(-1)
+// rejectConn tells a client that there are too many connections.
+func rejectConn(nc net.Conn) {
 	defer nc.Close()
 	_ = nc.SetDeadline(time.Now().Add(lingerTimeout))
 	_, err := io.WriteString(nc, "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n"+
@@ -231,23 +217,16 @@ func (s *Server) stopAccepting() (drained <-chan struct{}, conns []*conn) {
 	return drained, conns
 }
 
-// windDown stops accepting, ends the connections that wait for a request and
-// lets the others end after the exchange that is under way.
-func (s *Server) windDown() (drained <-chan struct{}) {
-	drained, conns := s.stopAccepting()
-	for _, c := range conns {
-		c.wakeIdle()
-	}
-	return drained
-}
-
 // Shutdown stops accepting, closes the connections that wait for a request,
 // lets the exchanges under way end (telling their clients that the connection
 // closes) and waits for them until ctx ends, when it returns
 // fault.DeadlineExceeded or fault.Canceled: Close ends what is left. It does
 // not wait for connections that were handed over.
 func (s *Server) Shutdown(ctx context.Context) error {
-	drained := s.windDown()
+	drained, conns := s.stopAccepting()
+	for _, c := range conns {
+		c.wakeIdle()
+	}
 	select {
 	case <-drained:
 		return nil

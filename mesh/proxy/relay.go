@@ -42,10 +42,7 @@ func (c *copyBuffers) put(b *[]byte) { c.pool.Put(b) }
 
 // Relayer passes responses on. The zero value is ready for use; it keeps
 // buffers, so use one for many exchanges. It is safe for concurrent use.
-type Relayer struct {
-	buffers copyBuffers
-	sinks   sync.Pool // *splicingSink
-}
+type Relayer struct{ buffers copyBuffers }
 
 // Relay answers ex with resp: head, content as it arrives, trailers, or after
 // an upgrade both directions of the raw stream. It closes resp.Body. Content of
@@ -76,7 +73,7 @@ func (r *Relayer) respond(ex Exchange, resp *Response) (Progress, error) {
 	p := Progress{HeadSent: true}
 	var err error
 	if from, ok := resp.Body.(io.WriterTo); ok && length >= 0 {
-		p.Bytes, err = r.writeTo(ex, from)
+		p.Bytes, err = writeTo(ex, from)
 	} else {
 		p.Bytes, err = r.copy(ex, resp.Body, length < 0)
 	}
@@ -124,25 +121,18 @@ func (r *Relayer) copy(ex Exchange, body io.Reader, flush bool) (int64, error) {
 }
 
 // writeTo lets the content write itself, which can spare copies.
-func (r *Relayer) writeTo(ex Exchange, body io.WriterTo) (int64, error) {
-	s, _ := r.sinks.Get().(*splicingSink)
-	if s == nil {
-		s = new(splicingSink)
-	}
-	s.ex = ex
+func writeTo(ex Exchange, body io.WriterTo) (int64, error) {
+	s := sink{ex: ex}
 	var n int64
 	var err error
 	if to, ok := ex.(io.ReaderFrom); ok {
-		s.to = to
-		n, err = body.WriteTo(s)
+		n, err = body.WriteTo(&splicingSink{&s, to})
 	} else {
-		n, err = body.WriteTo(&s.sink)
+		n, err = body.WriteTo(&s)
 	}
 	if err != nil && err == s.err {
 		err = clientGone(err)
 	}
-	*s = splicingSink{}
-	r.sinks.Put(s)
 	return n, err
 }
 
@@ -159,9 +149,8 @@ func (s *sink) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// splicingSink is the sink for an exchange that can read by itself.
 type splicingSink struct {
-	sink
+	*sink
 	to io.ReaderFrom
 }
 

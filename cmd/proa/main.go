@@ -1,0 +1,95 @@
+// Proa is a cloud native application runtime: a sidecar that gives an
+// application state, messaging, invocation, secrets, locks and configuration
+// over one API, whatever stands behind.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	_ "time/tzdata" // time zones of schedules, on hosts that have none
+
+	"github.com/spf13/cobra"
+)
+
+// version is set when the program is built for a release.
+var version = "dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := rootCommand()
+	root.SetArgs(arguments(os.Args))
+	err := root.ExecuteContext(ctx)
+	var exit exitError
+	switch {
+	case errors.As(err, &exit):
+		stop()
+		os.Exit(exit.code) //nolint:gocritic // stop has been called
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "proa:", err)
+		stop()
+		os.Exit(1) //nolint:gocritic // stop has been called
+	}
+}
+
+// exitError ends the program with a code that has been explained already.
+type exitError struct{ code int }
+
+func (e exitError) Error() string { return fmt.Sprintf("exit code %d", e.code) }
+
+// arguments makes `daprd …` mean `proa sidecar …`, with single dashes allowed
+// as daprd's flags allow them.
+func arguments(args []string) []string {
+	if strings.TrimSuffix(filepath.Base(args[0]), ".exe") != "daprd" {
+		return args[1:]
+	}
+	out := []string{"sidecar", "--daprd"}
+	for _, a := range args[1:] {
+		if len(a) > 2 && a[0] == '-' && a[1] != '-' {
+			a = "-" + a
+		}
+		out = append(out, a)
+	}
+	return out
+}
+
+func rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "proa",
+		Short: "A cloud native application runtime in one binary",
+		Long: `Proa runs beside an application and gives it state, publish/subscribe, service
+invocation, bindings, secrets, locks and configuration over one API: the Dapr v1
+API, so that every Dapr SDK works. What stands behind is configuration.
+
+Start an application with its sidecar, with nothing else installed:
+
+  proa run --app-id shop --app-port 8080 -- node app.js
+
+Then talk to it:
+
+  proa invoke  --app-id shop --method orders
+  proa publish --topic orders --data '{"id": 1}'
+  proa state set greeting '"hello"'`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.AddCommand(runCommand(), sidecarCommand(), publishCommand(), invokeCommand(), stateCommand(),
+		validateCommand(), componentsCommand(), listCommand(), versionCommand())
+	return root
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			fmt.Fprintln(cmd.OutOrStdout(), version)
+			return nil
+		},
+	}
+}

@@ -1,0 +1,14 @@
+//go:build !unix
+
+package main
+
+import (
+	"os"
+	"os/exec"
+)
+
+func ownGroup(*exec.Cmd) {}
+
+func interrupt(cmd *exec.Cmd) { _ = cmd.Process.Signal(os.Interrupt) }
+
+func killGroup(cmd *exec.Cmd) { _ = cmd.Process.Kill() }

@@ -1,0 +1,82 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/proa-io/proa/engine"
+	"github.com/proa-io/proa/runtime"
+)
+
+func sidecarCommand() *cobra.Command {
+	var f sidecarFlags
+	var wait, daprd, printVersion, buildInfo bool
+	cmd := &cobra.Command{
+		Use:   "sidecar",
+		Short: "Run a sidecar alone, with daprd's flags",
+		Long: `Runs a sidecar for an application that is started by somebody else. It takes the
+flags of daprd; the program behaves the same way when it is called "daprd".
+
+The embedded engine is strict here (an acknowledged write is on the disk) unless
+--durability says otherwise.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if printVersion || buildInfo {
+				fmt.Fprintln(cmd.OutOrStdout(), version)
+				return nil
+			}
+			if wait {
+				return waitUntilReady(cmd, f.httpPort)
+			}
+			if daprd && !cmd.Flags().Changed("default-components") {
+				f.defaultComponents = false // exactly what is declared
+			}
+			if f.durability == "" {
+				f.durability = string(engine.Strict)
+			}
+			cfg, err := f.config(cmd, os.Stderr)
+			if err != nil {
+				return err
+			}
+			rt, err := runtime.New(cmd.Context(), cfg)
+			if err != nil {
+				return err
+			}
+			return rt.Run(cmd.Context())
+		},
+	}
+	f.register(cmd.Flags())
+	cmd.Flags().BoolVar(&wait, "wait", false, "wait until a running sidecar is ready, and exit")
+	cmd.Flags().BoolVar(&printVersion, "version", false, "print the version")
+	cmd.Flags().BoolVar(&buildInfo, "build-info", false, "print the version")
+	cmd.Flags().BoolVar(&daprd, "daprd", false, "behave as daprd")
+	_ = cmd.Flags().MarkHidden("daprd")
+	return cmd
+}
+
+// waitUntilReady asks a sidecar until it is ready for the application.
+func waitUntilReady(cmd *cobra.Command, port string) error {
+	url := "http://127.0.0.1:" + port + "/v1.0/healthz/outbound"
+	client := &http.Client{Timeout: time.Second}
+	for {
+		req, err := http.NewRequestWithContext(cmd.Context(), http.MethodGet, url, nil)
+		if err != nil {
+			return err
+		}
+		if resp, err := client.Do(req); err == nil {
+			_ = resp.Body.Close()
+			if resp.StatusCode < 300 {
+				return nil
+			}
+		}
+		select {
+		case <-cmd.Context().Done():
+			return fmt.Errorf("the sidecar on port %s did not become ready", port)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}

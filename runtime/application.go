@@ -1,0 +1,277 @@
+package runtime
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/proa-io/proa/block/binding"
+	"github.com/proa-io/proa/block/invoke"
+	"github.com/proa-io/proa/block/pubsub"
+	"github.com/proa-io/proa/block/state"
+	"github.com/proa-io/proa/dialect/dapr"
+	"github.com/proa-io/proa/dialect/dapr/appchannel"
+	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/mesh/http1"
+	"github.com/proa-io/proa/mesh/http2"
+	"github.com/proa-io/proa/mesh/proxy"
+	"github.com/proa-io/proa/policy"
+)
+
+// application is the application beside, as far as the sidecar calls it: it is
+// awaited, asked what it subscribes to, fed with events while it is well, and
+// asked anew when it comes back after it was gone.
+type application struct {
+	rt        *Runtime
+	channel   *appchannel.Channel
+	transport proxy.RoundTripper
+	closer    func()
+	limit     *policy.Bulkhead // nil for no bound
+	runner    *pubsub.Runner
+	ready     atomic.Bool // it answers, and has been asked
+
+	mu       sync.Mutex // guards the fields below
+	stopIn   func()     // ends the input bindings that run; nil for none
+	present  bool       // it listens
+	healthy  bool
+	declared []pubsub.SubscriptionSpec
+}
+
+// newApplication returns nil when there is no application to call.
+func newApplication(rt *Runtime) *application {
+	c := &rt.cfg
+	if c.AppPort == 0 {
+		return nil
+	}
+	a := &application{rt: rt, healthy: !c.AppHealth.Enabled}
+	address := net.JoinHostPort(c.AppAddress, strconv.Itoa(c.AppPort))
+	var tc *tls.Config
+	if strings.HasSuffix(c.AppProtocol, "s") {
+		// The application is on this host or in this pod and shows a
+		// certificate of its own making, as Dapr allows.
+		tc = &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: true, ServerName: c.AppAddress} //nolint:gosec // see above
+	}
+	switch c.AppProtocol {
+	case "http", "https":
+		client := &http1.Client{Address: address, Name: "application " + c.AppID, TLS: tc}
+		a.transport, a.closer = client, func() { _ = client.Close() }
+	default:
+		if tc != nil {
+			tc.NextProtos = []string{"h2"}
+		}
+		client := &http2.Client{Addr: address, TLS: tc, Log: c.Log}
+		a.transport, a.closer = client, client.Close
+	}
+	if c.AppMaxConcurrency > 0 {
+		a.limit = policy.NewBulkhead(c.AppMaxConcurrency, -1)
+	}
+	a.channel = appchannel.New(appchannel.Options{
+		AppID: c.AppID, Protocol: c.AppProtocol, Transport: a.transport, Address: address, Token: c.AppAPIToken, Limit: a.limit,
+		Health: appchannel.Health{
+			Path: c.AppHealth.Path, Interval: c.AppHealth.Interval, Timeout: c.AppHealth.Timeout, Threshold: c.AppHealth.Threshold,
+		},
+		BindingProbeTimeout: c.BindingProbeTimeout, Tracing: rt.tracing, Log: c.Log,
+	})
+	a.runner = pubsub.NewRunner(pubsub.RunnerOptions{
+		Broker: func(name string) (*pubsub.Broker, bool) { b, ok := rt.comps.brokers[name]; return b, ok },
+		App:    a.channel, Log: c.Log,
+	})
+	for i := range rt.set.Subscriptions {
+		a.declared = append(a.declared, subscriptionSpec(&rt.set.Subscriptions[i]))
+	}
+	return a
+}
+
+// invocable is the application as other applications invoke it.
+func (a *application) invocable() *invoke.App {
+	out := &invoke.App{Token: a.rt.cfg.AppAPIToken.Reveal()}
+	switch a.rt.cfg.AppProtocol {
+	case "grpc", "grpcs":
+		out.HTTP, out.GRPC = a.channel.HTTPAdapter(), a.transport
+	case "h2c":
+		out.HTTP, out.GRPC = a.transport, a.transport
+	default:
+		out.HTTP = a.transport
+	}
+	return out
+}
+
+// services feed the application.
+func (a *application) services() []service {
+	return []service{{"subscriptions", a.runner.Run}, {"application", a.run}}
+}
+
+// run follows the application until ctx ends.
+func (a *application) run(ctx context.Context) error {
+	defer a.closer()
+	defer a.stopBindings()
+	a.runner.Pause()
+	if err := a.channel.AwaitApp(ctx); err != nil {
+		return nil //nolint:nilerr // ctx has ended
+	}
+	a.came(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	if a.rt.cfg.AppHealth.Enabled {
+		wg.Go(func() {
+			_ = a.channel.RunHealth(ctx, func(healthy bool) { // ends with ctx
+				a.rt.cfg.Log.Info("the application's health changed", "healthy", healthy)
+				a.set(ctx, func() { a.healthy = healthy })
+			})
+		})
+	}
+	return a.channel.Watch(ctx, a.went, func() { a.came(ctx) })
+}
+
+// came asks the application what it wants, and feeds it.
+func (a *application) came(ctx context.Context) {
+	a.discover(ctx)
+	a.ready.Store(true)
+	a.set(ctx, func() { a.present = true })
+}
+
+// went stops feeding an application that is gone.
+func (a *application) went() {
+	a.rt.cfg.Log.Info("the application is gone; deliveries wait until it is back")
+	a.ready.Store(false)
+	a.set(context.Background(), func() { a.present = false }) //nolint:contextcheck // nothing is started
+}
+
+// set changes what is known of the application, and begins or ends deliveries
+// as that demands.
+func (a *application) set(ctx context.Context, change func()) {
+	a.mu.Lock()
+	before := a.present && a.healthy
+	change()
+	now := a.present && a.healthy
+	a.mu.Unlock()
+	switch {
+	case now && !before:
+		a.startBindings(ctx)
+		a.runner.Resume()
+	case before && !now:
+		a.runner.Pause()
+		a.stopBindings()
+	}
+}
+
+// discover asks the application for its subscriptions and merges them with the
+// declared ones.
+func (a *application) discover(ctx context.Context) {
+	var programmatic []pubsub.SubscriptionSpec
+	if !slices.Contains(a.rt.cfg.DisableInitEndpoints, "subscribe") {
+		var err error
+		if programmatic, err = a.channel.Subscriptions(ctx); err != nil && ctx.Err() == nil {
+			a.rt.cfg.Log.Warn("the application did not say what it subscribes to", "error", err)
+		}
+	}
+	merged, warnings := pubsub.Merge(a.rt.cfg.AppID, a.declared, programmatic)
+	for _, w := range warnings {
+		a.rt.cfg.Log.Info(w) //nolint:sloglint // the block writes the text
+	}
+	a.runner.Set(merged)
+	for _, s := range merged {
+		a.rt.cfg.Log.Info("subscription", "pubsub", s.PubSub, "topic", s.Topic, "type", s.Type.String())
+	}
+}
+
+// startBindings begins the input bindings whose events the application takes.
+func (a *application) startBindings(ctx context.Context) {
+	bctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	for name, b := range a.rt.comps.bindings {
+		if !b.IsInput() {
+			continue
+		}
+		wg.Go(func() { a.listen(bctx, name, b) })
+	}
+	a.mu.Lock()
+	a.stopIn = func() { cancel(); wg.Wait() }
+	a.mu.Unlock()
+}
+
+func (a *application) listen(ctx context.Context, name string, b *binding.Binding) {
+	if !b.ListensAlways() {
+		takes, err := a.channel.TakesBinding(ctx, name, b.Route())
+		if err != nil && ctx.Err() == nil {
+			a.rt.cfg.Log.Warn("the application did not say whether it takes the events of a binding; it gets none", "binding", name, "error", err)
+		}
+		if err != nil || !takes {
+			return
+		}
+	}
+	a.rt.cfg.Log.Info("input binding", "binding", name, "route", b.Route())
+	if err := b.Listen(ctx, a.channel, outlet{a.rt}); err != nil && ctx.Err() == nil {
+		a.rt.cfg.Log.Warn("an input binding ended", "binding", name, "error", err)
+	}
+}
+
+func (a *application) stopBindings() {
+	a.mu.Lock()
+	stop := a.stopIn
+	a.stopIn = nil
+	a.mu.Unlock()
+	if stop != nil {
+		stop()
+	}
+}
+
+// subscriptions lists them for the metadata API.
+func (a *application) subscriptions() []dapr.Subscription {
+	var out []dapr.Subscription
+	for _, s := range a.runner.Subscriptions() {
+		sub := dapr.Subscription{
+			PubSub: s.Spec.PubSub, Topic: s.Spec.Topic, Metadata: s.Spec.Metadata,
+			DeadLetterTopic: s.Spec.DeadLetterTopic, Type: s.Spec.Type.String(),
+		}
+		for _, r := range s.Spec.Rules {
+			sub.Rules = append(sub.Rules, dapr.Rule{Match: r.Match, Path: r.Path})
+		}
+		if s.Spec.DefaultRoute != "" {
+			sub.Rules = append(sub.Rules, dapr.Rule{Path: s.Spec.DefaultRoute})
+		}
+		out = append(out, sub)
+	}
+	return out
+}
+
+// outlet carries out what an application answers to the event of a binding.
+type outlet struct{ rt *Runtime }
+
+// SaveState implements binding.Outlet.
+func (o outlet) SaveState(ctx context.Context, store string, items []binding.StateItem) error {
+	s, err := o.rt.State(store)
+	if err != nil {
+		return err
+	}
+	requests := make([]state.SetRequest, len(items))
+	for i, it := range items {
+		r := state.SetRequest{Key: it.Key, Value: it.Value, Metadata: it.Metadata}
+		if it.ETag != nil {
+			r.ETag = *it.ETag
+		}
+		if r.Concurrency, err = state.ParseConcurrency(it.Concurrency); err != nil {
+			return err
+		}
+		if r.Consistency, err = state.ParseConsistency(it.Consistency); err != nil {
+			return err
+		}
+		requests[i] = r
+	}
+	return s.Save(ctx, requests)
+}
+
+// InvokeBinding implements binding.Outlet.
+func (o outlet) InvokeBinding(ctx context.Context, name string, r binding.Request) error {
+	b, err := o.rt.Binding(name)
+	if err != nil {
+		return fault.Wrap(err, fault.CodeOf(err), "send the answer to binding %q", name)
+	}
+	_, err = b.Invoke(ctx, r)
+	return err
+}

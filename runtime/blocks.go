@@ -1,0 +1,108 @@
+package runtime
+
+import (
+	"maps"
+	"os"
+	"strconv"
+
+	"github.com/proa-io/proa/block/binding"
+	"github.com/proa-io/proa/block/config"
+	"github.com/proa-io/proa/block/lock"
+	"github.com/proa-io/proa/block/pubsub"
+	"github.com/proa-io/proa/block/secret"
+	"github.com/proa-io/proa/block/state"
+	"github.com/proa-io/proa/dialect/dapr"
+)
+
+var _ dapr.Blocks = (*Runtime)(nil)
+
+// State implements dapr.Blocks, as do the following.
+func (rt *Runtime) State(name string) (*state.Store, error) {
+	return dapr.Lookup(state.Block, rt.comps.states, name)
+}
+
+// PubSub returns the named broker.
+func (rt *Runtime) PubSub(name string) (*pubsub.Broker, error) {
+	return dapr.Lookup(pubsub.Block, rt.comps.brokers, name)
+}
+
+// Secret returns the named secret store.
+func (rt *Runtime) Secret(name string) (*secret.Store, error) {
+	return dapr.Lookup(secret.Block, rt.comps.secrets, name)
+}
+
+// Lock returns the named lock store.
+func (rt *Runtime) Lock(name string) (*lock.Store, error) {
+	return dapr.Lookup(lock.Block, rt.comps.locks, name)
+}
+
+// Config returns the named configuration store.
+func (rt *Runtime) Config(name string) (*config.Store, error) {
+	return dapr.Lookup(config.Block, rt.comps.configs, name)
+}
+
+// Binding returns the named binding.
+func (rt *Runtime) Binding(name string) (*binding.Binding, error) {
+	return dapr.Lookup(binding.Block, rt.comps.bindings, name)
+}
+
+// SetMetadata keeps an entry that the application says of itself.
+func (rt *Runtime) SetMetadata(key, value string) {
+	if key == "" {
+		return
+	}
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	rt.extended[key] = value
+}
+
+// Metadata returns what the process says of itself.
+func (rt *Runtime) Metadata() dapr.Metadata {
+	rt.mu.Lock()
+	extended := maps.Clone(rt.extended)
+	rt.mu.Unlock()
+	extended["proa.pid"] = strconv.Itoa(os.Getpid())
+	m := dapr.Metadata{
+		AppID: rt.cfg.AppID, Version: rt.cfg.Version, Components: rt.comps.describe(), Extended: extended,
+	}
+	for _, f := range rt.set.Configuration.Spec.Features {
+		if f.Enabled {
+			m.Features = append(m.Features, f.Name)
+		}
+	}
+	for i := range rt.set.HTTPEndpoints {
+		m.HTTPEndpoints = append(m.HTTPEndpoints, rt.set.HTTPEndpoints[i].Name())
+	}
+	for i := range rt.set.Resiliencies {
+		m.Resiliencies = append(m.Resiliencies, rt.set.Resiliencies[i].Name())
+	}
+	m.App = dapr.AppConnection{
+		Port: rt.cfg.AppPort, Protocol: rt.cfg.AppProtocol, ChannelAddress: rt.cfg.AppAddress,
+		MaxConcurrency: max(0, rt.cfg.AppMaxConcurrency),
+	}
+	if h := rt.cfg.AppHealth; h.Enabled {
+		m.App.Health = &dapr.AppHealth{Path: h.Path, Interval: h.Interval.String(), Timeout: h.Timeout.String(), Threshold: h.Threshold}
+	}
+	if rt.app != nil {
+		m.Subscriptions = rt.app.subscriptions()
+	}
+	return m
+}
+
+// NotReady names what keeps the process from being ready.
+func (rt *Runtime) NotReady(outbound bool) []string {
+	missing := rt.comps.notReady()
+	if !outbound && rt.app != nil && !rt.app.ready.Load() {
+		missing = append(missing, "application")
+	}
+	return missing
+}
+
+// Shutdown begins to stop the process.
+func (rt *Runtime) Shutdown(force bool) {
+	if force {
+		rt.cfg.Log.Warn("the process is stopped by force, as was asked for")
+		os.Exit(1)
+	}
+	rt.stop()
+}

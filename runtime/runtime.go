@@ -1,0 +1,419 @@
+package runtime
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/proa-io/proa/block/invoke"
+	"github.com/proa-io/proa/component"
+	"github.com/proa-io/proa/dialect/dapr"
+	"github.com/proa-io/proa/dialect/dapr/httpapi"
+	"github.com/proa-io/proa/driver/all"
+	"github.com/proa-io/proa/engine"
+	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/mesh/discovery"
+	"github.com/proa-io/proa/mesh/proxy"
+	"github.com/proa-io/proa/mesh/rpc"
+	"github.com/proa-io/proa/policy"
+	"github.com/proa-io/proa/resource"
+	"github.com/proa-io/proa/telemetry"
+)
+
+// Runtime is a wired process, ready to Run.
+type Runtime struct {
+	cfg        Config
+	set        *resource.Set
+	engine     *engine.Engine
+	metrics    *telemetry.Metrics
+	tracing    *telemetry.Tracing
+	chains     *resiliency
+	comps      *components
+	names      *resolution
+	directory  *discovery.Directory
+	transports *transports
+	invoker    *invoke.Service
+	app        *application // nil without an application to call
+	http       *httpapi.API
+	listeners  *listeners
+
+	mu       sync.Mutex
+	extended map[string]string
+	stop     context.CancelFunc
+}
+
+// New reads the resources, builds every part and binds the listeners. It
+// reaches no network and opens no component: Run does. On error nothing is
+// left behind.
+func New(ctx context.Context, c Config) (_ *Runtime, err error) {
+	if c, err = c.withDefaults(); err != nil {
+		return nil, err
+	}
+	rt := &Runtime{cfg: c, extended: map[string]string{}, transports: &transports{log: c.Log}}
+	rt.metrics = telemetry.NewMetrics(c.AppID, c.Namespace)
+	if rt.set, err = resource.Load(resource.Options{
+		Paths: c.ResourcesPaths, ConfigPaths: c.ConfigPaths, AppID: c.AppID, Namespace: os.Getenv("NAMESPACE"),
+	}); err != nil {
+		return nil, fmt.Errorf("the resources have problems:\n%w", err)
+	}
+	for _, ig := range rt.set.Ignored {
+		c.Log.Warn("a document is passed over: its kind is not one that is read", "place", ig.Pos.String(), "kind", ig.Kind, "name", ig.Name)
+	}
+	if err := rt.build(ctx); err != nil {
+		return nil, err
+	}
+	if rt.listeners, err = bind(&rt.cfg); err != nil {
+		return nil, err
+	}
+	return rt, nil
+}
+
+// build makes everything that needs no socket, from the bottom up.
+func (rt *Runtime) build(ctx context.Context) (err error) {
+	c := &rt.cfg
+	c.Engine.Name, c.Engine.Log = c.AppID, c.Log
+	if rt.engine, err = engine.Open(ctx, c.Engine); err != nil {
+		return err
+	}
+	if rt.tracing, err = newTracing(ctx, c, &rt.set.Configuration); err != nil {
+		return err
+	}
+	if rt.chains, err = newResiliency(rt.set.Resiliencies, c.Log, rt.metrics, rt.tracing); err != nil {
+		return fmt.Errorf("the resources have problems:\n%w", err)
+	}
+	catalog, err := component.NewCatalog(all.Specs(all.Deps{Engine: rt.engine})...)
+	if err != nil {
+		return err
+	}
+	list := rt.set.Components
+	if !c.NoDefaultComponents {
+		list = withDefaults(list)
+	}
+	b := &builder{cfg: c, set: rt.set, catalog: catalog, chains: rt.chains, metrics: rt.metrics}
+	var problems []error
+	if rt.comps, err = b.build(list); err != nil {
+		problems = append(problems, err)
+	}
+	if rt.names, err = newResolution(rt.set.Configuration.Spec.NameResolution, rt.engine, c); err != nil {
+		problems = append(problems, err)
+	} else {
+		rt.directory = discovery.New(discovery.Options{Sources: rt.names.sources, Log: c.Log})
+	}
+	problems = append(problems, checkSubscriptions(rt.set, rt.comps, c.AppID))
+	if err := errors.Join(problems...); err != nil {
+		return fmt.Errorf("the resources have problems:\n%w", err)
+	}
+	rt.app = newApplication(rt)
+	if err := rt.buildInvoker(); err != nil {
+		return err
+	}
+	rt.buildAPIs()
+	return nil
+}
+
+// newTracing reads the Configuration's tracing and the standard environment of
+// OpenTelemetry.
+func newTracing(ctx context.Context, c *Config, conf *resource.Configuration) (*telemetry.Tracing, error) {
+	o := telemetry.TracingOptions{AppID: c.AppID, Namespace: c.Namespace, SamplingRate: conf.SamplingRate(0.0001)}
+	if t := conf.Spec.Tracing; t != nil {
+		if t.Stdout {
+			o.Stdout = os.Stdout
+		}
+		if t.Zipkin != nil {
+			o.ZipkinURL = t.Zipkin.EndpointAddress
+		}
+		if t.Otel != nil {
+			o.OTLPProtocol, o.OTLPEndpoint, o.OTLPTimeout = t.Otel.Protocol, t.Otel.EndpointAddress, t.Otel.Timeout.Std()
+			o.OTLPInsecure = t.Otel.IsSecure == nil || !*t.Otel.IsSecure
+		}
+	}
+	if e := os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT"); e != "" && o.OTLPEndpoint == "" {
+		o.OTLPEndpoint = e
+		o.OTLPProtocol, _, _ = strings.Cut(os.Getenv("OTEL_EXPORTER_OTLP_PROTOCOL"), "/")
+		o.OTLPInsecure = os.Getenv("OTEL_EXPORTER_OTLP_INSECURE") == "true"
+	}
+	return telemetry.NewTracing(ctx, o)
+}
+
+func (rt *Runtime) buildInvoker() error {
+	endpoints, err := rt.endpoints()
+	if err != nil {
+		return err
+	}
+	o := invoke.Options{
+		AppID: rt.cfg.AppID, Namespace: rt.cfg.Namespace, Host: rt.cfg.advertised(), Chains: rt.chains,
+		Inbound:   policy.Chain{policy.Recover(rt.cfg.Log), policy.Trace(rt.tracing), policy.Metrics(rt.metrics), policy.Log(rt.cfg.Log)},
+		Directory: rt.directory, Peer: rt.transports.peer, External: rt.transports.origin,
+		Endpoints: endpoints, Tracing: rt.tracing, Log: rt.cfg.Log,
+	}
+	if rt.app != nil {
+		o.App = rt.app.invocable()
+		if rt.app.limit != nil {
+			o.Inbound = append(o.Inbound, rt.app.limit.Policy)
+		}
+	}
+	rt.invoker = invoke.New(o)
+	return nil
+}
+
+// endpoints turns HTTPEndpoint resources into targets of invocations. Headers
+// and keys from secret stores are resolved when the first request needs them.
+func (rt *Runtime) endpoints() ([]invoke.Endpoint, error) {
+	var out []invoke.Endpoint
+	for i := range rt.set.HTTPEndpoints {
+		e := &rt.set.HTTPEndpoints[i]
+		base, err := url.Parse(e.Spec.BaseURL)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, invoke.Endpoint{Name: e.Name(), Base: base, Transport: &endpointTransport{rt: rt, resource: e, base: base}})
+	}
+	return out, nil
+}
+
+// endpointTransport sends requests to an HTTPEndpoint.
+type endpointTransport struct {
+	rt       *Runtime
+	resource *resource.HTTPEndpoint
+	base     *url.URL
+
+	mu     sync.Mutex
+	ready  proxy.RoundTripper
+	header proxy.Header
+}
+
+// RoundTrip implements proxy.RoundTripper.
+func (t *endpointTransport) RoundTrip(ctx context.Context, r *proxy.Request, o proxy.RoundTripOptions) (*proxy.Response, error) {
+	rt, header, err := t.resolve(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if len(header) > 0 {
+		out := *r
+		out.Header = append(append(proxy.Header{}, r.Header...), header...)
+		r = &out
+	}
+	return rt.RoundTrip(ctx, r, o)
+}
+
+func (t *endpointTransport) resolve(ctx context.Context) (proxy.RoundTripper, proxy.Header, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.ready != nil {
+		return t.ready, t.header, nil
+	}
+	lookup := t.rt.comps.lookupSecret
+	fields, err := t.resource.HeaderFields(ctx, t.rt.cfg.identity(), lookup)
+	if err != nil {
+		return nil, nil, err
+	}
+	tc, err := t.tlsConfig(ctx, lookup)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, f := range fields {
+		t.header.Add(f.Name, f.Value)
+	}
+	t.ready = t.rt.transports.originWith(&url.URL{Scheme: t.base.Scheme, Host: t.base.Host}, tc)
+	return t.ready, t.header, nil
+}
+
+func (t *endpointTransport) tlsConfig(ctx context.Context, lookup resource.SecretLookup) (*tls.Config, error) {
+	spec := t.resource.Spec.ClientTLS
+	var pem [3]string
+	for i, doc := range []resource.TLSDocument{spec.RootCA, spec.Certificate, spec.PrivateKey} {
+		var err error
+		if pem[i], err = doc.Resolve(ctx, t.resource.Auth.SecretStore, lookup); err != nil {
+			return nil, err
+		}
+	}
+	if pem[0] == "" && pem[1] == "" {
+		return nil, nil //nolint:nilnil // no configuration of its own
+	}
+	tc := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.base.Hostname()}
+	if pem[0] != "" {
+		tc.RootCAs = x509.NewCertPool()
+		if !tc.RootCAs.AppendCertsFromPEM([]byte(pem[0])) {
+			return nil, fmt.Errorf("HTTPEndpoint %s: clientTLS.rootCA holds no certificate", t.resource.Name())
+		}
+	}
+	if pem[1] != "" {
+		cert, err := tls.X509KeyPair([]byte(pem[1]), []byte(pem[2]))
+		if err != nil {
+			return nil, fmt.Errorf("HTTPEndpoint %s: clientTLS: %w", t.resource.Name(), err)
+		}
+		tc.Certificates = []tls.Certificate{cert}
+	}
+	return tc, nil
+}
+
+func (rt *Runtime) buildAPIs() {
+	token := dapr.NewToken(rt.cfg.APIToken.Reveal())
+	h := httpapi.Options{
+		AppID: rt.cfg.AppID, Blocks: rt, Invoker: rt.invoker, Tracing: rt.tracing, Token: token,
+		AllowedOrigins: rt.cfg.AllowedOrigins, MaxBody: rt.cfg.MaxBodySize,
+	}
+	if rt.cfg.LogAPI {
+		h.Observe = rt.logCall
+	}
+	if rt.app != nil {
+		h.ConfigurationApp = rt.app.channel
+	}
+	rt.http = httpapi.New(h)
+}
+
+func (rt *Runtime) logCall(c httpapi.Call) {
+	rt.cfg.Log.Info("API call", "method", c.Method, "path", c.Path, "route", c.Route, "status", c.Status,
+		"duration", c.Duration, "user_agent", c.UserAgent)
+}
+
+// handle serves both APIs on every API port: what is gRPC is known by its
+// content type.
+func (rt *Runtime) handle(ex proxy.Exchange) {
+	if rpc.IsGRPC(ex.Request().Header) {
+		rt.forwardGRPC(ex)
+		return
+	}
+	rt.http.Handle(ex)
+}
+
+// forwardGRPC passes a gRPC call on to the application it names.
+func (rt *Runtime) forwardGRPC(ex proxy.Exchange) {
+	r := ex.Request()
+	if err := rt.invoker.Forward(ex, r.Header.Get(invoke.FieldTarget), r.Target); err != nil {
+		rpc.Fail(ex, status.New(codes.Unavailable, fault.Message(err)))
+	}
+}
+
+// Addresses tells where the process can be reached.
+func (rt *Runtime) Addresses() Addresses {
+	a := Addresses{
+		HTTPPort: portOf(rt.listeners.http[0]), GRPCPort: portOf(rt.listeners.grpc[0]),
+		InternalPort: portOf(rt.listeners.internal), Engine: rt.engine.String(),
+	}
+	if rt.listeners.metrics != nil {
+		a.MetricsPort = portOf(rt.listeners.metrics)
+	}
+	for _, c := range rt.comps.describe() {
+		a.Components = append(a.Components, c.Name+" ("+c.Type+")")
+	}
+	return a
+}
+
+// Run serves until ctx ends, then stops in good order within the grace period.
+// It returns nil after an orderly stop. Call it once.
+func (rt *Runtime) Run(ctx context.Context) error {
+	defer rt.transports.close()
+	ctx, rt.stop = context.WithCancel(ctx)
+	defer rt.stop()
+	remove := rt.recordInstance()
+	defer remove()
+	if rt.cfg.OnListening != nil {
+		rt.cfg.OnListening(rt.Addresses())
+	}
+	err := runStages(rt.blocked(ctx), rt.cfg.Log, rt.stages()...)
+	ectx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	if terr := rt.tracing.Shutdown(ectx); terr != nil {
+		rt.cfg.Log.Warn("the last spans were not exported", "error", terr)
+	}
+	return err
+}
+
+// blocked delays the order to stop by BlockShutdown.
+func (rt *Runtime) blocked(ctx context.Context) context.Context {
+	if rt.cfg.BlockShutdown <= 0 {
+		return ctx
+	}
+	later, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	context.AfterFunc(ctx, func() {
+		rt.cfg.Log.Info("the order to stop is delayed", "by", rt.cfg.BlockShutdown)
+		time.AfterFunc(rt.cfg.BlockShutdown, cancel)
+	})
+	return later
+}
+
+// stages are all services, from the bottom up.
+func (rt *Runtime) stages() [][]service {
+	l := rt.listeners
+	bottom := []service{{"engine", rt.engine.Run}}
+	if l.metrics != nil {
+		bottom = append(bottom, service{"metrics", func(ctx context.Context) error { return rt.metrics.Serve(ctx, l.metrics) }})
+	}
+	if l.profile != nil {
+		bottom = append(bottom, service{"profiles", func(ctx context.Context) error { return telemetry.ServeHTTP(ctx, l.profile, profiles()) }})
+	}
+	components := append(rt.comps.services(), service{"discovery", rt.directory.Run})
+	servers := []service{
+		{"API", serveHTTP(rt.handle, &rt.cfg, append(append([]net.Listener{}, l.http...), l.grpc...)...)},
+		{"internal server", servePeers(rt.invoker.Receive, &rt.cfg, l.internal)},
+	}
+	if l.public != nil {
+		servers = append(servers, service{"public server", serveHTTP(rt.http.HandlePublic, &rt.cfg, l.public)})
+	}
+	stages := [][]service{bottom, components, servers}
+	if rt.cfg.Process != nil {
+		stages = append(stages, []service{{"application", rt.cfg.Process}})
+	}
+	var top []service
+	for _, r := range rt.names.registrars {
+		top = append(top, service{"registration", func(ctx context.Context) error { return r.Register(ctx, rt.self(), rt.endpoint()) }})
+	}
+	if rt.app != nil {
+		top = append(top, rt.app.services()...)
+	}
+	return append(stages, top)
+}
+
+func profiles() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	return mux
+}
+
+func (rt *Runtime) self() discovery.Service {
+	return discovery.Service{Namespace: rt.cfg.Namespace, AppID: rt.cfg.AppID}
+}
+
+func (rt *Runtime) endpoint() discovery.Endpoint {
+	return discovery.Endpoint{Address: net.JoinHostPort(rt.cfg.advertised(), strconv.Itoa(portOf(rt.listeners.internal)))}
+}
+
+// recordInstance lets commands of this user find the sidecar.
+func (rt *Runtime) recordInstance() func() {
+	a := rt.Addresses()
+	if a.HTTPPort == 0 {
+		return func() {}
+	}
+	home, err := Home(rt.cfg.Engine.Dir)
+	var remove func()
+	if err == nil {
+		remove, err = Instance{
+			AppID: rt.cfg.AppID, Namespace: rt.cfg.Namespace, PID: os.Getpid(),
+			HTTPPort: a.HTTPPort, GRPCPort: a.GRPCPort, AppPort: rt.cfg.AppPort, Started: time.Now().UTC(),
+		}.record(home)
+	}
+	if err != nil {
+		rt.cfg.Log.Warn("commands of this user will not find the sidecar by itself", "error", err)
+		return func() {}
+	}
+	return remove
+}
