@@ -22,6 +22,7 @@ type options struct {
 	out      string
 	duration time.Duration
 	only     string
+	profiles string
 }
 
 func main() {
@@ -30,6 +31,7 @@ func main() {
 	flag.StringVar(&o.out, "out", "", "file to write; standard output by default")
 	flag.DurationVar(&o.duration, "duration", 4*time.Second, "how long to measure each case")
 	flag.StringVar(&o.only, "only", "", "measure only cases whose name has this in it")
+	flag.StringVar(&o.profiles, "profiles", "", "folder to write CPU profiles of the sidecars to, one per case")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()

@@ -35,9 +35,9 @@ type rig struct {
 
 // sidecar is a running sidecar process.
 type sidecar struct {
-	cmd                 *exec.Cmd
-	http, grpc, metrics int
-	log                 *os.File
+	cmd                          *exec.Cmd
+	http, grpc, metrics, profile int
+	log                          *os.File
 }
 
 func (r *rig) start(ctx context.Context) (err error) {
@@ -84,11 +84,11 @@ func portOf(l net.Listener) string {
 
 // launch starts a sidecar and waits until it is ready.
 func (r *rig) launch(ctx context.Context, id string, args []string) (*sidecar, error) {
-	ports, err := freePorts(3)
+	ports, err := freePorts(4)
 	if err != nil {
 		return nil, err
 	}
-	s := &sidecar{http: ports[0], grpc: ports[1], metrics: ports[2]}
+	s := &sidecar{http: ports[0], grpc: ports[1], metrics: ports[2], profile: ports[3]}
 	if s.log, err = os.Create(filepath.Join(r.home, id+".log")); err != nil {
 		return nil, err
 	}
@@ -97,6 +97,9 @@ func (r *rig) launch(ctx context.Context, id string, args []string) (*sidecar, e
 		"--dapr-http-port", strconv.Itoa(s.http), "--dapr-grpc-port", strconv.Itoa(s.grpc), "--metrics-port", strconv.Itoa(s.metrics),
 		"--durability", "relaxed",
 	}, args...)
+	if r.profiles != "" {
+		args = append(args, "--enable-profiling", "--profile-port", strconv.Itoa(s.profile))
+	}
 	s.cmd = exec.CommandContext(ctx, r.proa, args...) //nolint:gosec // what the user asks for
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	if err := s.cmd.Start(); err != nil {
@@ -274,12 +277,16 @@ func (r *rig) measure(ctx context.Context, c benchCase, conns int) (row, error) 
 	if err != nil {
 		return out, err
 	}
+	wait := r.profile(ctx, c, conns)
 	start := time.Now()
 	latencies, err := r.load(ctx, c, conns, r.duration)
 	if err != nil {
 		return out, err
 	}
 	took := time.Since(start)
+	if err := wait(); err != nil {
+		return out, err
+	}
 	after, allocsAfter, err := r.costs(ctx, c.sidecars)
 	if err != nil {
 		return out, err
@@ -291,6 +298,43 @@ func (r *rig) measure(ctx context.Context, c benchCase, conns int) (row, error) 
 	out.cpu = (after - before) * 1000 / time.Duration(n)
 	out.allocs = (allocsAfter - allocsBefore) / float64(n)
 	return out, nil
+}
+
+// profile takes CPU profiles of the case's sidecars while it is measured, when
+// they are wanted. The function it returns waits until they are written.
+func (r *rig) profile(ctx context.Context, c benchCase, conns int) (wait func() error) {
+	if r.profiles == "" {
+		return func() error { return nil }
+	}
+	var wg sync.WaitGroup
+	errs := make([]error, len(c.sidecars))
+	for i, id := range c.sidecars {
+		wg.Go(func() { errs[i] = r.fetchProfile(ctx, c, conns, id) })
+	}
+	return func() error {
+		wg.Wait()
+		return errors.Join(errs...)
+	}
+}
+
+func (r *rig) fetchProfile(ctx context.Context, c benchCase, conns int, id string) error {
+	url := fmt.Sprintf("http://127.0.0.1:%d/debug/pprof/profile?seconds=%d", r.sidecars[id].profile, max(1, int(r.duration.Seconds())))
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	name := strings.NewReplacer(" ", "-", ",", "").Replace(fmt.Sprintf("%s-%s-%d-%s.pprof", c.name, c.path, conns, id))
+	f, err := os.Create(filepath.Join(r.profiles, name))
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, resp.Body)
+	return errors.Join(err, f.Close())
 }
 
 func (r *rig) costs(ctx context.Context, ids []string) (time.Duration, float64, error) {
