@@ -87,28 +87,38 @@ var _ proxy.RoundTripper = (*Client)(nil)
 
 // RoundTrip implements proxy.RoundTripper.
 func (cl *Client) RoundTrip(ctx context.Context, r *proxy.Request, opts proxy.RoundTripOptions) (*proxy.Response, error) {
-	if err := checkRequest(r); err != nil {
-		return nil, proxy.MarkUnsent(err)
-	}
 	if err := ctx.Err(); err != nil {
 		return nil, proxy.MarkUnsent(cl.ctxError(err, "send a request to"))
 	}
+	if err := checkRequest(r); err != nil {
+		return nil, proxy.MarkUnsent(err)
+	}
+	head, wsKey, err := appendRequestHead(cl.bufs.get()[:0], r)
+	if err != nil {
+		return nil, proxy.MarkUnsent(err)
+	}
 	c := cl.takeIdle()
-	if c == nil {
-		var err error
+	reused := c != nil
+	if !reused {
 		if c, err = cl.connect(ctx); err != nil {
+			cl.bufs.put(head)
 			return nil, proxy.MarkUnsent(err)
 		}
-		return c.roundTrip(ctx, r, opts, nil)
 	}
-	resp, err := c.roundTrip(ctx, r, opts, nil)
+	c.begin(ctx, opts.HeadTimeout, head, wsKey)
+	resp, err := c.roundTrip(r, opts)
 	if err == nil {
 		return resp, nil
 	}
 	defer c.release()
-	if !c.mayRepeat(r) {
+	if !reused || !c.mayRepeat(r) {
 		return nil, err
 	}
+	return cl.repeat(ctx, c, r, opts)
+}
+
+// repeat sends the request that has failed on c again, on a new connection.
+func (cl *Client) repeat(ctx context.Context, c *clientConn, r *proxy.Request, opts proxy.RoundTripOptions) (*proxy.Response, error) {
 	fresh, err := cl.connect(ctx)
 	if err != nil {
 		if !c.wrote && !c.consumed {
@@ -116,7 +126,12 @@ func (cl *Client) RoundTrip(ctx context.Context, r *proxy.Request, opts proxy.Ro
 		}
 		return nil, err
 	}
-	return fresh.roundTrip(ctx, r, opts, c)
+	fresh.beginAgain(c)
+	resp, err := fresh.roundTrip(r, opts)
+	if err != nil {
+		fresh.release()
+	}
+	return resp, err
 }
 
 // CloseIdle closes the connections that are not in use.

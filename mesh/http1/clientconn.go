@@ -2,25 +2,17 @@ package http1
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/base64"
 	"errors"
 	"io"
 	"net"
 	"os"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
 
-	"github.com/proa-io/proa/fault"
 	"github.com/proa-io/proa/mesh/proxy"
 )
-
-// ctxDelay is how long a round trip waits before it watches its context. Most
-// end sooner and need not pay for that.
-const ctxDelay = 20 * time.Millisecond
 
 // maxInterim bounds the interim responses before one final response.
 const maxInterim = 1000
@@ -73,22 +65,32 @@ func newClientConn(cl *Client, nc net.Conn) *clientConn {
 	return c
 }
 
-// roundTrip sends r and reads the head of the response. again, when not nil, is
-// the connection on which r was tried before.
-func (c *clientConn) roundTrip(ctx context.Context, r *proxy.Request, opts proxy.RoundTripOptions, again *clientConn) (*proxy.Response, error) {
-	c.begin(ctx, opts.HeadTimeout)
-	var err error
-	if again != nil {
-		c.w.out, again.w.out = again.w.out, nil
-		c.wsKey, c.consumed = again.wsKey, again.consumed
-		err = c.write()
-	} else {
-		if err := c.appendHead(r); err != nil {
-			c.giveBack(true)
-			return nil, proxy.MarkUnsent(err)
-		}
-		err = c.send(r)
+// begin prepares the connection for a round trip of a request whose head is in
+// out.
+func (c *clientConn) begin(ctx context.Context, headTimeout time.Duration, out []byte, wsKey bool) {
+	c.ctx, c.stopCtx = ctx, nil
+	c.canceled.Store(false)
+	c.headTime, c.headBy = headTimeout, time.Time{}
+	if headTimeout > 0 {
+		c.headBy = time.Now().Add(headTimeout)
 	}
+	c.w.out, c.wsKey, c.before = out, wsKey, c.w.total
+	c.answered, c.wrote, c.consumed, c.inline, c.lost = false, false, false, false, false
+	c.header = c.header[:0]
+	c.head = responseHead{}
+}
+
+// beginAgain is begin for the request that was tried on another connection.
+func (c *clientConn) beginAgain(from *clientConn) {
+	c.begin(from.ctx, from.headTime, from.w.out, from.wsKey)
+	c.inline, c.consumed, c.headBy = true, from.consumed, from.headBy
+	from.w.out = nil
+}
+
+// roundTrip sends r and reads the head of the response. After an error the
+// connection is closed, and must be released.
+func (c *clientConn) roundTrip(r *proxy.Request, opts proxy.RoundTripOptions) (*proxy.Response, error) {
+	err := c.send(r)
 	if err == nil || c.wrote {
 		// A server may answer before it has read the request, and close.
 		var resp *proxy.Response
@@ -99,64 +101,10 @@ func (c *clientConn) roundTrip(ctx context.Context, r *proxy.Request, opts proxy
 	return nil, c.abandon(err)
 }
 
-func (c *clientConn) begin(ctx context.Context, headTimeout time.Duration) {
-	c.ctx, c.stopCtx = ctx, nil
-	c.canceled.Store(false)
-	c.headTime, c.headBy = headTimeout, time.Time{}
-	if headTimeout > 0 {
-		c.headBy = time.Now().Add(headTimeout)
-	}
-	c.wsKey, c.answered, c.wrote, c.consumed, c.inline, c.lost = false, false, false, false, false, false
-	c.before = c.w.total
-	c.header = c.header[:0]
-	c.head = responseHead{}
-}
-
-// appendHead puts the head of the request into the buffer.
-func (c *clientConn) appendHead(r *proxy.Request) error {
-	w := &c.w
-	w.buffer(r.Method)
-	w.out = append(w.out, ' ')
-	w.out = append(w.out, r.Target...)
-	w.out = append(w.out, " HTTP/1.1\r\nHost: "...)
-	w.out = append(w.out, r.Authority...)
-	w.out = append(w.out, crlf...)
-	switch {
-	case r.Body == nil && (r.Method == "POST" || r.Method == "PUT" || r.Method == "PATCH"),
-		r.Body != nil && r.ContentLength >= 0:
-		w.buffer("Content-Length: ")
-		w.out = strconv.AppendInt(w.out, max(r.ContentLength, 0), 10)
-		w.buffer(crlf)
-	case r.Body != nil:
-		w.buffer("Transfer-Encoding: chunked\r\n")
-	}
-	switch {
-	case r.Upgrade != "":
-		w.buffer("Connection: Upgrade\r\nUpgrade: ")
-		w.out = append(w.out, r.Upgrade...)
-		w.buffer(crlf)
-		if r.Upgrade == "websocket" && !r.Header.Has("Sec-WebSocket-Key") {
-			c.wsKey = true
-			var key [16]byte
-			_, _ = rand.Read(key[:])
-			w.buffer("Sec-WebSocket-Key: " + base64.StdEncoding.EncodeToString(key[:]) + crlf)
-		}
-	case r.Header.Has("TE"):
-		w.buffer("Connection: TE\r\n")
-	}
-	out, _, err := appendFields(w.out, r.Header)
-	if err != nil {
-		w.out = w.out[:0]
-		return err
-	}
-	w.out = append(out, crlf...)
-	return nil
-}
-
 // send sends the request: at once when all of it is there and short, otherwise
 // with the help of a sender.
 func (c *clientConn) send(r *proxy.Request) error {
-	if r.Body != nil && r.ContentLength != 0 {
+	if r.Body != nil && r.ContentLength != 0 && !c.inline {
 		if !c.arrived(r) {
 			c.wrote, c.consumed = true, true
 			c.startSender(r)
@@ -320,8 +268,9 @@ func isIdempotent(method string) bool {
 	return false
 }
 
-// abandon ends the connection after err and names the error for the caller.
+// abandon closes the connection after err and names the error for the caller.
 func (c *clientConn) abandon(err error) error {
+	c.answered = c.answered || c.rd.buffered() > 0
 	if err == io.EOF && c.inline && !c.answered && c.nothingArrived(c.before) {
 		c.wrote = false
 	}
@@ -340,40 +289,6 @@ func (c *clientConn) abandon(err error) error {
 		named = proxy.MarkUnsent(named)
 	}
 	return named
-}
-
-// nameError says what went wrong before the head of the response was there.
-func (c *clientConn) nameError(err error) error {
-	name := c.cl.name()
-	if bodyErr, ok := errors.AsType[*proxy.BodyError](err); ok {
-		return bodyErr
-	}
-	switch {
-	case c.ctx.Err() != nil:
-		return c.cl.ctxError(c.ctx.Err(), "wait for the response of")
-	case errors.Is(err, os.ErrDeadlineExceeded) && c.ctxExpired():
-		return c.cl.ctxError(context.DeadlineExceeded, "wait for the response of")
-	case errors.Is(err, os.ErrDeadlineExceeded) && !c.headBy.IsZero():
-		return fault.Wrap(err, fault.DeadlineExceeded, "%s did not answer within %s", name, c.headTime)
-	case err == errFull:
-		return fault.New(fault.Unavailable, "the head of the response of %s is longer than %d bytes", name, orDefault(c.cl.MaxHead, DefaultMaxHead))
-	case isMalformed(err):
-		return fault.New(fault.Unavailable, "the response of %s is malformed: %s", name, err)
-	case err == io.EOF || err == io.ErrUnexpectedEOF:
-		return fault.Wrap(err, fault.Unavailable, "%s closed the connection before it answered", name)
-	}
-	return fault.Wrap(err, fault.Unavailable, "no response from %s: %s", name, whyNot(err))
-}
-
-func (c *clientConn) ctxExpired() bool {
-	by, ok := c.ctx.Deadline()
-	return ok && !time.Now().Before(by)
-}
-
-// endCtx stops watching the context, and reports false if it has ended, in
-// which case the connection is of no use any more.
-func (c *clientConn) endCtx() bool {
-	return c.stopCtx == nil || c.stopCtx()
 }
 
 // giveBack ends a round trip whose messages are complete. If whole is true and
@@ -403,122 +318,3 @@ func (c *clientConn) release() {
 	c.head = responseHead{}
 	c.ctx, c.stopCtx, c.sender = nil, nil, nil
 }
-
-// patientReader reads from the connection of a client. It waits a short while
-// first, and watches the context only from then on.
-type patientReader struct{ c *clientConn }
-
-func (p patientReader) Read(b []byte) (int, error) {
-	for {
-		n, err := p.c.nc.Read(b)
-		if n > 0 || err == nil || !errors.Is(err, os.ErrDeadlineExceeded) || !p.c.goOn() {
-			return n, err
-		}
-	}
-}
-
-// beforeHead is called before bytes of a head are waited for.
-func (c *clientConn) beforeHead() error {
-	c.allowRead(c.headBy)
-	return nil
-}
-
-// beforeRead is called before bytes of the content are waited for.
-func (c *clientConn) beforeRead() error {
-	var by time.Time
-	if d := orDefault(c.cl.StallTimeout, DefaultStallTimeout); d >= 0 {
-		by = time.Now().Add(d)
-	}
-	c.allowRead(by)
-	return nil
-}
-
-// beforeSplice is called before the bare connection is read, which must not end
-// after the short wait at first.
-func (c *clientConn) beforeSplice() error {
-	c.watchCtx()
-	return c.beforeRead()
-}
-
-func (c *clientConn) watchCtx() {
-	if c.stopCtx == nil {
-		c.stopCtx = context.AfterFunc(c.ctx, c.cancel)
-	}
-}
-
-// allowRead lets reads wait until by or the end of the context. While the
-// context is not watched yet it lets them wait for only a short time.
-func (c *clientConn) allowRead(by time.Time) {
-	if end, ok := c.ctx.Deadline(); ok && (by.IsZero() || end.Before(by)) {
-		by = end
-	}
-	c.hardBy = by
-	if c.stopCtx == nil {
-		if soon := time.Now().Add(ctxDelay); by.IsZero() || soon.Before(by) {
-			by = soon
-		}
-	}
-	c.setReadBy(by)
-}
-
-func (c *clientConn) setReadBy(by time.Time) {
-	_ = c.nc.SetReadDeadline(by)
-	// A cancellation that is not seen here will come after it.
-	if c.canceled.Load() {
-		interrupt(c.nc)
-	}
-}
-
-// goOn is called when a read has timed out. It reports whether that was only
-// the short wait at first.
-func (c *clientConn) goOn() bool {
-	if c.stopCtx != nil || !c.hardBy.IsZero() && !time.Now().Before(c.hardBy) {
-		return false
-	}
-	c.watchCtx()
-	c.setReadBy(c.hardBy)
-	return true
-}
-
-// onCancel is called when the context ends.
-func (c *clientConn) onCancel() {
-	c.canceled.Store(true)
-	_ = c.nc.SetDeadline(time.Unix(1, 0))
-}
-
-// bodyError says what went wrong within the content of the response.
-func (c *clientConn) bodyError(err error) error {
-	name := c.cl.name()
-	switch {
-	case c.canceled.Load() && c.ctx.Err() != nil:
-		return c.cl.ctxError(c.ctx.Err(), "read the response of")
-	case errors.Is(err, os.ErrDeadlineExceeded) && c.ctxExpired():
-		return c.cl.ctxError(context.DeadlineExceeded, "read the response of")
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return fault.Wrap(err, fault.DeadlineExceeded, "%s sent nothing more of its response for %s", name,
-			orDefault(c.cl.StallTimeout, DefaultStallTimeout))
-	case c.senderFailed():
-		return c.sender.err
-	case isMalformed(err):
-		return fault.New(fault.Unavailable, "the content of the response of %s is malformed: %s", name, err)
-	case err == io.EOF || err == io.ErrUnexpectedEOF:
-		return fault.Wrap(err, fault.Unavailable, "%s closed the connection within its response", name)
-	}
-	return fault.Wrap(err, fault.Unavailable, "the response of %s is incomplete: %s", name, whyNot(err))
-}
-
-// senderFailed reports whether the content of the request could not be read.
-func (c *clientConn) senderFailed() bool {
-	if c.sender == nil {
-		return false
-	}
-	select {
-	case <-c.sender.done:
-		_, ok := errors.AsType[*proxy.BodyError](c.sender.err)
-		return ok
-	default:
-		return false
-	}
-}
-
-func (c *clientConn) bodyEnded() {}

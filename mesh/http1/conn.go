@@ -108,8 +108,13 @@ func (c *conn) serve() {
 
 func (c *conn) maxHead() int { return orDefault(c.s.MaxHead, DefaultMaxHead) }
 
-// finish releases what the connection holds.
+// finish releases what the connection holds. A hook of the server that panics
+// ends its connection and nothing else.
 func (c *conn) finish() {
+	if p := recover(); p != nil {
+		c.s.log().Error("a connection ended with a panic", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		c.given = false
+	}
 	c.rd.drop()
 	c.ex.release()
 	c.s.removeConn(c)

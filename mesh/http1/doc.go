@@ -7,7 +7,16 @@
 // the caller. Nothing is handed from one goroutine to another on the way of an
 // ordinary request. What a request needs is kept with its connection and used
 // again, so that an exchange of a small request costs one allocation: the
-// string that holds its head, of which every field is a slice.
+// string that holds its head, of which every field is a slice. A connection
+// that waits for its next request holds no buffer.
+//
+// # When bytes are sent
+//
+// A server sends a response when its buffer of 8 KiB is full, with the last byte
+// of a known length, at Flush, when the handler returns, and at the latest 5 ms
+// after a Write; a small response, head and content, is one write. A client
+// sends a request without content, or with short content that has arrived, in
+// one write, and other content as it is read.
 //
 // # Strictness
 //
@@ -23,11 +32,14 @@
 //   - no Host in HTTP/1.1, several, or one that is no host and port;
 //   - a request line that is not method, one space, target, one space and
 //     version, or a target that is not of one of the four forms, holds a
-//     control character or a fragment.
+//     control character or a fragment;
+//   - a chunk whose size is not of hexadecimal digits, is followed by anything
+//     but an extension, or whose data is not followed by CRLF.
 //
 // It is looser than the RFC demands in this: up to four CRLF before a request
-// line are skipped; a target may hold bytes above 0x7f and characters which a
-// URI should have escaped; chunk extensions are skipped unread, within bounds.
+// line are skipped; a target may hold bytes above 0x7f, characters which a URI
+// should have escaped, and broken escapes; chunk extensions are skipped unread,
+// within bounds; equal Content-Lengths count as one.
 // From servers, a client also accepts a status line without a reason and the
 // space before it, white space between a field name and its colon, and both
 // Content-Length and Transfer-Encoding (the latter counts, and the connection

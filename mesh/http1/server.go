@@ -20,6 +20,7 @@ const (
 	DefaultMaxHead      = 64 << 10
 	DefaultMaxTarget    = 16 << 10
 	DefaultMaxFields    = 200
+	DefaultMaxConns     = 10_000
 	DefaultHeadTimeout  = 10 * time.Second
 	DefaultIdleTimeout  = 2 * time.Minute
 	DefaultStallTimeout = 5 * time.Minute
@@ -49,7 +50,7 @@ type Server struct {
 	// 0 stands for the default. A head beyond them is answered with 431 or 414.
 	MaxHead, MaxTarget, MaxFields int
 	// MaxConns bounds the number of connections; one more is answered with 503
-	// and closed. 0 is no bound.
+	// and closed. 0 stands for the default; negative for no bound.
 	MaxConns int
 
 	// HeadTimeout is how long a client may take for the head of a request, and
@@ -71,6 +72,8 @@ type Server struct {
 	date    atomic.Pointer[dateLine]
 	closing atomic.Bool
 
+	rejecting atomic.Int32
+
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
 	conns     map[*conn]struct{}
@@ -78,8 +81,9 @@ type Server struct {
 }
 
 // Serve accepts connections and serves them, until Shutdown or Close is called
-// or accepting fails for good. It returns when all of its connections have
-// ended, with nil after Shutdown or Close. It closes ln.
+// or accepting fails for good, which winds the server down as Shutdown does. It
+// returns when all of its connections have ended, with nil after Shutdown or
+// Close. It closes ln.
 func (s *Server) Serve(ln net.Listener) error {
 	var conns sync.WaitGroup
 	defer conns.Wait()
@@ -97,6 +101,7 @@ func (s *Server) Serve(ln net.Listener) error {
 		case s.closing.Load():
 			return nil
 		case !isTemporary(err):
+			s.windDown()
 			return fault.Wrap(err, fault.Unavailable, "accept connections on %s", ln.Addr())
 		default:
 			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
@@ -109,7 +114,12 @@ func (s *Server) Serve(ln net.Listener) error {
 		case admitted:
 			conns.Go(c.serve)
 		case tooMany:
-			conns.Go(func() { rejectConn(nc) })
+			if s.rejecting.Add(1) <= maxRejecting {
+				conns.Go(func() { s.reject(nc) })
+				continue
+			}
+			s.rejecting.Add(-1)
+			nc.Close()
 		case shutDown:
 			nc.Close()
 		}
@@ -124,8 +134,13 @@ func isTemporary(err error) bool {
 		errno == syscall.ENOBUFS || errno == syscall.ENOMEM)
 }
 
-// rejectConn tells a client that there are too many connections.
-func rejectConn(nc net.Conn) {
+// maxRejecting bounds how many clients are told at a time that there are too
+// many; more are just closed.
+const maxRejecting = 64
+
+// reject tells a client that there are too many connections.
+func (s *Server) reject(nc net.Conn) {
+	defer s.rejecting.Add(-1)
 	defer nc.Close()
 	_ = nc.SetDeadline(time.Now().Add(lingerTimeout))
 	_, err := io.WriteString(nc, "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n"+
@@ -170,12 +185,13 @@ const (
 )
 
 func (s *Server) addConn(c *conn) admission {
+	limit := orDefault(s.MaxConns, DefaultMaxConns)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case s.closing.Load():
 		return shutDown
-	case s.MaxConns > 0 && len(s.conns) >= s.MaxConns:
+	case limit > 0 && len(s.conns) >= limit:
 		return tooMany
 	case s.conns == nil:
 		s.conns = make(map[*conn]struct{})
@@ -217,16 +233,23 @@ func (s *Server) stopAccepting() (drained <-chan struct{}, conns []*conn) {
 	return drained, conns
 }
 
+// windDown stops accepting, ends the connections that wait for a request and
+// lets the others end after the exchange that is under way.
+func (s *Server) windDown() (drained <-chan struct{}) {
+	drained, conns := s.stopAccepting()
+	for _, c := range conns {
+		c.wakeIdle()
+	}
+	return drained
+}
+
 // Shutdown stops accepting, closes the connections that wait for a request,
 // lets the exchanges under way end (telling their clients that the connection
 // closes) and waits for them until ctx ends, when it returns
 // fault.DeadlineExceeded or fault.Canceled: Close ends what is left. It does
 // not wait for connections that were handed over.
 func (s *Server) Shutdown(ctx context.Context) error {
-	drained, conns := s.stopAccepting()
-	for _, c := range conns {
-		c.wakeIdle()
-	}
+	drained := s.windDown()
 	select {
 	case <-drained:
 		return nil

@@ -2,6 +2,7 @@ package http1
 
 import (
 	"bytes"
+	"crypto/rand"
 	"crypto/sha1"
 	"encoding/base64"
 	"strconv"
@@ -43,6 +44,50 @@ func appendFields(dst []byte, h proxy.Header) (out []byte, dated bool, err error
 		return dst[:start], false, fault.New(fault.InvalidArgument, "a field value holds a line break or NUL")
 	}
 	return dst, dated, nil
+}
+
+// appendRequestHead appends the head of a request, and reports whether it had to
+// make a Sec-WebSocket-Key. The request line must have been checked.
+func appendRequestHead(dst []byte, r *proxy.Request) (out []byte, wsKey bool, err error) {
+	out = append(dst, r.Method...)
+	out = append(out, ' ')
+	out = append(out, r.Target...)
+	out = append(out, " HTTP/1.1\r\nHost: "...)
+	out = append(out, r.Authority...)
+	out = append(out, crlf...)
+	switch {
+	case r.Body == nil && (r.Method == "POST" || r.Method == "PUT" || r.Method == "PATCH"),
+		r.Body != nil && r.ContentLength >= 0:
+		out = append(out, "Content-Length: "...)
+		out = strconv.AppendInt(out, max(r.ContentLength, 0), 10)
+		out = append(out, crlf...)
+	case r.Body != nil:
+		out = append(out, "Transfer-Encoding: chunked\r\n"...)
+	}
+	switch {
+	case r.Upgrade != "":
+		out = append(out, "Connection: Upgrade\r\nUpgrade: "...)
+		out = append(out, r.Upgrade...)
+		out = append(out, crlf...)
+		if wsKey = r.Upgrade == "websocket" && !r.Header.Has("Sec-WebSocket-Key"); wsKey {
+			out = appendWebSocketKey(out)
+		}
+	case r.Header.Has("TE"):
+		out = append(out, "Connection: TE\r\n"...)
+	}
+	if out, _, err = appendFields(out, r.Header); err != nil {
+		return dst, false, err
+	}
+	return append(out, crlf...), wsKey, nil
+}
+
+// appendWebSocketKey appends a Sec-WebSocket-Key (RFC 6455, section 4.1).
+func appendWebSocketKey(dst []byte) []byte {
+	var key [16]byte
+	_, _ = rand.Read(key[:]) // never fails
+	dst = append(dst, "Sec-WebSocket-Key: "...)
+	dst = base64.StdEncoding.AppendEncode(dst, key[:])
+	return append(dst, crlf...)
 }
 
 // appendChunkSize appends the line before the data of a chunk.

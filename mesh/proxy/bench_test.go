@@ -1,3 +1,5 @@
+//go:build unix
+
 package proxy_test
 
 import (
@@ -7,7 +9,9 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"strconv"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/proa-io/proa/mesh/http1"
 	"github.com/proa-io/proa/mesh/proxy"
@@ -16,35 +20,51 @@ import (
 const benchRequest = "GET /some/path HTTP/1.1\r\nHost: localhost:1234\r\nUser-Agent: bench\r\nAccept: */*\r\n" +
 	"Accept-Encoding: gzip\r\nX-Request-Id: 0123456789\r\nAuthorization: Bearer abcdefghijklmnop\r\n\r\n"
 
-// benchRaw sends the request over and over on one connection, without an
-// allocation of its own, and expects responses with 1 KiB of content.
-func benchRaw(b *testing.B, addr string) {
-	nc := dial(b, addr)
-	nc.SetDeadline(noDeadline)
+// rawClient returns a function that sends the request on one connection and
+// reads a response with 1 KiB of content, without an allocation of its own.
+func rawClient(t testing.TB, addr string) func() {
+	nc := dial(t, addr)
+	nc.SetDeadline(time.Time{})
 	request, buf := []byte(benchRequest), make([]byte, 4096)
-	once := func() {
+	return func() {
 		if _, err := nc.Write(request); err != nil {
-			b.Fatal(err)
+			t.Fatal(err)
 		}
 		for n := 0; n < 1024; {
 			m, err := nc.Read(buf)
 			if err != nil {
-				b.Fatal(err)
+				t.Fatal(err)
 			}
 			n += m
 		}
 	}
+}
+
+// benchRaw sends one request after the other.
+func benchRaw(b *testing.B, addr string) {
+	once := rawClient(b, addr)
 	for range 10 {
 		once()
 	}
 	b.ReportAllocs()
+	before := cpu(b)
 	for b.Loop() {
 		once()
 	}
+	b.ReportMetric(float64((cpu(b)-before).Microseconds())/float64(b.N), "cpu-us/op")
+}
+
+// cpu returns the processor time that the process has used.
+func cpu(t testing.TB) time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // upstream serves 1 KiB.
-func upstream(b *testing.B) string {
+func upstream(b testing.TB) string {
 	body := make([]byte, 1024)
 	return listen(b, &http1.Server{Handler: func(ex proxy.Exchange) {
 		ex.Respond(200, nil, int64(len(body)))
@@ -98,6 +118,8 @@ func BenchmarkForwardLong(b *testing.B) {
 	defer srv.Close()
 	run := func(b *testing.B, addr string) {
 		b.SetBytes(size)
+		before := cpu(b)
+		defer func() { b.ReportMetric((cpu(b)-before).Seconds()*1000/float64(b.N), "cpu-ms/op") }()
 		for b.Loop() {
 			resp, err := http.Get("http://" + addr)
 			if err != nil {

@@ -208,6 +208,12 @@ func (fw *forwarding) run(rt RoundTripper) {
 		return
 	}
 	fw.out.Status = resp.Status
+	// Whatever happens from here on, also a panic of a rewrite, ends it.
+	if resp.Upgraded != nil {
+		defer resp.Upgraded.Close()
+	} else {
+		defer resp.Body.Close()
+	}
 	if fw.opts.RewriteResponse != nil {
 		fw.opts.RewriteResponse(fw.ctx, fw.ex, resp)
 	}
@@ -262,7 +268,7 @@ func (fw *forwarding) relayed(err error) {
 	case errors.Is(err, ErrClientGone), fault.Is(err, fault.Canceled):
 		fw.fail(ClientGone, err)
 	case !fw.out.Started:
-		fw.fail(NotForwarded, fault.Wrap(err, fault.Unavailable, "the response cannot be passed on"))
+		fw.fail(NotForwarded, err)
 	case fault.Is(err, fault.DeadlineExceeded):
 		fw.fail(TimedOut, err)
 	default:

@@ -202,7 +202,8 @@ type Stream interface {
 
 // Exchange is the server's side of one request: the request, and the means to
 // answer it. It is valid until the Handler returns and not safe for concurrent
-// use, except where a method says otherwise.
+// use, except where a method says otherwise. Methods that send fail with
+// fault.Canceled or fault.Unavailable when the client has gone.
 type Exchange interface {
 	// Request returns the request. Its strings stay valid after the exchange;
 	// the Request itself, its Header and its Body do not.

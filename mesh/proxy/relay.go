@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"sync"
+
+	"github.com/proa-io/proa/fault"
 )
 
 // Progress tells how far an answer got.
@@ -42,7 +44,10 @@ func (c *copyBuffers) put(b *[]byte) { c.pool.Put(b) }
 
 // Relayer passes responses on. The zero value is ready for use; it keeps
 // buffers, so use one for many exchanges. It is safe for concurrent use.
-type Relayer struct{ buffers copyBuffers }
+type Relayer struct {
+	buffers copyBuffers
+	sinks   sync.Pool // *splicingSink
+}
 
 // Relay answers ex with resp: head, content as it arrives, trailers, or after
 // an upgrade both directions of the raw stream. It closes resp.Body. Content of
@@ -68,12 +73,12 @@ func (r *Relayer) respond(ex Exchange, resp *Response) (Progress, error) {
 		length = UnknownLength // HTTP/1.1 has trailers in chunked content only
 	}
 	if err := ex.Respond(resp.Status, resp.Header, length); err != nil {
-		return Progress{}, fmt.Errorf("pass the response on: %w", err)
+		return Progress{}, notBegun(err)
 	}
 	p := Progress{HeadSent: true}
 	var err error
 	if from, ok := resp.Body.(io.WriterTo); ok && length >= 0 {
-		p.Bytes, err = writeTo(ex, from)
+		p.Bytes, err = r.writeTo(ex, from)
 	} else {
 		p.Bytes, err = r.copy(ex, resp.Body, length < 0)
 	}
@@ -84,6 +89,16 @@ func (r *Relayer) respond(ex Exchange, resp *Response) (Progress, error) {
 		ex.Abort()
 	}
 	return p, err
+}
+
+// notBegun says why a response was not begun: the client has gone, or the
+// response cannot be said in its protocol.
+func notBegun(err error) error {
+	switch fault.CodeOf(err) {
+	case fault.Canceled, fault.Unavailable, fault.DeadlineExceeded:
+		return clientGone(err)
+	}
+	return fault.Wrap(err, fault.Unavailable, "the response cannot be passed on")
 }
 
 func clientGone(err error) error {
@@ -121,18 +136,25 @@ func (r *Relayer) copy(ex Exchange, body io.Reader, flush bool) (int64, error) {
 }
 
 // writeTo lets the content write itself, which can spare copies.
-func writeTo(ex Exchange, body io.WriterTo) (int64, error) {
-	s := sink{ex: ex}
+func (r *Relayer) writeTo(ex Exchange, body io.WriterTo) (int64, error) {
+	s, _ := r.sinks.Get().(*splicingSink)
+	if s == nil {
+		s = new(splicingSink)
+	}
+	s.ex = ex
 	var n int64
 	var err error
 	if to, ok := ex.(io.ReaderFrom); ok {
-		n, err = body.WriteTo(&splicingSink{&s, to})
+		s.to = to
+		n, err = body.WriteTo(s)
 	} else {
-		n, err = body.WriteTo(&s)
+		n, err = body.WriteTo(&s.sink)
 	}
 	if err != nil && err == s.err {
 		err = clientGone(err)
 	}
+	*s = splicingSink{}
+	r.sinks.Put(s)
 	return n, err
 }
 
@@ -149,8 +171,9 @@ func (s *sink) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// splicingSink is the sink for an exchange that can read by itself.
 type splicingSink struct {
-	*sink
+	sink
 	to io.ReaderFrom
 }
 
@@ -167,7 +190,7 @@ func (r *Relayer) tunnel(ctx context.Context, ex Exchange, resp *Response) (Prog
 	defer server.Close()
 	client, err := ex.Upgrade(resp.Header)
 	if err != nil {
-		return Progress{}, fmt.Errorf("pass the upgrade on: %w", err)
+		return Progress{}, notBegun(err)
 	}
 	defer client.Close()
 	stop := func() {
