@@ -108,15 +108,18 @@ func open(ctx context.Context, o options) (*story, error) {
 			return nil, err
 		}
 		s.port[name] = api
-		command := []string{self, name}
+		command, dir := []string{self, name}, folder
 		if other := o.with[name]; other != "" {
 			command = strings.Fields(other)
+			if dir, err = os.Getwd(); err != nil {
+				return nil, err
+			}
 		}
 		line, err := json.Marshal(command)
 		if err != nil {
 			return nil, err
 		}
-		file += fmt.Sprintf("- appID: %s\n  appDirPath: %s\n  appPort: %d\n  daprHTTPPort: %d\n  logLevel: warn\n  command: %s\n", name, folder, app, api, line)
+		file += fmt.Sprintf("- appID: %s\n  appDirPath: %s\n  appPort: %d\n  daprHTTPPort: %d\n  logLevel: warn\n  command: %s\n", name, dir, app, api, line)
 	}
 	path := filepath.Join(s.home, "shop.yaml")
 	if err := os.WriteFile(path, []byte(file), 0o600); err != nil {
