@@ -26,6 +26,7 @@ type call struct {
 	path     string
 	header   proxy.Header
 	deadline time.Time // zero for none
+	began    time.Time // zero when nobody asks
 	reader   messageReader
 
 	built   atomic.Bool
@@ -139,6 +140,24 @@ func SetTrailer(ctx context.Context, md metadata.MD) error {
 	return nil
 }
 
+// CloseReceive ends what the handler of ctx's call receives: a RecvMsg that
+// waits returns with an error, and so does every later one. It may be called
+// from any goroutine; after the call, and outside of one, it does nothing.
+func CloseReceive(ctx context.Context) {
+	if c := callOf(ctx); c != nil {
+		c.closeReceive()
+	}
+}
+
+// Abort resets the stream of ctx's call: a SendMsg that waits for the client
+// to take more returns with an error. It may be called from any goroutine;
+// after the call, and outside of one, it does nothing.
+func Abort(ctx context.Context) {
+	if c := callOf(ctx); c != nil {
+		c.ex.Abort()
+	}
+}
+
 func (c *call) setHeader(md metadata.MD) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -186,11 +205,15 @@ func (c *call) serveStream(ctx context.Context, m *method) error {
 	return m.stream.Handler(m.impl, &serverStream{call: c, ctx: ctx, desc: m.stream})
 }
 
-// interrupt ends a read or a write that is under way.
-func (c *call) interrupt() {
+func (c *call) closeReceive() {
 	if body, ok := c.reader.body.(io.Closer); ok {
 		_ = body.Close() // the Read that waits returns
 	}
+}
+
+// interrupt ends a read or a write that is under way.
+func (c *call) interrupt() {
+	c.closeReceive()
 	if c.writing.Load() {
 		c.ex.Abort()
 	}
@@ -256,9 +279,13 @@ func (c *call) respond() error {
 func (c *call) finish(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	st := c.server.ok
+	st, code := c.server.ok, codes.OK
 	if err != nil {
-		st = StatusFields(c.server.statusOf(err))
+		s := c.server.statusOf(err)
+		st, code = StatusFields(s), s.Code()
+	}
+	if observe := c.server.opt.Observe; observe != nil {
+		defer func() { observe(Observed{c.path, c.header, code, time.Since(c.began)}) }()
 	}
 	if c.end(AppendMetadata(st, c.trailer)) == nil || len(c.md)+len(c.trailer) == 0 {
 		return

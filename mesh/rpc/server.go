@@ -40,6 +40,17 @@ type Options struct {
 	// ErrorStatus, if set, turns the error of a handler, never nil, into a
 	// status. Without it, or when it returns nil, StatusFromError does.
 	ErrorStatus func(error) *status.Status
+	// Observe, if set, is told of each call of a registered method after it
+	// was answered. It must not block.
+	Observe func(Observed)
+}
+
+// Observed is a call that was answered.
+type Observed struct {
+	Method   string       // "/package.Service/Method"
+	Header   proxy.Header // that it came with; valid until Observe returns
+	Code     codes.Code
+	Duration time.Duration
 }
 
 // Server serves registered services. Services are registered before the first
@@ -132,6 +143,9 @@ func (s *Server) Handle(ex proxy.Exchange) {
 func (s *Server) call(ex proxy.Exchange, r *proxy.Request, m *method) {
 	c := &call{server: s, ex: ex, path: r.Target, header: r.Header}
 	c.reader = messageReader{body: r.Body, max: s.opt.MaxMessage, pools: &s.pools}
+	if s.opt.Observe != nil {
+		c.began = time.Now()
+	}
 	if err := c.admit(); err != nil {
 		c.finish(err)
 		return

@@ -3,12 +3,14 @@ package rpc_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding/gzip"
@@ -449,6 +451,66 @@ func TestTheContextOfACallCanBeEnriched(t *testing.T) {
 	if err != nil || out.GetUsername() != "ann" {
 		t.Errorf("got %v, %v", out, err)
 	}
+}
+
+func TestCallsAreObservedWithTheirOutcome(t *testing.T) {
+	leak.Check(t)
+	seen := make(chan string, 3)
+	s := &service{unary: func(_ context.Context, r *pb.SimpleRequest) (*pb.SimpleResponse, error) {
+		return &pb.SimpleResponse{}, status.FromProto(&spb.Status{Code: r.GetResponseSize()}).Err()
+	}}
+	c := client(t, s, rpc.Options{Observe: func(o rpc.Observed) {
+		if o.Duration <= 0 {
+			t.Errorf("%s took %v", o.Method, o.Duration)
+		}
+		seen <- fmt.Sprintln(o.Method, o.Code, o.Header.Get("who"))
+	}})
+	ctx := metadata.AppendToOutgoingContext(timeout(t), "who", "ann")
+	for _, code := range []codes.Code{codes.OK, codes.Aborted} {
+		_, err := c.UnaryCall(ctx, &pb.SimpleRequest{ResponseSize: int32(code)})
+		wantCode(t, err, code)
+		if got, want := <-seen, fmt.Sprintln(unaryPath, code, "ann"); got != want {
+			t.Errorf("seen %s, want %s", got, want)
+		}
+	}
+}
+
+func TestAHandlerCanEndWhatItReceives(t *testing.T) {
+	leak.Check(t)
+	c := client(t, &service{duplex: func(both pb.TestService_FullDuplexCallServer) error {
+		go rpc.CloseReceive(both.Context())
+		_, err := both.Recv()
+		if err == nil || errors.Is(err, io.EOF) {
+			return fmt.Errorf("Recv returned %w", err)
+		}
+		return errors.Join(both.Send(&pb.StreamingOutputCallResponse{}), status.Error(codes.Unavailable, "going away"))
+	}}, rpc.Options{})
+	both, err := c.FullDuplexCall(timeout(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := both.Recv(); err != nil {
+		t.Fatalf("what was sent afterwards: %v", err)
+	}
+	_, err = both.Recv()
+	wantCode(t, err, codes.Unavailable)
+}
+
+func TestAHandlerCanResetItsStream(t *testing.T) {
+	leak.Check(t)
+	c := client(t, &service{duplex: func(both pb.TestService_FullDuplexCallServer) error {
+		rpc.Abort(both.Context())
+		_, err := both.Recv()
+		return err
+	}}, rpc.Options{})
+	both, err := c.FullDuplexCall(timeout(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = both.Recv()
+	wantCode(t, err, codes.Internal)
+	rpc.Abort(t.Context()) // no call: nothing happens
+	rpc.CloseReceive(t.Context())
 }
 
 func TestReflectionDescribesTheServices(t *testing.T) {
