@@ -201,3 +201,11 @@ func (e *Event) expired(now time.Time) bool {
 	at, err := time.Parse(time.RFC3339, text)
 	return err == nil && at.Before(now)
 }
+
+// NewEvent returns the event of a topic with the given envelope, as deliveries
+// make it. ok is false when the envelope is no JSON object. The event keeps
+// envelope, which must not change any more.
+func NewEvent(component, topic string, envelope []byte) (e *Event, ok bool) {
+	e = &Event{JSON: envelope, Component: component, Topic: topic}
+	return e, e.parse()
+}

@@ -373,20 +373,6 @@ func TestRoutes(t *testing.T) {
 	}
 }
 
-func TestCleanMethod(t *testing.T) {
-	for method, want := range map[string]string{
-		"": "/", "a": "/a", "a/": "/a/", "/a": "/a", "a//b": "/a/b", "a/./b": "/a/b", "a/..": "/", "a/../": "/", "../../a": "/a",
-		"a/%2e%2e/b": "/b", "a/%2E": "/a/", "a%2Fb": "/a%2Fb", "a%20b": "/a%20b", "a/...": "/a/...", "%252e%252e/a": "/%252e%252e/a",
-		"caf%C3%A9": "/caf%C3%A9",
-		"a%00b":     "", "a%7f": "", "a%": "", "a%zz": "", "..%2fa": "", "a%2f..": "", "a%5c..%5cb": "",
-	} {
-		got, err := cleanMethod(method)
-		if got != want || (err != nil) != (want == "") {
-			t.Errorf("%q: got %q (%v), want %q", method, got, err, want)
-		}
-	}
-}
-
 func TestTheTokenIsNotAskedOfHealthChecksOnly(t *testing.T) {
 	h := New(Options{Blocks: newWorld(t), Token: dapr.NewToken("t"), Invoker: echoInvoker{}}).Handle
 	for request, status := range map[string]int{

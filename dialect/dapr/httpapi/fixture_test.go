@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -450,5 +449,3 @@ func (nullBroker) Publish(context.Context, *pubsub.Message) error { return nil }
 func (w *world) addNullBroker() {
 	w.brokers["null"] = pubsub.New(component.Opened[pubsub.Driver]("null", nullBroker{w.topics}), pubsub.Options{AppID: "shop"})
 }
-
-func unescapePath(p string) (string, error) { return url.PathUnescape(p) }

@@ -134,26 +134,6 @@ func FuzzTransaction(f *testing.F) {
 	})
 }
 
-// FuzzCleanMethod makes sure that no path leads out of the root.
-func FuzzCleanMethod(f *testing.F) {
-	for _, seed := range []string{"a/b", "../a", "%2e%2e/a", "a//b/", ".%2E/..", "a%2fb", "..%5c", "/"} {
-		f.Add(seed)
-	}
-	f.Fuzz(func(t *testing.T, method string) {
-		got, err := cleanMethod(method)
-		if err != nil {
-			return
-		}
-		plain, err := unescapePath(got)
-		if err != nil || got[0] != '/' || strings.Contains(got, "//") || hasDotSegment(plain) || hasDotSegment(got) {
-			t.Errorf("%q became %q", method, got)
-		}
-		if again, err := cleanMethod(got[1:]); err != nil || again != got {
-			t.Errorf("%q became %q, and that %q (%v)", method, got, again, err)
-		}
-	})
-}
-
 // BenchmarkGetState measures the dialect, the state block and the driver in
 // memory together, without a connection.
 func BenchmarkGetState(b *testing.B) {

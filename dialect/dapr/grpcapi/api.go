@@ -1,0 +1,220 @@
+// Package grpcapi is the gRPC API of Dapr v1, dapr.proto.runtime.v1.Dapr: state,
+// publish and streaming subscriptions, bindings, secrets, configuration, locks,
+// invocation, metadata and shutdown; with server reflection and the standard
+// health service beside it.
+//
+// It stands on the seam of the data path (mesh/proxy, mesh/rpc), so that calls
+// of services it does not know are passed on to the application that their
+// metadata names, frame by frame and never read here.
+package grpcapi
+
+import (
+	"context"
+	"math"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/reflection"
+	"google.golang.org/grpc/status"
+
+	rtv1 "github.com/proa-io/proa/api/gen/dapr/proto/runtime/v1"
+	"github.com/proa-io/proa/block/invoke"
+	"github.com/proa-io/proa/dialect/dapr"
+	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/mesh/proxy"
+	"github.com/proa-io/proa/mesh/rpc"
+	"github.com/proa-io/proa/telemetry"
+)
+
+// DefaultMaxMessage is the bound of a message, in bytes, when Options have none.
+const DefaultMaxMessage = rpc.DefaultMaxMessage
+
+// Invoker carries out invocations. *invoke.Service is one.
+type Invoker interface {
+	// Forward sends the call of ex to another application and answers ex with
+	// what comes back. An error means that ex has not been answered.
+	Forward(ex proxy.Exchange, id, path string) error
+	// Call invokes an application and returns its whole answer, of at most
+	// maxBody bytes, whatever its status.
+	Call(ctx context.Context, id string, r invoke.Request, maxBody int64) (*invoke.Reply, error)
+}
+
+// Options say what the API serves, and for whom.
+type Options struct {
+	// AppID is the id of the application that the process serves.
+	AppID string
+	// Blocks is what calls reach; required.
+	Blocks dapr.Blocks
+	// Invoker carries out invocations; nil answers them with an error.
+	Invoker Invoker
+	// Tracing begins the traces of calls that come without; may be nil.
+	Tracing *telemetry.Tracing
+	// Token is what callers must show, but for the health service.
+	Token dapr.Token
+	// MaxMessage bounds a message, in bytes, but not those of calls that are
+	// passed on; DefaultMaxMessage when zero, no bound when negative.
+	MaxMessage int
+	// Allows reports whether a group of the API ("state", "v1") is served; nil
+	// serves all. It is asked once, by New.
+	Allows func(group, version string) bool
+	// Observe, when not nil, is told of each call after it was answered. It
+	// must not block.
+	Observe func(Call)
+}
+
+// Call is a call as Options.Observe sees it.
+type Call struct {
+	// Method has the form "/package.Service/Method".
+	Method    string
+	UserAgent string
+	// Forwarded tells that the call was passed on to another application.
+	Forwarded bool
+	// Code is how it ended; Unknown for a call that was passed on.
+	Code     codes.Code
+	Duration time.Duration
+}
+
+// API is the gRPC API of Dapr. It is safe for concurrent use.
+type API struct {
+	opts    Options
+	server  *rpc.Server
+	invokes bool // whether invocations are served
+	stop    chan struct{}
+	stopped sync.Once
+
+	mu      sync.Mutex
+	streams map[*pubsubStream]struct{}
+}
+
+// New returns an API.
+func New(o Options) *API {
+	switch {
+	case o.MaxMessage == 0:
+		o.MaxMessage = DefaultMaxMessage
+	case o.MaxMessage < 0:
+		o.MaxMessage = math.MaxInt32
+	}
+	allows := o.Allows
+	if allows == nil {
+		allows = func(string, string) bool { return true }
+	}
+	a := &API{opts: o, stop: make(chan struct{}), streams: map[*pubsubStream]struct{}{}, invokes: allows("invoke", "v1")}
+	ro := rpc.Options{MaxMessage: o.MaxMessage, Enrich: a.enrich, Unknown: a.forward}
+	if o.Observe != nil {
+		ro.Observe = func(c rpc.Observed) {
+			o.Observe(Call{Method: c.Method, UserAgent: c.Header.Get("user-agent"), Code: c.Code, Duration: c.Duration})
+		}
+	}
+	a.server = rpc.NewServer(ro)
+	a.server.RegisterService(served(&rtv1.Dapr_ServiceDesc, allows), &service{API: a})
+	a.server.RegisterService(workflowWorkers(), nil)
+	healthpb.RegisterHealthServer(a.server, &health{API: a})
+	reflection.Register(a.server)
+	return a
+}
+
+// Stop ends the streams that would never end by themselves: subscriptions to
+// topics, once the application has settled what it got or the grace of the
+// broker is over, those to configuration items, and health watches. It returns
+// at once; other calls go on, and new streams are refused.
+func (a *API) Stop() { a.stopped.Do(func() { close(a.stop) }) }
+
+// errStopping is what ends a stream of a process that stops: the client
+// connects again, to another instance or to this one when it is back.
+func errStopping() error { return status.Error(codes.Unavailable, "the sidecar is shutting down") }
+
+// apiPrefix begins the paths of the Dapr service; healthPrefix those of the
+// health service.
+const (
+	apiPrefix    = "/dapr.proto.runtime.v1.Dapr/"
+	healthPrefix = "/grpc.health.v1.Health/"
+)
+
+// Handle answers one call. It is a proxy.Handler.
+func (a *API) Handle(ex proxy.Exchange) {
+	r := ex.Request()
+	ofAPI := strings.HasPrefix(r.Target, apiPrefix)
+	if ofAPI && !a.opts.Token.Required() {
+		a.server.Handle(ex)
+		return
+	}
+	id := ""
+	if !ofAPI {
+		id = target(r.Header)
+	}
+	probe := id == "" && strings.HasPrefix(r.Target, healthPrefix)
+	if !probe && !a.opts.Token.Admits(r.Header.Get(dapr.TokenHeader)) {
+		_ = rpc.Fail(ex, badToken(r.Header)) // the client is gone if this fails
+		return
+	}
+	if id != "" && a.server.Serves(r.Target) && rpc.IsGRPC(r.Header) {
+		a.forward(ex) // the application's own reflection or health is meant
+		return
+	}
+	a.server.Handle(ex)
+}
+
+// badToken is what a caller is told whose token is missing or wrong.
+func badToken(h proxy.Header) *status.Status {
+	if !h.Has(dapr.TokenHeader) {
+		return dapr.HTTPFailure(401, "missing api token in request metadata")
+	}
+	return dapr.HTTPFailure(401, "authentication error: api token mismatch")
+}
+
+// target returns the application that a call's metadata names.
+func target(h proxy.Header) string {
+	if id := h.Get(invoke.FieldTarget); id != "" {
+		return id
+	}
+	return h.Get(invoke.FieldCalleeAppID)
+}
+
+// forward passes a call on to the application that its metadata names.
+func (a *API) forward(ex proxy.Exchange) {
+	r := ex.Request()
+	if observe := a.opts.Observe; observe != nil {
+		began, c := time.Now(), Call{Method: r.Target, UserAgent: r.Header.Get("user-agent"), Forwarded: true, Code: codes.Unknown}
+		defer func() { c.Duration = time.Since(began); observe(c) }()
+	}
+	if err := a.passOn(ex, r); err != nil {
+		_ = rpc.Fail(ex, rpc.StatusFromError(err)) // the client is gone if this fails
+	}
+}
+
+func (a *API) passOn(ex proxy.Exchange, r *proxy.Request) error {
+	id := target(r.Header)
+	switch {
+	case !a.invokes:
+		return errNotServed()
+	case id == "":
+		return status.Error(codes.Unknown, "failed to proxy request: required metadata dapr-callee-app-id or dapr-app-id not found")
+	case a.opts.Invoker == nil:
+		return dapr.InvokeNotReady()
+	}
+	path := r.Target
+	r.Header.Del(invoke.FieldTarget)
+	r.Header.Del(dapr.TokenHeader)
+	if err := a.opts.Invoker.Forward(ex, id, path); err != nil {
+		return a.failed(dapr.Invoke, dapr.Subject{Key: id}, err)
+	}
+	return nil
+}
+
+// failed returns the error that tells what became of an operation.
+func (a *API) failed(op dapr.Operation, about dapr.Subject, err error) error {
+	if code := fault.CodeOf(err); code == fault.Canceled {
+		return status.FromContextError(context.Canceled).Err() // nobody reads it
+	}
+	about.AppID = a.opts.AppID
+	return dapr.Describe(op, about, err)
+}
+
+// service serves the methods of the API.
+type service struct {
+	rtv1.UnimplementedDaprServer
+	*API
+}

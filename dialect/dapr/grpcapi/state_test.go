@@ -1,0 +1,172 @@
+package grpcapi
+
+import (
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/emptypb"
+
+	commonv1 "github.com/proa-io/proa/api/gen/dapr/proto/common/v1"
+	rtv1 "github.com/proa-io/proa/api/gen/dapr/proto/runtime/v1"
+	"github.com/proa-io/proa/internal/leak"
+)
+
+func item(key, value string) *commonv1.StateItem {
+	return &commonv1.StateItem{Key: key, Value: []byte(value)}
+}
+
+func TestItemsAreSavedReadAndDeleted(t *testing.T) {
+	leak.Check(t)
+	c, ctx := connect(t, newWorld(t)), timeout(t)
+	get := func(key string) *rtv1.GetStateResponse {
+		t.Helper()
+		return must[*rtv1.GetStateResponse](t)(c.GetState(ctx, &rtv1.GetStateRequest{StoreName: "statestore", Key: key}))
+	}
+	if out := get("none"); len(out.GetData()) != 0 || out.GetEtag() != "" {
+		t.Errorf("what does not exist is %v", out)
+	}
+	short := item("short", "\x00\xff")
+	short.Metadata = map[string]string{"ttlInSeconds": "100"}
+	json := item("json", `{"a":1}`)
+	json.Metadata = map[string]string{"contentType": "application/json"}
+	must[*emptypb.Empty](t)(c.SaveState(ctx, &rtv1.SaveStateRequest{StoreName: "statestore", States: []*commonv1.StateItem{item("a", "1"), short, json}}))
+	a := get("a")
+	if string(a.GetData()) != "1" || a.GetEtag() == "" || len(a.GetMetadata()) != 0 {
+		t.Errorf("a is %v", a)
+	}
+	if out := get("json"); string(out.GetData()) != `{"a":1}` {
+		t.Errorf("json is %v", out)
+	}
+	out := get("short")
+	expires, err := time.Parse(time.RFC3339, out.GetMetadata()["ttlExpireTime"])
+	if err != nil || time.Until(expires) > 101*time.Second || string(out.GetData()) != "\x00\xff" {
+		t.Errorf("short is %v", out)
+	}
+
+	stale := item("a", "2")
+	stale.Etag = &commonv1.Etag{Value: "1"}
+	_, err = c.SaveState(ctx, &rtv1.SaveStateRequest{StoreName: "statestore", States: []*commonv1.StateItem{stale}})
+	want{codes.Aborted, "ERR_STATE_SAVE", "possible etag mismatch"}.check(t, err)
+	_, err = c.DeleteState(ctx, &rtv1.DeleteStateRequest{StoreName: "statestore", Key: "a", Etag: &commonv1.Etag{Value: "1"}})
+	want{codes.Aborted, "ERR_STATE_DELETE", "possible etag mismatch"}.check(t, err)
+	first := item("a", "3")
+	first.Options = &commonv1.StateOptions{Concurrency: commonv1.StateOptions_CONCURRENCY_FIRST_WRITE}
+	_, err = c.SaveState(ctx, &rtv1.SaveStateRequest{StoreName: "statestore", States: []*commonv1.StateItem{first}})
+	want{codes.Aborted, "ERR_STATE_SAVE", ""}.check(t, err)
+
+	must[*emptypb.Empty](t)(c.DeleteState(ctx, &rtv1.DeleteStateRequest{StoreName: "statestore", Key: "a", Etag: &commonv1.Etag{Value: a.GetEtag()}}))
+	must[*emptypb.Empty](t)(c.DeleteBulkState(ctx, &rtv1.DeleteBulkStateRequest{StoreName: "statestore", States: []*commonv1.StateItem{item("json", ""), item("none", "")}}))
+	for _, key := range []string{"a", "json"} {
+		if out := get(key); len(out.GetData()) != 0 {
+			t.Errorf("%s is still %v", key, out)
+		}
+	}
+}
+
+func TestManyItemsAreReadAtOnce(t *testing.T) {
+	leak.Check(t)
+	c, ctx := connect(t, newWorld(t)), timeout(t)
+	must[*emptypb.Empty](t)(c.SaveState(ctx, &rtv1.SaveStateRequest{StoreName: "statestore", States: []*commonv1.StateItem{item("a", "1"), item("b", "2")}}))
+	out := must[*rtv1.GetBulkStateResponse](t)(c.GetBulkState(ctx, &rtv1.GetBulkStateRequest{StoreName: "statestore", Keys: []string{"a", "none", "b"}, Parallelism: 2}))
+	var got []string
+	for _, i := range out.GetItems() {
+		got = append(got, i.GetKey()+"="+string(i.GetData())+" "+strconv.FormatBool(i.GetEtag() != "")+i.GetError())
+	}
+	if text := strings.Join(got, ", "); text != "a=1 true, none= false, b=2 true" {
+		t.Error(text)
+	}
+	out = must[*rtv1.GetBulkStateResponse](t)(c.GetBulkState(ctx, &rtv1.GetBulkStateRequest{StoreName: "statestore"}))
+	if len(out.GetItems()) != 0 {
+		t.Errorf("no keys gave %v", out)
+	}
+	out = must[*rtv1.GetBulkStateResponse](t)(c.GetBulkState(ctx, &rtv1.GetBulkStateRequest{StoreName: "away", Keys: []string{"a"}}))
+	if e := out.GetItems()[0].GetError(); !strings.Contains(e, "connection refused") {
+		t.Errorf("the error of an item is %q", e)
+	}
+}
+
+func TestTransactionsAreCarriedOut(t *testing.T) {
+	leak.Check(t)
+	c, ctx := connect(t, newWorld(t)), timeout(t)
+	op := func(kind, key string) *rtv1.TransactionalStateOperation {
+		return &rtv1.TransactionalStateOperation{OperationType: kind, Request: item(key, "v")}
+	}
+	run := func(store string, ops ...*rtv1.TransactionalStateOperation) error {
+		_, err := c.ExecuteStateTransaction(ctx, &rtv1.ExecuteStateTransactionRequest{StoreName: store, Operations: ops})
+		return err
+	}
+	if err := run("statestore", op("upsert", "a"), op("upsert", "b"), op("delete", "a")); err != nil {
+		t.Fatal(err)
+	}
+	if err := run("statestore"); err != nil {
+		t.Errorf("no operations: %v", err)
+	}
+	stale := op("upsert", "b")
+	stale.Request.Etag = &commonv1.Etag{Value: "1"}
+	for _, tc := range []struct {
+		err  error
+		want want
+	}{
+		{run("statestore", op("insert", "a")), want{codes.Unimplemented, "ERR_NOT_SUPPORTED_STATE_OPERATION", "operation type insert not supported"}},
+		{run("plain", op("upsert", "a")), want{codes.Unimplemented, "DAPR_STATE_TRANSACTIONS_NOT_SUPPORTED", "plain"}},
+		{run("small", op("upsert", "a"), op("upsert", "b"), op("upsert", "c")), want{codes.InvalidArgument, "DAPR_STATE_TOO_MANY_TRANSACTIONS", "3 operations"}},
+		{run("statestore", op("upsert", "c"), stale), want{codes.Internal, "ERR_STATE_TRANSACTION", "etag"}},
+		{run("statestore", op("upsert", "a||b")), want{codes.InvalidArgument, "DAPR_STATE_ILLEGAL_KEY", "a||b"}},
+	} {
+		tc.want.check(t, tc.err)
+	}
+	if out := must[*rtv1.GetStateResponse](t)(c.GetState(ctx, &rtv1.GetStateRequest{StoreName: "statestore", Key: "c"})); len(out.GetData()) > 0 {
+		t.Errorf("a part of a transaction that failed is there: %v", out)
+	}
+}
+
+func TestStateErrorsAreThoseOfDapr(t *testing.T) {
+	leak.Check(t)
+	w := newWorld(t)
+	c, none, ctx := connect(t, w), connect(t, &world{}), timeout(t)
+	get := func(c rtv1.DaprClient, store, key string) error {
+		_, err := c.GetState(ctx, &rtv1.GetStateRequest{StoreName: store, Key: key})
+		return err
+	}
+	save := func(store string, i *commonv1.StateItem) error {
+		_, err := c.SaveState(ctx, &rtv1.SaveStateRequest{StoreName: store, States: []*commonv1.StateItem{i}})
+		return err
+	}
+	strange := func(change func(*commonv1.StateItem)) *commonv1.StateItem {
+		i := item("k", "{")
+		change(i)
+		return i
+	}
+	for _, tc := range []struct {
+		name string
+		err  error
+		want want
+	}{
+		{"no store at all", get(none, "statestore", "k"), want{codes.FailedPrecondition, "DAPR_STATE_NOT_CONFIGURED", "state store statestore is not configured"}},
+		{"another store", get(c, "statestor", "k"), want{codes.InvalidArgument, "DAPR_STATE_NOT_FOUND", `did you mean "statestore"?`}},
+		{"an illegal key", get(c, "statestore", "a||b"), want{codes.InvalidArgument, "DAPR_STATE_ILLEGAL_KEY", "input key/keyPrefix 'a||b' can't contain '||'"}},
+		{"no key", get(c, "statestore", ""), want{codes.InvalidArgument, "ERR_MALFORMED_REQUEST", ""}},
+		{"a store that is away", get(c, "away", "k"), want{codes.Unavailable, "ERR_STATE_GET", "fail to get k from state store away"}},
+		{"a store that is busy", get(c, "busy", "k"), want{codes.ResourceExhausted, "ERR_STATE_GET", ""}},
+		{"a bug", get(c, "wrong", "k"), want{codes.Internal, "ERR_STATE_GET", ""}},
+		{"a bug, saving", save("wrong", item("k", "v")), want{codes.Internal, "ERR_STATE_SAVE", "failed saving state in state store wrong"}},
+		{"not JSON", save("statestore", strange(func(i *commonv1.StateItem) { i.Metadata = map[string]string{"contentType": "application/json"} })),
+			want{codes.InvalidArgument, "ERR_MALFORMED_REQUEST", `the value of key "k" is not JSON`}},
+		{"a strange concurrency", save("statestore", strange(func(i *commonv1.StateItem) { i.Options = &commonv1.StateOptions{Concurrency: 9} })),
+			want{codes.InvalidArgument, "ERR_MALFORMED_REQUEST", "concurrency 9"}},
+		{"a strange consistency", save("statestore", strange(func(i *commonv1.StateItem) { i.Options = &commonv1.StateOptions{Consistency: 9} })),
+			want{codes.InvalidArgument, "ERR_MALFORMED_REQUEST", "consistency 9"}},
+		{"a strange TTL", save("statestore", strange(func(i *commonv1.StateItem) { i.Metadata = map[string]string{"ttlInSeconds": "soon"} })),
+			want{codes.InvalidArgument, "ERR_STATE_SAVE", "soon"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			tc.want.check(t, tc.err)
+			if strings.Contains(tc.err.Error(), "hunter2") || strings.Contains(tc.err.Error(), "shop||") {
+				t.Errorf("it tells too much: %v", tc.err)
+			}
+		})
+	}
+}
