@@ -64,6 +64,7 @@ type Bucket struct {
 	keyTTL  bool
 	kv      jetstream.KeyValue
 	leaders bool // a direct get may be answered by a replica that lags
+	directs bool // the stream answers direct gets
 }
 
 // Entry is one value.
@@ -111,17 +112,43 @@ func (e *Engine) KeyValue(ctx context.Context, cfg BucketConfig) (*Bucket, error
 	if err != nil {
 		return nil, fault.Wrap(err, fault.CodeOf(err), "bucket %q", cfg.Name)
 	}
-	c, err := e.ConnFor(ctx, cfg.Name)
+	return e.bucket(ctx, cfg.Name, s.CachedInfo().Config)
+}
+
+// OpenKeyValue returns a bucket as it is, whoever made it, and changes nothing.
+// It fails with NotFound when there is none.
+func (e *Engine) OpenKeyValue(ctx context.Context, name string) (*Bucket, error) {
+	c, err := e.ConnFor(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	var cfg jetstream.StreamConfig
+	err = c.Do(ctx, func(ctx context.Context) error {
+		s, err := c.js.Stream(ctx, "KV_"+name)
+		if err == nil {
+			cfg = s.CachedInfo().Config
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fault.Wrap(err, fault.CodeOf(err), "bucket %q", name)
+	}
+	return e.bucket(ctx, name, cfg)
+}
+
+// bucket returns the handle on a bucket whose stream is configured as has says.
+func (e *Engine) bucket(ctx context.Context, name string, has jetstream.StreamConfig) (*Bucket, error) {
+	c, err := e.ConnFor(ctx, name)
 	if err != nil {
 		return nil, err
 	}
 	b := &Bucket{
-		engine: e, name: cfg.Name, stream: "KV_" + cfg.Name, prefix: "$KV." + cfg.Name + ".",
-		direct: "$JS.API.DIRECT.GET.KV_" + cfg.Name + ".$KV." + cfg.Name + ".",
-		keyTTL: cfg.KeyTTL, leaders: s.CachedInfo().Config.Replicas > 1,
+		engine: e, name: name, stream: "KV_" + name, prefix: "$KV." + name + ".",
+		direct: "$JS.API.DIRECT.GET.KV_" + name + ".$KV." + name + ".",
+		keyTTL: has.AllowMsgTTL && has.MaxMsgsPerSubject == 1, leaders: has.Replicas > 1, directs: has.AllowDirect,
 	}
 	err = c.Do(ctx, func(ctx context.Context) (err error) {
-		b.kv, err = c.js.KeyValue(ctx, cfg.Name)
+		b.kv, err = c.js.KeyValue(ctx, name)
 		return err
 	})
 	return b, err
@@ -148,6 +175,9 @@ func bucketStream(cfg BucketConfig) jetstream.StreamConfig {
 
 // Name returns the bucket's name.
 func (b *Bucket) Name() string { return b.name }
+
+// KeyTTL reports whether values can have a TTL (PutOptions.TTL).
+func (b *Bucket) KeyTTL() bool { return b.keyTTL }
 
 // KV returns the client library's handle on the bucket, for what Bucket does
 // not do itself. Its calls are neither guarded nor classified: see [Conn.Do]
@@ -365,7 +395,7 @@ type message struct {
 // last reads the last message of key: from any replica, or from the stream's
 // leader, which alone is sure to know the last write.
 func (b *Bucket) last(ctx context.Context, c *Conn, key string, direct bool) (message, error) {
-	if direct {
+	if direct && b.directs {
 		return b.lastDirect(ctx, c, key)
 	}
 	return b.lastFromLeader(ctx, c, key)

@@ -15,6 +15,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/proa-io/proa/fault"
 )
 
@@ -335,5 +337,72 @@ func testCommit(t *testing.T, ctx context.Context, b *Bucket) {
 	wantCode(t, err, fault.InvalidArgument, "")
 	if revs, err := b.Commit(ctx, nil); err != nil || revs != nil {
 		t.Fatalf("an empty commit: %v, %v", revs, err)
+	}
+}
+
+func TestABucketOfSomebodyElseIsOpenedAsItIs(t *testing.T) {
+	ctx := deadline(t)
+	e, _ := run(t, Options{Dir: t.TempDir()})
+	if _, err := e.OpenKeyValue(ctx, "theirs"); !fault.Is(err, fault.NotFound) {
+		t.Errorf("a bucket that is not there: %v, want not_found", err)
+	}
+	js, err := e.JetStream(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, err := js.CreateStream(ctx, jetstream.StreamConfig{
+		Name: "KV_theirs", Subjects: []string{"$KV.theirs.>"}, MaxMsgsPerSubject: 3, MaxAge: time.Hour,
+		Storage: jetstream.MemoryStorage, AllowRollup: true, Duplicates: time.Minute,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := e.OpenKeyValue(ctx, "theirs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.KeyTTL() {
+		t.Error("a bucket with a history offers a TTL per key")
+	}
+	if _, err := b.Put(ctx, "k", []byte("v"), PutOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []Consistency{Strong, Eventual} { // the stream answers no direct gets
+		if got, err := b.Get(ctx, "k", want); err != nil || string(got.Value) != "v" {
+			t.Errorf("Get = %q, %v", got.Value, err)
+		}
+	}
+	info, err := made.Info(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if has, was := info.Config, made.CachedInfo().Config; has.MaxMsgsPerSubject != 3 || has.MaxAge != was.MaxAge || has.Storage != was.Storage || has.AllowDirect {
+		t.Errorf("the bucket was changed to %+v", has)
+	}
+}
+
+func TestEachKeyTellsAllButTheValues(t *testing.T) {
+	ctx := deadline(t)
+	e, _ := run(t, Options{Dir: t.TempDir()})
+	b := bucket(t, ctx, e, BucketConfig{Name: "b", KeyTTL: true})
+	for _, key := range []string{"a.1", "a.2", "b.1", "a.gone"} {
+		if _, err := b.Put(ctx, key, []byte("value"), PutOptions{TTL: time.Hour, Header: nats.Header{"Mine": {key}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.Delete(ctx, "a.gone", Anything()); err != nil {
+		t.Fatal(err)
+	}
+	var keys []string
+	err := b.EachKey(ctx, "a.>", func(e Entry) error {
+		if len(e.Value) != 0 || e.Revision == 0 || e.Expires.IsZero() || e.Header.Get("Mine") != e.Key {
+			t.Errorf("entry %+v", e)
+		}
+		keys = append(keys, e.Key)
+		return nil
+	})
+	slices.Sort(keys)
+	if err != nil || !slices.Equal(keys, []string{"a.1", "a.2"}) {
+		t.Errorf("keys %q, %v", keys, err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -77,7 +78,8 @@ func (x *external) run(ctx context.Context) {
 // a missing credentials file, may be mended meanwhile.
 func (x *external) connect(ctx context.Context) bool {
 	for pause := externalRetryMin; ctx.Err() == nil; pause = min(2*pause, externalRetryMax) {
-		opts := append(x.auth(), nats.CustomReconnectDelay(externalDelay), nats.ReconnectErrHandler(x.attemptFailed))
+		opts := append(x.auth(), nats.CustomReconnectDelay(externalDelay), nats.ReconnectErrHandler(x.attemptFailed),
+			nats.SetCustomDialer(dialer{ctx}))
 		err := x.engine.connectAll(x.url, opts...)
 		if err == nil {
 			return true
@@ -86,6 +88,31 @@ func (x *external) connect(ctx context.Context) bool {
 		sleep(ctx, pause+rand.N(pause))
 	}
 	return false
+}
+
+// dialer connects for as long as a context lives. Left alone, the library
+// waits for the handshake of a server that is silent, and a stop with it.
+type dialer struct{ life context.Context } //nolint:containedctx // the library's interface has none
+
+// Dial implements nats.CustomDialer.
+func (d dialer) Dial(network, addr string) (net.Conn, error) {
+	conn, err := (&net.Dialer{Timeout: handshakeTimeout}).DialContext(d.life, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	return &mortal{conn, context.AfterFunc(d.life, func() { _ = conn.Close() })}, nil
+}
+
+// mortal is a connection that ends with a context.
+type mortal struct {
+	net.Conn
+	release func() bool
+}
+
+// Close closes the connection.
+func (m *mortal) Close() error {
+	m.release()
+	return m.Conn.Close()
 }
 
 func externalDelay(attempts int) time.Duration {
@@ -105,6 +132,8 @@ func (x *external) auth() []nats.Option {
 	switch {
 	case a.Credentials != "":
 		opts = append(opts, nats.UserCredentials(a.Credentials))
+	case a.JWT.IsSet():
+		opts = append(opts, nats.UserJWTAndSeed(a.JWT.Reveal(), a.Seed.Reveal()))
 	case a.NKey != "":
 		opts = append(opts, func(o *nats.Options) error {
 			opt, err := nats.NkeyOptionFromSeed(a.NKey)

@@ -94,11 +94,13 @@ type Options struct {
 }
 
 // Auth holds what an external server may ask for. User and password, or a
-// token, may also stand in the URL. At most one of Credentials, NKey, Token
-// and User may be set.
+// token, may also stand in the URL. At most one of Credentials, JWT, NKey,
+// Token and User may be set.
 type Auth struct {
 	// Credentials is the path of a .creds file (JWT and seed).
 	Credentials string
+	// JWT and Seed are what a .creds file holds: the user's JWT and nkey seed.
+	JWT, Seed component.Secret
 	// NKey is the path of a file with an nkey seed.
 	NKey string
 	// Token is a bearer token.
@@ -188,13 +190,16 @@ func defaultDir() (string, error) {
 func (o *Options) checkExternal() error {
 	o.Durability = ServerDefined
 	ways := 0
-	for _, set := range []bool{o.Auth.Credentials != "", o.Auth.NKey != "", o.Auth.Token.IsSet(), o.Auth.User != ""} {
+	for _, set := range []bool{o.Auth.Credentials != "", o.Auth.JWT.IsSet(), o.Auth.NKey != "", o.Auth.Token.IsSet(), o.Auth.User != ""} {
 		if set {
 			ways++
 		}
 	}
 	if ways > 1 {
-		return invalid("the engine has more than one of credentials, nkey, token and user: keep the one the server wants")
+		return invalid("the engine has more than one of credentials, JWT, nkey, token and user: keep the one the server wants")
+	}
+	if o.Auth.JWT.IsSet() != o.Auth.Seed.IsSet() {
+		return invalid("the engine's JWT and seed must be given together")
 	}
 	if (o.Auth.Cert == "") != (o.Auth.Key == "") {
 		return invalid("the engine's client certificate and key must be given together")

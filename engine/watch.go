@@ -36,8 +36,11 @@ type Update struct {
 // Timing of a watch.
 const (
 	watchHeartbeat = 5 * time.Second
-	watchSilence   = 3 * watchHeartbeat
-	watchRetry     = 20 * time.Millisecond
+	// eachHeartbeat is shorter: when the last keys disappear while Each runs,
+	// only a heartbeat tells that there is no more to come.
+	eachHeartbeat = 500 * time.Millisecond
+	watchSilence  = 3 * watchHeartbeat
+	watchRetry    = 20 * time.Millisecond
 )
 
 // Watch reports the values of the keys that match pattern (a subject pattern
@@ -52,9 +55,13 @@ const (
 // to be reported. The revisions reported for one key only grow. It remembers
 // the keys, not the values.
 func (b *Bucket) Watch(ctx context.Context, pattern string, fn func(Update) error) error {
-	w := watch{bucket: b, pattern: pattern, fn: fn, known: make(map[string]uint64)}
+	return b.follow(ctx, watch{pattern: pattern, heartbeat: watchHeartbeat, fn: fn})
+}
+
+func (b *Bucket) follow(ctx context.Context, w watch) error {
+	w.bucket, w.known = b, make(map[string]uint64)
 	for ctx.Err() == nil {
-		c, err := b.conn(ctx, pattern)
+		c, err := b.conn(ctx, w.pattern)
 		if err == nil {
 			err = c.Do(ctx, func(ctx context.Context) error { return w.session(ctx, c) })
 		}
@@ -77,7 +84,16 @@ var errEnough = errors.New("enough")
 // Each calls fn once for every key that matches pattern and has a value, in
 // no particular order, until fn fails. It returns fn's error.
 func (b *Bucket) Each(ctx context.Context, pattern string, fn func(Entry) error) error {
-	err := b.Watch(ctx, pattern, func(u Update) error {
+	return b.each(ctx, pattern, false, fn)
+}
+
+// EachKey is Each without the values: the entries have all but Value.
+func (b *Bucket) EachKey(ctx context.Context, pattern string, fn func(Entry) error) error {
+	return b.each(ctx, pattern, true, fn)
+}
+
+func (b *Bucket) each(ctx context.Context, pattern string, keysOnly bool, fn func(Entry) error) error {
+	err := b.follow(ctx, watch{pattern: pattern, keysOnly: keysOnly, heartbeat: eachHeartbeat, fn: func(u Update) error {
 		switch u.Op {
 		case OpPut:
 			return fn(u.Entry)
@@ -85,7 +101,7 @@ func (b *Bucket) Each(ctx context.Context, pattern string, fn func(Entry) error)
 			return errEnough
 		}
 		return nil
-	})
+	}})
 	if err == nil { // the watch ended with its context
 		return ctx.Err()
 	}
@@ -97,11 +113,13 @@ func (b *Bucket) Each(ctx context.Context, pattern string, fn func(Entry) error)
 
 // watch is the state of one Watch over its sessions.
 type watch struct {
-	bucket  *Bucket
-	pattern string
-	fn      func(Update) error
-	failed  error             // fn's
-	known   map[string]uint64 // reported keys that have a value, and their revisions
+	bucket    *Bucket
+	pattern   string
+	keysOnly  bool // without the values
+	heartbeat time.Duration
+	fn        func(Update) error
+	failed    error             // fn's
+	known     map[string]uint64 // reported keys that have a value, and their revisions
 }
 
 // errSilent ends a session whose server stopped its heartbeats.
@@ -122,8 +140,8 @@ func (w *watch) session(ctx context.Context, c *Conn) error {
 	consumer, err := c.js.CreatePushConsumer(ctx, w.bucket.stream, jetstream.ConsumerConfig{
 		DeliverSubject: sub.Subject, DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy,
 		AckPolicy: jetstream.AckNonePolicy, MaxDeliver: 1, FilterSubject: w.bucket.prefix + w.pattern,
-		IdleHeartbeat: watchHeartbeat, FlowControl: true, MemoryStorage: true, Replicas: 1,
-		InactiveThreshold: time.Minute,
+		IdleHeartbeat: w.heartbeat, FlowControl: true, MemoryStorage: true, Replicas: 1,
+		InactiveThreshold: time.Minute, HeadersOnly: w.keysOnly,
 	})
 	if err != nil {
 		return err
