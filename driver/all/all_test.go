@@ -24,7 +24,7 @@ func TestTheStateDriversAreThere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, typ := range []string{"state.in-memory", "state.memory", "state.redis", "state.memcached"} {
+	for _, typ := range []string{"state.in-memory", "state.memory", "state.redis", "state.memcached", "state.nats", "state.jetstream"} {
 		if _, err := catalog.Lookup(typ, "v1"); err != nil {
 			t.Error(err)
 		}

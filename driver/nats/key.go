@@ -48,26 +48,31 @@ func standsForItself(name string, i int) bool {
 // decodeKey returns the name that encodeKey made key of, and false if there is
 // none.
 func decodeKey(key string) (string, bool) {
+	name, ok := unescape(key)
+	return name, ok && encodeKey(name) == key
+}
+
+// unescape undoes the =XX of encodeKey, and its "=" for nothing.
+func unescape(key string) (string, bool) {
 	if key == "=" {
 		return "", true
 	}
-	name := key
-	if strings.IndexByte(key, '=') >= 0 {
-		var b strings.Builder
-		for i := 0; i < len(key); i++ {
-			if key[i] != '=' {
-				b.WriteByte(key[i])
-				continue
-			}
-			if i+2 >= len(key) {
-				return "", false
-			}
-			b.WriteByte(unhex(key[i+1])<<4 | unhex(key[i+2]))
-			i += 2
-		}
-		name = b.String()
+	if strings.IndexByte(key, '=') < 0 {
+		return key, true
 	}
-	return name, encodeKey(name) == key
+	var b strings.Builder
+	for i := 0; i < len(key); i++ {
+		if key[i] != '=' {
+			b.WriteByte(key[i])
+			continue
+		}
+		if i+2 >= len(key) {
+			return "", false
+		}
+		b.WriteByte(unhex(key[i+1])<<4 | unhex(key[i+2]))
+		i += 2
+	}
+	return b.String(), true
 }
 
 // unhex returns the value of a digit; that of a character that is none does

@@ -10,6 +10,7 @@ import (
 
 	"github.com/proa-io/proa/block/config"
 	"github.com/proa-io/proa/block/lock"
+	"github.com/proa-io/proa/block/state"
 	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/engine"
 	"github.com/proa-io/proa/fault"
@@ -19,6 +20,12 @@ import (
 // name no server stand on shared, which may be nil to describe drivers only.
 func Specs(shared *engine.Engine) []component.Spec {
 	return []component.Spec{
+		state.Spec(component.Description{
+			Name: "nats", Aliases: []string{"jetstream"},
+			Summary: "Keeps items on the engine, or in a key-value bucket of a NATS server.",
+		}, StateConfig{}, func(ctx context.Context, cfg StateConfig, env component.Env) (*State, error) {
+			return OpenState(ctx, shared, cfg, env)
+		}),
 		lock.Spec(component.Description{
 			Name:    "nats",
 			Summary: "Keeps locks on the engine, or in a key-value bucket of a NATS server.",
@@ -41,6 +48,10 @@ type Server struct {
 	URL string `setting:"url,natsURL"`
 	// Credentials is the path of a .creds file.
 	Credentials string `setting:"credentials"`
+	// JWT is the user's JWT, as a .creds file holds it.
+	JWT component.Secret `setting:"jwt"`
+	// SeedKey is the nkey seed that goes with JWT.
+	SeedKey component.Secret `setting:"seedKey"`
 	// NKey is the path of a file with an nkey seed.
 	NKey string `setting:"nkey"`
 	// Token authenticates with the server.
@@ -65,7 +76,7 @@ type Server struct {
 func (s Server) Validate() error {
 	auth := s.auth()
 	ways := 0
-	for _, set := range []bool{auth.Credentials != "", auth.NKey != "", auth.Token.IsSet(), auth.User != ""} {
+	for _, set := range []bool{auth.Credentials != "", auth.JWT.IsSet(), auth.NKey != "", auth.Token.IsSet(), auth.User != ""} {
 		if set {
 			ways++
 		}
@@ -74,7 +85,9 @@ func (s Server) Validate() error {
 	case s.URL == "" && auth != engine.Auth{}:
 		return component.Invalid("url", "is required with credentials: the server they are for")
 	case ways > 1:
-		return component.Invalid("credentials", "credentials, nkey, token and user are four ways of which at most one may be used")
+		return component.Invalid("credentials", "credentials, jwt, nkey, token and user are five ways of which at most one may be used")
+	case s.JWT.IsSet() != s.SeedKey.IsSet():
+		return component.Invalid("jwt", "and seedKey must be given together")
 	case (s.Cert == "") != (s.Key == ""):
 		return component.Invalid("cert", "and key must be given together")
 	case s.Replicas < 0 || s.Replicas > 5:
@@ -91,7 +104,7 @@ func (s Server) Validate() error {
 
 func (s Server) auth() engine.Auth {
 	return engine.Auth{
-		Credentials: s.Credentials, NKey: s.NKey, Token: s.Token, User: s.User, Password: s.Password,
+		Credentials: s.Credentials, JWT: s.JWT, Seed: s.SeedKey, NKey: s.NKey, Token: s.Token, User: s.User, Password: s.Password,
 		CA: s.CA, Cert: s.Cert, Key: s.Key,
 	}
 }

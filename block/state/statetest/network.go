@@ -95,8 +95,9 @@ func unreachable(err error) bool {
 func (n badNetwork) failsAndRecovers(t *testing.T) {
 	p, d := n.through(t)
 	put(t, d, "before", "value", state.PutOptions{})
+	all := able(t, d)
 	n.set(p)
-	for _, c := range calls(d) {
+	for _, c := range all {
 		err := bounded(t, c.name, patience, func(ctx context.Context) error { return c.do(ctx, d) })
 		if !unreachable(err) {
 			t.Errorf("%s: %v, want unavailable or deadline_exceeded", c.name, err)
@@ -152,8 +153,9 @@ func (n badNetwork) openingFails(t *testing.T) {
 func (n badNetwork) cancelEnds(t *testing.T) {
 	p, d := n.through(t)
 	put(t, d, "k", "v", state.PutOptions{})
+	all := able(t, d)
 	p.Stall()
-	for _, c := range calls(d) {
+	for _, c := range all {
 		err := bounded(t, c.name, time.Minute, func(ctx context.Context) error {
 			ctx, cancel := context.WithCancel(ctx)
 			defer time.AfterFunc(patience/5, cancel).Stop()

@@ -159,7 +159,14 @@ type call struct {
 	do   func(ctx context.Context, d state.Driver) error
 }
 
-// calls returns every operation that d has.
+// able returns the operations that d and its server have: a server may be too
+// old for some.
+func able(t *testing.T, d state.Driver) []call {
+	t.Helper()
+	return slices.DeleteFunc(calls(d), func(c call) bool { return fault.Is(c.do(t.Context(), d), fault.Unimplemented) })
+}
+
+// calls returns every operation that the type of d has.
 func calls(d state.Driver) []call {
 	opt := state.PutOptions{ETag: "1"}
 	all := []call{

@@ -35,7 +35,7 @@ func transactor(t *testing.T, d state.Driver) state.Transactor {
 		t.Skip("the driver is not a state.Transactor")
 	}
 	// A driver whose server may be too old for transactions says so per call.
-	err := tx.Transact(t.Context(), []state.Op{{Key: "probe", Delete: true}}, state.TransactOptions{})
+	err := tx.Transact(t.Context(), []state.Op{{Key: "probe", Delete: true}, {Key: "probe too", Delete: true}}, state.TransactOptions{})
 	if fault.Is(err, fault.Unimplemented) {
 		t.Skipf("this server has no transactions: %v", err)
 	}

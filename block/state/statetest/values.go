@@ -240,11 +240,12 @@ func discreetErrors(t *testing.T, d state.Driver) {
 }
 
 func concurrentUse(t *testing.T, d state.Driver) {
+	all := able(t, d)
 	var wg sync.WaitGroup
 	for w := range 8 {
 		wg.Go(func() {
 			for i := range 30 {
-				for _, c := range calls(d) {
+				for _, c := range all {
 					err := c.do(t.Context(), d)
 					if err != nil && !fault.Is(err, fault.Aborted) {
 						t.Errorf("%s: %v", c.name, err)
