@@ -4,6 +4,7 @@ import (
 	"io"
 
 	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/mesh/proxy"
 )
 
 // requestBody is the Body of an exchange's request.
@@ -19,7 +20,6 @@ func (b *requestBody) Read(p []byte) (int, error) {
 
 // read reads what has come on the stream. c.mu is held, but not while waiting.
 func (x *exchange) read(p []byte) (int, error) {
-	c := x.c
 	for {
 		st := x.st
 		switch {
@@ -38,16 +38,24 @@ func (x *exchange) read(p []byte) (int, error) {
 		case st.rwait:
 			return 0, fault.New(fault.FailedPrecondition, "two goroutines read the body of stream %d", st.id)
 		}
-		if st.server.expect {
-			st.server.expect = false
-			if !st.server.responded {
-				_ = c.appendHead(st, 100, nil, -1, false)
-			}
+		x.await(st)
+	}
+}
+
+// await waits until there may be something to read. c.mu is held, but not
+// while waiting.
+func (x *exchange) await(st *stream) {
+	st.refs++
+	defer st.unref()
+	if st.server.expect {
+		st.server.expect = false
+		if !st.server.responded {
+			_ = x.c.appendHead(st, 100, nil, proxy.UnknownLength, false)
 		}
-		c.flushLocked()
-		if st.content.n == 0 && !st.remoteEnd && st.err == nil && x.st == st && !st.discard {
-			st.wait(st.rsem, &st.rwait, nil, nil)
-		}
+	}
+	x.c.flushLocked()
+	if st.content.n == 0 && !st.remoteEnd && st.err == nil && x.st == st && !st.discard && !st.rwait {
+		st.wait(st.rsem, &st.rwait, nil, nil)
 	}
 }
 

@@ -43,8 +43,8 @@ type Config struct {
 	// FrameTimeout is how long the rest of a frame or of a header block may
 	// take without a byte arriving. Default 30 s.
 	FrameTimeout time.Duration
-	// WriteTimeout is how long the peer's network may take nothing of what is
-	// being written. Default 30 s.
+	// WriteTimeout is how long one write to the network may take, of some
+	// 128 KiB at most. Default 30 s.
 	WriteTimeout time.Duration
 	// StallTimeout is how long a stream with content to send may wait for the
 	// peer to open its window. Default 5 min.

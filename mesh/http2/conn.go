@@ -87,7 +87,6 @@ type conn struct {
 	acked      bool // our SETTINGS are acknowledged
 
 	slots    atomic.Int64 // client: how many more streams may be opened
-	noMore   bool         // client: there are no more numbers for streams
 	goneAway *ResetError  // client: what the server's GOAWAY says
 	scratch  proxy.Header // client, of the reading goroutine: memory for block
 

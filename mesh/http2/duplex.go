@@ -23,6 +23,8 @@ type duplexSide interface {
 	read(p []byte) (int, error)
 	// done ends what waits for a window.
 	done() <-chan struct{}
+	// giveUp resets the stream after done was closed.
+	giveUp(st *stream)
 	// close lets go of the stream.
 	close(st *stream)
 }
@@ -44,7 +46,12 @@ func (d *duplex) Write(p []byte) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	st.refs++
+	defer st.unref()
 	n, err := d.c.send(st, p, d.side.done())
+	if err == errDone {
+		d.side.giveUp(st)
+	}
 	d.c.flushLocked()
 	return n, err
 }
@@ -96,7 +103,10 @@ func (s *clientSideOf) stream() (*stream, error) {
 
 func (s *clientSideOf) read(p []byte) (int, error) { return (*response)(s).read(p) }
 func (s *clientSideOf) done() <-chan struct{}      { return s.ctx.Done() }
-func (s *clientSideOf) close(*stream)              { (*response)(s).end(errBodyClosed) }
+func (s *clientSideOf) giveUp(st *stream) {
+	st.reset(codeCancel, (*response)(s).ctxFault(errDone))
+}
+func (s *clientSideOf) close(*stream) { (*response)(s).end(errBodyClosed) }
 
 // serverSideOf is an exchange's side of a two-way stream.
 type serverSideOf exchange
@@ -110,6 +120,7 @@ func (s *serverSideOf) stream() (*stream, error) {
 
 func (s *serverSideOf) read(p []byte) (int, error) { return (*exchange)(s).read(p) }
 func (s *serverSideOf) done() <-chan struct{}      { return nil }
+func (s *serverSideOf) giveUp(*stream)             {}
 func (s *serverSideOf) close(st *stream) {
 	st.discard = true
 	st.dropContent()
@@ -122,7 +133,7 @@ func (x *exchange) Upgrade(h proxy.Header) (io.ReadWriteCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer x.c.mu.Unlock()
+	defer x.unlock(st)
 	s := &st.server
 	switch {
 	case s.req.Upgrade == "" && s.req.Method != "CONNECT":

@@ -182,8 +182,9 @@ func hopByHop(name, value string) bool {
 
 // appendHead appends the head of a response. c.mu is held.
 func (c *conn) appendHead(st *stream, status int, h proxy.Header, contentLength int64, end bool) error {
-	if c.makeRoom(); st.err != nil {
-		return st.err
+	c.makeRoom()
+	if err := st.sendBlocked(); err != nil {
+		return err
 	}
 	at := c.beginBlock(st, end)
 	c.put(":status", statusText(status))
@@ -221,8 +222,9 @@ func (c *conn) appendTrailers(st *stream, h proxy.Header) error {
 		c.endLocal(st)
 		return nil
 	}
-	if c.makeRoom(); st.err != nil {
-		return st.err
+	c.makeRoom()
+	if err := st.sendBlocked(); err != nil {
+		return err
 	}
 	at := c.beginBlock(st, true)
 	c.putFields(h)

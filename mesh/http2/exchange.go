@@ -85,7 +85,9 @@ func endedContext() context.Context {
 var errOver = fault.New(fault.FailedPrecondition, "the exchange is over: its handler has returned")
 
 // lock locks the connection if the exchange can still be answered; otherwise it
-// returns an error and leaves the connection unlocked.
+// returns an error and leaves the connection unlocked. It takes a reference, so
+// that the stream is not used again while the lock is released in between;
+// unlock gives both back.
 func (x *exchange) lock() (*stream, error) {
 	x.c.mu.Lock()
 	st := x.st
@@ -98,7 +100,13 @@ func (x *exchange) lock() (*stream, error) {
 		x.c.mu.Unlock()
 		return nil, err
 	}
+	st.refs++
 	return st, nil
+}
+
+func (x *exchange) unlock(st *stream) {
+	st.unref()
+	x.c.mu.Unlock()
 }
 
 // Interim implements proxy.Exchange.
@@ -110,7 +118,7 @@ func (x *exchange) Interim(status int, h proxy.Header) error {
 	if err != nil {
 		return err
 	}
-	defer x.c.mu.Unlock()
+	defer x.unlock(st)
 	if st.server.responded {
 		return errAnswered
 	}
@@ -137,7 +145,7 @@ func (x *exchange) Respond(status int, h proxy.Header, contentLength int64) erro
 	if err != nil {
 		return err
 	}
-	defer x.c.mu.Unlock()
+	defer x.unlock(st)
 	s := &st.server
 	if s.responded {
 		return errAnswered
@@ -174,7 +182,7 @@ func (x *exchange) Write(p []byte) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer x.c.mu.Unlock()
+	defer x.unlock(st)
 	s := &st.server
 	switch {
 	case !s.responded:
@@ -199,7 +207,7 @@ func (x *exchange) Flush() error {
 	if err != nil {
 		return err
 	}
-	defer x.c.mu.Unlock()
+	defer x.unlock(st)
 	if s := &st.server; s.holds {
 		end := s.noContent || s.held.Has("grpc-status")
 		if err := st.release(end); err != nil {
@@ -216,7 +224,7 @@ func (x *exchange) Trailer(h proxy.Header) error {
 	if err != nil {
 		return err
 	}
-	defer x.c.mu.Unlock()
+	defer x.unlock(st)
 	s := &st.server
 	switch {
 	case !s.responded:
@@ -244,7 +252,6 @@ func (x *exchange) Reset(code Code) {
 	if st == nil {
 		return
 	}
-	st.server.aborted = true
 	if st.err == nil {
 		st.reset(code, st.resetFault(code, false, "the handler has aborted the exchange"))
 		x.c.flushLocked()

@@ -91,6 +91,8 @@ func (c *conn) endTurn(st *stream) {
 // returns early with an error if the stream or the connection ends or done is
 // closed. c.mu is held, but not while waiting.
 func (c *conn) send(st *stream, p []byte, done <-chan struct{}) (n int, err error) {
+	st.refs++ // while the lock is released, the stream must not be used again
+	defer st.unref()
 	for n < len(p) && err == nil {
 		if c.makeRoom(); st.sendBlocked() != nil {
 			break

@@ -1,6 +1,9 @@
 package http2
 
-import "sync"
+import (
+	"sync"
+	"time"
+)
 
 // slabSizes are the sizes of pooled buffers.
 var slabSizes = [...]int{2 << 10, 4 << 10, 16 << 10, 32 << 10, 128 << 10}
@@ -17,6 +20,20 @@ const (
 type memory struct {
 	slabs   [len(slabSizes)]sync.Pool
 	streams sync.Pool
+	timers  sync.Pool
+}
+
+func (m *memory) timer(d time.Duration) *time.Timer {
+	if t, ok := m.timers.Get().(*time.Timer); ok {
+		t.Reset(d)
+		return t
+	}
+	return time.NewTimer(d)
+}
+
+func (m *memory) freeTimer(t *time.Timer) {
+	t.Stop()
+	m.timers.Put(t)
 }
 
 // A slab is a pooled buffer. In a stream's receive buffer it is a link of a

@@ -128,7 +128,10 @@ func (c *conn) appendWindowUpdate(id uint32, n int64) {
 // maxDebug bounds the text in a GOAWAY.
 const maxDebug = 256
 
+// appendGoAway says that the connection ends. last is the highest stream that is
+// acted on; it never grows (RFC 9113, section 6.8).
 func (c *conn) appendGoAway(last uint32, code Code, reason string) {
+	last = min(last, c.lastID)
 	reason = reason[:min(len(reason), maxDebug)]
 	c.appendHeader(8+len(reason), wire.FrameGoAway, 0, 0)
 	c.out = binary.BigEndian.AppendUint32(c.out, last)

@@ -93,10 +93,12 @@ func (res *response) read(p []byte) (int, error) {
 		case st.rwait:
 			return 0, fault.New(fault.FailedPrecondition, "two goroutines read the body of stream %d", st.id)
 		}
-		if st.wait(st.rsem, &st.rwait, res.ctx.Done(), nil) == waitDone && st.err == nil && res.st == st {
-			st.reset(codeCancel, res.ctxFault())
+		st.refs++
+		if st.wait(st.rsem, &st.rwait, res.ctx.Done(), nil) == waitDone && res.st == st {
+			st.reset(codeCancel, res.ctxFault(errDone))
 			c.flushLocked()
 		}
+		st.unref()
 	}
 }
 
@@ -112,8 +114,12 @@ func (res *response) ended(st *stream) error {
 	return io.EOF
 }
 
-func (res *response) ctxFault() error {
-	return fault.Wrap(context.Cause(res.ctx), fault.CodeOf(res.ctx.Err()), "%s: read the response", res.c.peer)
+// ctxFault returns err, or what the context ended with if err is errDone.
+func (res *response) ctxFault(err error) error {
+	if err != errDone {
+		return err
+	}
+	return fault.Wrap(context.Cause(res.ctx), fault.CodeOf(res.ctx.Err()), "%s: the call was given up", res.c.peer)
 }
 
 // Close implements io.Closer. It resets the stream if it has not ended, and
@@ -166,7 +172,7 @@ type upload struct {
 	known   proxy.Header // the trailers, when body is nil
 	length  int64        // of the body as a whole, or UnknownLength
 	done    chan struct{}
-	ctx     context.Context
+	res     *response
 	stopper sync.Once
 }
 
@@ -175,7 +181,7 @@ func newUpload(rt *roundTrip, st *stream) *upload {
 	st.refs++
 	up := &upload{
 		c: st.c, st: st, body: rt.body, known: rt.trailer, length: rt.r.ContentLength,
-		done: make(chan struct{}), ctx: st.client.res.ctx,
+		done: make(chan struct{}), res: st.client.res,
 	}
 	if rt.body != nil {
 		up.trailer = rt.r.Trailer
@@ -256,9 +262,9 @@ func (up *upload) write(p []byte, urgent bool) error {
 	c := up.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	_, err := c.send(up.st, p, up.ctx.Done())
-	if err == errDone {
-		err = fault.Wrap(context.Cause(up.ctx), fault.CodeOf(up.ctx.Err()), "%s: send the request", c.peer)
+	_, err := c.send(up.st, p, up.res.ctx.Done())
+	if err != nil {
+		err = up.res.ctxFault(err)
 	}
 	if urgent {
 		c.flushLocked()

@@ -1,8 +1,10 @@
 package http2
 
 import (
+	"bytes"
 	"context"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/proa-io/proa/fault"
@@ -97,10 +99,11 @@ func (rt *roundTrip) prepare() error {
 	case r.Scheme != "" && !validScheme(r.Scheme):
 		return fault.New(fault.InvalidArgument, "the scheme %s is malformed", quoteName(r.Scheme))
 	}
-	if rt.streams() || r.Body == nil || r.ContentLength == 0 && r.Trailer == nil {
-		return nil
-	}
-	if _, ok := r.Body.(proxy.NoBody); ok {
+	_, none := r.Body.(proxy.NoBody)
+	switch none = none || r.Body == nil || rt.streams(); {
+	case none && r.ContentLength > 0:
+		return fault.New(fault.InvalidArgument, "the request has a length of %d and no body", r.ContentLength)
+	case none, r.ContentLength == 0 && r.Trailer == nil:
 		return nil
 	}
 	rt.body = r.Body
@@ -120,7 +123,11 @@ func available(body io.Reader, length int64) (n int, all bool) {
 	switch b := body.(type) {
 	case interface{ ready() (int, bool) }:
 		return b.ready()
-	case interface{ Len() int }: // of package bytes or strings
+	case *bytes.Reader:
+		return b.Len(), true
+	case *bytes.Buffer:
+		return b.Len(), true
+	case *strings.Reader:
 		return b.Len(), true
 	case proxy.Lookahead:
 		n = b.Buffered()
@@ -150,6 +157,9 @@ func (rt *roundTrip) readNow(n int) error {
 			return &proxy.BodyError{Err: err}
 		}
 	}
+	if want := rt.r.ContentLength; want >= 0 && want != int64(s.w) {
+		return &proxy.BodyError{Err: fault.New(fault.InvalidArgument, "the body has %d bytes; its length says %d", s.w, want)}
+	}
 	rt.body = nil
 	if rt.r.Trailer != nil {
 		rt.trailer = *rt.r.Trailer
@@ -166,12 +176,15 @@ func (rt *roundTrip) attempt(ctx context.Context, c *conn) (res *response, unsen
 	}
 	var timer <-chan time.Time
 	if rt.opts.HeadTimeout > 0 {
-		t := time.NewTimer(rt.opts.HeadTimeout)
-		defer t.Stop()
+		t := c.mem.timer(rt.opts.HeadTimeout)
+		defer c.mem.freeTimer(t)
 		timer = t.C
 	}
 	return rt.awaitHead(res, timer)
 }
+
+// lastStream is the highest number of a stream.
+const lastStream = maxWindow
 
 // open opens a stream and sends the head on it, and the body if it is there.
 func (rt *roundTrip) open(ctx context.Context, c *conn) (res *response, unsent bool, err error) {
@@ -182,7 +195,7 @@ func (rt *roundTrip) open(ctx context.Context, c *conn) (res *response, unsent b
 		c.role.freed(c, 1)
 		return nil, false, err
 	}
-	if c.err != nil || c.noMore || c.drain != drainNot {
+	if c.err != nil || c.drain != drainNot {
 		// It was about to be dropped.
 		c.slots.Add(1)
 		return nil, true, c.goneFault()
@@ -195,16 +208,15 @@ func (rt *roundTrip) open(ctx context.Context, c *conn) (res *response, unsent b
 	res = &response{ctx: ctx, c: c, st: st}
 	st.c, st.id = c, c.nextID
 	c.nextID += 2
-	if c.nextID > maxWindow-2 {
-		c.noMore = true // there are no more numbers for streams
-		c.role.goAway(c)
-	}
 	st.refs = 2 // the table and the response
 	st.sendWin, st.recvWin, st.target = c.sendInit, c.recvInit, c.recvInit
 	st.recvLeft, st.sendLeft = proxy.UnknownLength, proxy.UnknownLength
 	st.client = clientSide{res: res, head: rt.r.Method == "HEAD", connect: rt.streams()}
 	c.streams[st.id] = st
 	c.opened++
+	if c.nextID >= lastStream {
+		c.finishDrain() // there are no more numbers for streams
+	}
 	rt.sendHead(c, st, res)
 	c.flushLocked()
 	return res, false, nil
@@ -219,10 +231,13 @@ func (rt *roundTrip) sendHead(c *conn, st *stream, res *response) {
 	switch {
 	case none || st.client.connect:
 	case whole && int64(rt.first.w) <= min(st.sendWin, c.sendWin) && len(c.waiting.streams) == 0 && c.waiting.turns == 0:
-		if rt.first.w > 0 {
-			_, _ = c.send(st, rt.first.b[:rt.first.w], nil)
+		_, err := c.send(st, rt.first.b[:rt.first.w], res.ctx.Done())
+		if err == nil {
+			err = c.appendTrailers(st, rt.trailer)
 		}
-		_ = c.appendTrailers(st, rt.trailer)
+		if err != nil {
+			st.reset(codeCancel, res.ctxFault(err))
+		}
 	default:
 		rt.bodyTouched = true
 		res.up = newUpload(rt, st)
@@ -256,7 +271,7 @@ func (rt *roundTrip) awaitHead(res *response, timer <-chan time.Time) (*response
 		switch why := st.wait(st.rsem, &st.rwait, res.ctx.Done(), timer); {
 		case st.gotHead || st.err != nil:
 		case why == waitDone:
-			st.reset(codeCancel, fault.Wrap(context.Cause(res.ctx), fault.CodeOf(res.ctx.Err()), "%s: wait for the response", c.peer))
+			st.reset(codeCancel, res.ctxFault(errDone))
 			c.flushLocked()
 		case why == waitExpired:
 			st.reset(codeCancel, c.fault(fault.DeadlineExceeded, nil, "the response did not begin within %v", rt.opts.HeadTimeout))

@@ -45,6 +45,8 @@ type Server struct {
 	mem     memory
 	workers workers
 	now     atomic.Pointer[dateLine]
+	ctx     context.Context // ends when the server is closed
+	cancel  context.CancelCauseFunc
 
 	mu        sync.Mutex
 	conns     map[*conn]struct{}
@@ -72,6 +74,7 @@ func (s *Server) init() {
 				s.tls.NextProtos = append(s.tls.NextProtos, wire.NextProtoTLS)
 			}
 		}
+		s.ctx, s.cancel = context.WithCancelCause(context.Background())
 		s.conns = map[*conn]struct{}{}
 		s.listeners = map[net.Listener]struct{}{}
 		s.free = sync.NewCond(&s.mu)
@@ -231,7 +234,7 @@ func (s *Server) handshake(nc net.Conn) (net.Conn, *tls.ConnectionState, error) 
 		}
 		tc = tls.Server(nc, s.tls)
 	}
-	state, err := tlsHandshake(context.Background(), tc, s.cfg.HandshakeTimeout)
+	state, err := tlsHandshake(s.ctx, tc, s.cfg.HandshakeTimeout)
 	return tc, state, err
 }
 
@@ -298,6 +301,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 // ends the contexts of the exchanges, and waits for the handlers to return.
 func (s *Server) Close() {
 	s.init()
+	s.cancel(errStopped)
 	for _, c := range s.stop(true) {
 		c.abort(errStopped)
 	}

@@ -58,7 +58,6 @@ type serverSide struct {
 	heldCode  int
 	holds     bool
 	responded bool
-	aborted   bool
 	upgraded  bool
 	noContent bool // the response to this request has no content
 	expect    bool // the client waits for a 100
@@ -163,11 +162,10 @@ const (
 
 // wait waits for a token of a semaphore, or until done is closed or expired
 // sends. flag is the stream's rwait or wwait. c.mu is held when it is called
-// and when it returns, not in between.
+// and when it returns, not in between; the caller has a reference.
 func (st *stream) wait(sem semaphore, flag *bool, done <-chan struct{}, expired <-chan time.Time) waitEnd {
 	c := st.c
 	*flag = true
-	st.refs++
 	c.mu.Unlock()
 	why := waitWoken
 	if done == nil && expired == nil {
@@ -192,7 +190,6 @@ func (st *stream) wait(sem semaphore, flag *bool, done <-chan struct{}, expired 
 			c.mu.Lock()
 		}
 	}
-	st.refs--
 	return why
 }
 
