@@ -78,7 +78,7 @@ func benchEcho(x proxy.Exchange) {
 			break
 		}
 	}
-	_ = x.Respond(200, benchHead, int64(n))
+	_ = x.Respond(200, benchHead, r.ContentLength)
 	_, _ = x.Write(buf[:n])
 }
 
@@ -186,6 +186,46 @@ func BenchmarkUnary(b *testing.B) {
 		b.Run("xnet/"+c.name, func(b *testing.B) { benchTheirs(b, c.streams) })
 	}
 }
+
+// BenchmarkForward measures a gRPC-like exchange through one proxy: client,
+// proxy and server, of 1 KiB each way.
+func BenchmarkForward(b *testing.B) {
+	for _, c := range []struct {
+		name    string
+		streams int
+	}{{"1", 1}, {"16", 16}, {"64", 64}} {
+		b.Run(c.name, func(b *testing.B) {
+			inner := dial(b, serve(b, &http2.Server{Handler: func(x proxy.Exchange) {
+				benchEcho(x)
+				_ = x.Trailer(benchTrailer)
+			}}))
+			cl := dial(b, serve(b, &http2.Server{Handler: forward(inner)}))
+			unary(b, c.streams, func() error {
+				r := proxy.Request{Method: "POST", Scheme: "http", Authority: "bench", Target: "/bench.Service/Call",
+					Header: benchRequest, ContentLength: proxy.UnknownLength, Body: bytes.NewReader(oneKiB)}
+				res, err := cl.RoundTrip(context.Background(), &r, proxy.RoundTripOptions{})
+				if err != nil {
+					return err
+				}
+				buf := benchBuffers.Get().(*[2 << 10]byte)
+				defer benchBuffers.Put(buf)
+				for {
+					if _, err := res.Body.Read(buf[:]); err != nil {
+						break
+					}
+				}
+				return res.Body.Close()
+			})
+		})
+	}
+}
+
+var benchRequest = proxy.Header{
+	{Name: "content-type", Value: "application/grpc"}, {Name: "te", Value: "trailers"}, {Name: "user-agent", Value: "bench"},
+	{Name: "traceparent", Value: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
+}
+
+var benchTrailer = proxy.Header{{Name: "grpc-status", Value: "0"}, {Name: "grpc-message", Value: ""}}
 
 const bulk = 16 << 20
 

@@ -98,17 +98,17 @@ func (b *requestBody) Close() error {
 
 // Buffered implements proxy.Lookahead.
 func (b *requestBody) Buffered() int {
-	n, _ := b.ready()
-	return n
+	b.c.mu.Lock()
+	defer b.c.mu.Unlock()
+	if b.st == nil || b.st.discard {
+		return 0
+	}
+	return b.st.content.n
 }
 
-// ready returns how much of the body is there, and whether that is all.
-func (b *requestBody) ready() (n int, all bool) {
-	x := (*exchange)(b)
-	x.c.mu.Lock()
-	defer x.c.mu.Unlock()
-	if x.st == nil || x.st.discard || x.st.err != nil {
-		return 0, false
-	}
-	return x.st.content.n, x.st.remoteEnd
+// Complete implements proxy.Completion.
+func (b *requestBody) Complete() bool {
+	b.c.mu.Lock()
+	defer b.c.mu.Unlock()
+	return b.st != nil && b.st.remoteEnd && b.st.err == nil && !b.st.discard
 }

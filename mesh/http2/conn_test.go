@@ -181,9 +181,13 @@ func TestAServerThatIsNotThere(t *testing.T) {
 	addr := l.Addr().String()
 	_ = l.Close()
 	cl := dial(t, addr)
-	_, err := cl.RoundTrip(t.Context(), getRequest(), proxy.RoundTripOptions{})
+	body := strings.NewReader("kept")
+	_, err := cl.RoundTrip(t.Context(), postRequest(body, 4), proxy.RoundTripOptions{})
 	if fault.CodeOf(err) != fault.Unavailable || !proxy.Unsent(err) || !strings.Contains(err.Error(), addr) {
 		t.Errorf("%v", err)
+	}
+	if body.Len() != 4 {
+		t.Error("the body was read, and so cannot be sent elsewhere")
 	}
 }
 

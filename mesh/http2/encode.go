@@ -163,7 +163,10 @@ func (c *conn) putLength(n int64) {
 func (c *conn) putFields(h proxy.Header) {
 	for i := range h {
 		name, _ := lowerName(h[i].Name)
-		value := strings.Trim(h[i].Value, " \t")
+		value := h[i].Value
+		if hasOuterSpace(value) {
+			value = strings.Trim(value, " \t")
+		}
 		if !hopByHop(name, value) {
 			c.put(name, value)
 		}

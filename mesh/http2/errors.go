@@ -18,7 +18,7 @@ type Code = wire.ErrCode
 
 // ResetError is the cause of the fault that the reset of a stream or the end of
 // a connection by an HTTP/2 error code turns into. A forwarder that finds one
-// on one side can pass its code on with [Reset].
+// on one side passes its code on with proxy.Abort.
 type ResetError struct {
 	Code Code
 	// ByPeer tells that the peer sent the code; otherwise this side did.

@@ -143,23 +143,27 @@ func (b *responseBody) Close() error {
 
 // Buffered implements proxy.Lookahead.
 func (b *responseBody) Buffered() int {
-	n, _ := b.ready()
-	return n
-}
-
-// ready returns how much of the body is there, and whether that is all.
-func (b *responseBody) ready() (n int, all bool) {
 	b.c.mu.Lock()
 	defer b.c.mu.Unlock()
 	if b.st == nil {
-		return 0, b.over == io.EOF
+		return 0
 	}
-	return b.st.content.n, b.st.remoteEnd && b.st.err == nil
+	return b.st.content.n
+}
+
+// Complete implements proxy.Completion.
+func (b *responseBody) Complete() bool {
+	b.c.mu.Lock()
+	defer b.c.mu.Unlock()
+	if b.st == nil {
+		return b.over == io.EOF
+	}
+	return b.st.remoteEnd && b.st.err == nil
 }
 
 var (
-	_ io.ReadCloser   = (*responseBody)(nil)
-	_ proxy.Lookahead = (*responseBody)(nil)
+	_ io.ReadCloser    = (*responseBody)(nil)
+	_ proxy.Completion = (*responseBody)(nil)
 )
 
 // upload sends the body of a request on a pooled goroutine.

@@ -17,9 +17,10 @@ const attempts = 3
 // RoundTrip implements proxy.RoundTripper.
 //
 // The body of a request that is there already and short (at most 16 KiB, and
-// either held in memory, or known by proxy.Lookahead to have arrived in full)
-// is sent by the calling goroutine, together with the head. Any other is sent by
-// a pooled goroutine, while the response may already arrive.
+// either held in memory, or known by proxy.Lookahead or proxy.Completion to
+// have arrived in full) is sent by the calling goroutine, together with the
+// head. Any other is sent by a pooled goroutine, while the response may already
+// arrive. No body is read before there is a connection.
 //
 // A request that the server has certainly not acted on, because of a GOAWAY, a
 // REFUSED_STREAM or a connection that broke before anything was written, is
@@ -39,6 +40,10 @@ func (cl *Client) RoundTrip(ctx context.Context, r *proxy.Request, opts proxy.Ro
 		c, err := cl.acquire(ctx)
 		if err != nil {
 			return nil, rt.unsent(err)
+		}
+		if err := rt.readBody(); err != nil {
+			c.putBack()
+			return nil, err
 		}
 		res, unsent, err := rt.attempt(ctx, c)
 		switch {
@@ -84,7 +89,7 @@ func (rt *roundTrip) unsent(err error) error {
 	return proxy.MarkUnsent(err)
 }
 
-// prepare checks the head of the request and reads the body if it is there.
+// prepare checks the head of the request and finds its body.
 func (rt *roundTrip) prepare() error {
 	r := rt.r
 	switch {
@@ -107,7 +112,15 @@ func (rt *roundTrip) prepare() error {
 		return nil
 	}
 	rt.body = r.Body
-	if n, all := available(r.Body, r.ContentLength); all && n <= slabSizes[slab16K] {
+	return nil
+}
+
+// readBody reads the body if it is there and short.
+func (rt *roundTrip) readBody() error {
+	if rt.body == nil || rt.first != nil {
+		return nil
+	}
+	if n, all := available(rt.body, rt.r.ContentLength); all && n <= slabSizes[slab16K] {
 		return rt.readNow(n)
 	}
 	return nil
@@ -121,14 +134,16 @@ func (rt *roundTrip) streams() bool { return rt.r.Method == "CONNECT" || rt.r.Up
 // that is all of it.
 func available(body io.Reader, length int64) (n int, all bool) {
 	switch b := body.(type) {
-	case interface{ ready() (int, bool) }:
-		return b.ready()
 	case *bytes.Reader:
 		return b.Len(), true
 	case *bytes.Buffer:
 		return b.Len(), true
 	case *strings.Reader:
 		return b.Len(), true
+	case proxy.Completion:
+		all = b.Complete() // asked first: nothing comes after that
+		n = b.Buffered()
+		return n, all || length >= 0 && int64(n) >= length
 	case proxy.Lookahead:
 		n = b.Buffered()
 		return n, length >= 0 && int64(n) >= length
@@ -185,6 +200,13 @@ func (rt *roundTrip) attempt(ctx context.Context, c *conn) (res *response, unsen
 
 // lastStream is the highest number of a stream.
 const lastStream = maxWindow
+
+// putBack gives back a slot that was not used.
+func (c *conn) putBack() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.role.freed(c, 1)
+}
 
 // open opens a stream and sends the head on it, and the body if it is there.
 func (rt *roundTrip) open(ctx context.Context, c *conn) (res *response, unsent bool, err error) {

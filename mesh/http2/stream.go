@@ -54,9 +54,7 @@ type serverSide struct {
 	x         *exchange
 	req       proxy.Request
 	header    proxy.Header // the memory of req.Header
-	held      proxy.Header // a head that Respond holds back
-	heldCode  int
-	holds     bool
+	held      heldResponse
 	responded bool
 	upgraded  bool
 	noContent bool // the response to this request has no content
@@ -101,8 +99,9 @@ func (st *stream) unref() {
 	st.dropContent()
 	rsem, wsem := st.rsem, st.wsem
 	header, trailer, held := st.server.header, st.trailer, st.server.held
+	c.mem.free(held.content)
 	*st = stream{rsem: rsem, wsem: wsem}
-	st.server.header, st.trailer, st.server.held = reuse(header), reuse(trailer), reuse(held)
+	st.server.header, st.trailer, st.server.held.header = reuse(header), reuse(trailer), reuse(held.header)
 	c.mem.streams.Put(st)
 }
 

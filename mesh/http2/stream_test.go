@@ -722,3 +722,63 @@ func TestManyStreamsShareTheConnectionsWindow(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+func TestTinyWindowsAreRespected(t *testing.T) {
+	leak.Check(t)
+	const text = "a response that goes out in pieces"
+	addr := serve(t, &http2.Server{Handler: func(x proxy.Exchange) {
+		_ = x.Respond(200, nil, int64(len(text)))
+		_, _ = io.WriteString(x, text)
+	}})
+	r := rawClient(t, addr, xhttp2.Setting{ID: xhttp2.SettingInitialWindowSize, Val: 20})
+	r.headers(1, true, getFields...)
+	if got := r.content(20); got != text[:20] {
+		t.Errorf("%q", got)
+	}
+	r.setting(xhttp2.SettingInitialWindowSize, 0) // the window is -20 now
+	r.do(r.fr.WriteWindowUpdate(1, 20))
+	r.expectNoContent()
+	r.do(r.fr.WriteWindowUpdate(1, 3))
+	if got := r.content(3); got != text[20:23] {
+		t.Errorf("%q", got)
+	}
+	r.expectNoContent()
+	r.setting(xhttp2.SettingInitialWindowSize, 100)
+	if got := r.content(len(text) - 23); got != text[23:] {
+		t.Errorf("%q", got)
+	}
+}
+
+// content reads DATA frames of n bytes in all.
+func (r *raw) content(n int) string {
+	r.tb.Helper()
+	var got []byte
+	for len(got) < n {
+		f, err := r.fr.ReadFrame()
+		if err != nil {
+			r.tb.Fatal(err)
+		}
+		if d, ok := f.(*xhttp2.DataFrame); ok {
+			got = append(got, d.Data()...)
+		}
+	}
+	return string(got)
+}
+
+// expectNoContent checks that no DATA comes before a PING is answered.
+func (r *raw) expectNoContent() {
+	r.tb.Helper()
+	r.do(r.fr.WritePing(false, [8]byte{'n', 'o', 'n', 'e'}))
+	for {
+		f, err := r.fr.ReadFrame()
+		if err != nil {
+			r.tb.Fatal(err)
+		}
+		switch f := f.(type) {
+		case *xhttp2.DataFrame:
+			r.tb.Fatalf("%d bytes came beyond the window", len(f.Data()))
+		case *xhttp2.PingFrame:
+			return
+		}
+	}
+}

@@ -285,7 +285,7 @@ type countedBody struct {
 }
 
 var (
-	_ Lookahead   = (*countedBody)(nil)
+	_ Completion  = (*countedBody)(nil)
 	_ io.WriterTo = (*countedBody)(nil)
 	_ io.Closer   = (*countedBody)(nil)
 )
@@ -318,6 +318,11 @@ func (b *countedBody) Buffered() int {
 		return r.Len()
 	}
 	return 0
+}
+
+func (b *countedBody) Complete() bool {
+	c, ok := b.r.(Completion)
+	return ok && c.Complete()
 }
 
 func (b *countedBody) Close() error {

@@ -190,6 +190,16 @@ type Lookahead interface {
 	Buffered() int
 }
 
+// Completion is implemented by bodies that know whether all of their content
+// has arrived. A RoundTripper sends a small body that has from the goroutine of
+// its caller, together with the head.
+type Completion interface {
+	Lookahead
+	// Complete reports whether what is Buffered is all that is left, so that
+	// reading to io.EOF does not wait.
+	Complete() bool
+}
+
 // Stream is what the two-way streams of the engines implement beside
 // io.ReadWriteCloser. Read, Write and Close may be called from different
 // goroutines.

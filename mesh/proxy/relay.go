@@ -26,6 +26,25 @@ type Progress struct {
 // did not take the answer.
 var ErrClientGone = errors.New("the client is gone")
 
+// Aborter is implemented by exchanges whose protocol can tell the client why a
+// response broke off, such as the error code by which the server reset a
+// stream. gRPC clients make a status of it.
+type Aborter interface {
+	// AbortWith is Exchange.Abort with the error that the response broke off
+	// with.
+	AbortWith(cause error)
+}
+
+// Abort aborts ex because of cause, and tells the client why if the protocol
+// can.
+func Abort(ex Exchange, cause error) {
+	if a, ok := ex.(Aborter); ok {
+		a.AbortWith(cause)
+		return
+	}
+	ex.Abort()
+}
+
 // copyBuffers hold content on its way from one connection to another.
 type copyBuffers struct{ pool sync.Pool }
 
@@ -86,7 +105,7 @@ func (r *Relayer) respond(ex Exchange, resp *Response) (Progress, error) {
 		err = clientGone(ex.Trailer(*resp.Trailer))
 	}
 	if err != nil {
-		ex.Abort()
+		Abort(ex, err)
 	}
 	return p, err
 }
