@@ -1,6 +1,7 @@
 package http1
 
 import (
+	"bytes"
 	"io"
 	"net"
 	"sync"
@@ -12,9 +13,6 @@ import (
 // read of it.
 type stream struct {
 	nc net.Conn
-	// onClose, when not nil, is called once, after the connection is closed.
-	onClose func()
-	once    sync.Once
 
 	mu sync.Mutex // guards rd
 	rd *reader
@@ -41,14 +39,9 @@ func (s *stream) Write(p []byte) (int, error) { return s.nc.Write(p) }
 // package the kernel can move the bytes.
 func (s *stream) WriteTo(w io.Writer) (int64, error) {
 	var total int64
-	buf := make([]byte, bufferSize)
-	for s.waiting() {
-		n, err := s.Read(buf)
-		if err != nil {
-			return total, err
-		}
-		n, err = w.Write(buf[:n])
-		if total += int64(n); err != nil {
+	if ahead := s.takeAhead(); len(ahead) > 0 {
+		n, err := w.Write(ahead)
+		if total = int64(n); err != nil {
 			return total, err
 		}
 	}
@@ -59,18 +52,15 @@ func (s *stream) WriteTo(w io.Writer) (int64, error) {
 	return total + n, err
 }
 
-func (s *stream) waiting() bool {
+// takeAhead returns what was read ahead, and gives the buffer up.
+func (s *stream) takeAhead() []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.rd.buffered() > 0
+	ahead := bytes.Clone(s.rd.window())
+	s.rd.drop()
+	return ahead
 }
 
 func (s *stream) CloseWrite() error { return closeWrite(s.nc) }
 
-func (s *stream) Close() error {
-	err := s.nc.Close()
-	if s.onClose != nil {
-		s.once.Do(s.onClose)
-	}
-	return err
-}
+func (s *stream) Close() error { return s.nc.Close() }

@@ -231,7 +231,11 @@ func TestAnUpgradedStreamEndsWhenOneSideIsReset(t *testing.T) {
 
 func TestLongBodiesAreStreamedInBoundedMemory(t *testing.T) {
 	eachChain(t, func(t *testing.T, backend startBackend) {
-		t.Run("length", func(t *testing.T) { streamLong(t, backend, 100<<20, true) })
+		size := int64(20 << 20)
+		if strings.HasSuffix(t.Name(), "/1-1-1") {
+			size = 100 << 20 // the way through the kernel is a long one, too
+		}
+		t.Run("length", func(t *testing.T) { streamLong(t, backend, size, true) })
 		t.Run("chunked", func(t *testing.T) { streamLong(t, backend, 20<<20, false) })
 	})
 }
