@@ -129,9 +129,29 @@ func (b *builder) check(c *resource.Component) (component.Spec, error) {
 		return spec, err
 	}
 	if err := spec.Check(settings); err != nil {
-		return spec, fmt.Errorf("%s: Component %s (%s): %w", c.Position(), c.Name(), c.Spec.Type, err)
+		return spec, locate(c, err)
 	}
 	return spec, nil
+}
+
+// locate says of each problem with a setting which component it is about, and
+// where that stands.
+func locate(c *resource.Component, err error) error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		var errs []error
+		for _, e := range joined.Unwrap() {
+			errs = append(errs, locate(c, e))
+		}
+		return errors.Join(errs...)
+	}
+	out := &resource.Error{Pos: c.Position(), Resource: "Component " + c.Name(), Problem: err.Error()}
+	if fe, ok := errors.AsType[*component.FieldError](err); ok {
+		out.Field, out.Problem = "spec.metadata", fmt.Sprintf("%q: %s", fe.Field, fe.Problem)
+		if fe.Pos.Line > 0 {
+			out.Pos = fe.Pos
+		}
+	}
+	return out
 }
 
 func (b *builder) hasSecretStore(name string) bool {

@@ -2,7 +2,6 @@ package runtime
 
 import (
 	"errors"
-	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -234,11 +233,6 @@ func (r *resiliency) breaker(target string, opt policy.BreakerOptions) *policy.C
 	b := policy.NewCircuitBreaker(opt)
 	r.shared[target] = b
 	return b
-}
-
-// componentError says which component of which file an error is about.
-func componentError(c *resource.Component, err error) error {
-	return fmt.Errorf("%s: Component %s (%s): %w", c.Position(), c.Name(), c.Spec.Type, err)
 }
 
 var _ policy.Chains = (*resiliency)(nil)
