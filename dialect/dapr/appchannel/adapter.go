@@ -5,10 +5,11 @@ import (
 	"context"
 	"io"
 	"net/url"
-	"slices"
 	"strings"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -65,18 +66,19 @@ func (a *adapter) RoundTrip(ctx context.Context, r *proxy.Request, o proxy.Round
 			Querystring: valid(r.Query()),
 		},
 	}
-	c := &rpcCall{header: invocationFields(r.Header), answer: &rpcAnswer{}}
-	var answer *commonv1.InvokeResponse
-	answer, err = a.app.callback.OnInvoke(context.WithValue(ctx, rpcCallKey{}, c), request)
-	switch {
-	case err == nil:
-		return success(answer, c.answer), nil
-	case c.err != nil:
-		return nil, c.err
-	case ctx.Err() != nil:
-		return nil, fault.Wrap(err, fault.CodeOf(ctx.Err()), "call OnInvoke of the application")
+	call := &rpcCall{header: invocationFields(r.Header)}
+	var header, trailer metadata.MD
+	answer, err := a.app.callback.OnInvoke(context.WithValue(ctx, rpcCallKey{}, call), request, grpc.Header(&header), grpc.Trailer(&trailer))
+	if err == nil {
+		return success(answer, header, trailer), nil
 	}
-	return failure(status.Convert(err), c.answer), nil
+	if _, ok := transportFault(err); ok {
+		return nil, err
+	}
+	if cause := ctx.Err(); cause != nil {
+		return nil, fault.Wrap(err, fault.CodeOf(cause), "call OnInvoke of the application")
+	}
+	return failure(status.Convert(err), header, trailer), nil
 }
 
 // content reads the content of a request.
@@ -147,43 +149,38 @@ func isHTTPField(name string) bool {
 	return false
 }
 
-func success(answer *commonv1.InvokeResponse, meta *rpcAnswer) *proxy.Response {
-	h := answerFields(nil, meta.header)
+func success(answer *commonv1.InvokeResponse, header, trailer metadata.MD) *proxy.Response {
+	h := answerFields(header)
 	if ct := answer.GetContentType(); ct != "" {
 		h = append(h, proxy.Field{Name: fieldContentType, Value: oneLine(ct)})
 	}
 	h = append(h, proxy.Field{Name: "grpc-status", Value: "0"})
-	return respond(200, h, answer.GetData().GetValue(), meta.trailer)
+	return respond(200, h, answer.GetData().GetValue(), trailer)
 }
 
-func failure(st *status.Status, meta *rpcAnswer) *proxy.Response {
-	content, err := protojson.MarshalOptions{}.Marshal(st.Proto())
+func failure(st *status.Status, header, trailer metadata.MD) *proxy.Response {
+	content, err := protojson.Marshal(st.Proto())
 	if err != nil { // a detail of a type that is not known here
 		content, _ = protojson.Marshal(status.New(st.Code(), valid(st.Message())).Proto())
 	}
-	h := answerFields(nil, meta.header)
-	h = append(h, proxy.Field{Name: fieldContentType, Value: typeJSON})
-	return respond(httpStatusOf(st.Code()), append(h, rpc.StatusFields(st)...), content, meta.trailer)
+	for name := range header { // a server that sent only a trailer sent it as the head
+		delete(trailer, name)
+	}
+	h := append(answerFields(header), proxy.Field{Name: fieldContentType, Value: typeJSON})
+	return respond(httpStatusOf(st.Code()), append(h, rpc.StatusFields(st)...), content, trailer)
 }
 
-func respond(status int, h proxy.Header, content []byte, trailer proxy.Header) *proxy.Response {
+func respond(status int, h proxy.Header, content []byte, trailer metadata.MD) *proxy.Response {
 	out := &proxy.Response{Status: status, Header: h, ContentLength: int64(len(content)), Body: &bufferedBody{bytes.NewReader(content)}}
-	if t := answerFields(nil, trailer); len(t) > 0 {
+	if t := answerFields(trailer); len(t) > 0 {
 		out.Trailer = &t
 	}
 	return out
 }
 
-// answerFields appends the metadata of an answer.
-func answerFields(h, from proxy.Header) proxy.Header {
-	for _, f := range from {
-		name := strings.ToLower(f.Name)
-		if strings.HasPrefix(name, "grpc-") || name == fieldContentType || name == "date" {
-			continue
-		}
-		h = append(h, proxy.Field{Name: name, Value: f.Value})
-	}
-	return slices.Clip(h)
+// answerFields returns the metadata of an answer as fields.
+func answerFields(md metadata.MD) proxy.Header {
+	return rpc.AppendMetadata(nil, md) // which leaves out what belongs to gRPC
 }
 
 // bufferedBody is content that is there.

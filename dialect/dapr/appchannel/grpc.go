@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -39,7 +38,7 @@ type grpcApp struct {
 var _ application = (*grpcApp)(nil)
 
 func newGRPCApp(o *Options, l *link) *grpcApp {
-	conn := &rpc.ClientConn{Transport: rpcTransport{l}, Authority: l.authority, MaxMessage: o.MaxAnswer}
+	conn := &rpc.ClientConn{Transport: rpcTransport{l}, Scheme: l.scheme, Authority: l.authority, MaxMessage: o.MaxAnswer}
 	if l.token != "" {
 		conn.Header = proxy.Header{{Name: dapr.TokenHeader, Value: l.token}}
 	}
@@ -49,72 +48,40 @@ func newGRPCApp(o *Options, l *link) *grpcApp {
 	}
 }
 
-// rpcCall is what a call takes to the transport and brings back, beside the
-// messages.
+// rpcCall is what belongs to a call beside its messages.
 type rpcCall struct {
 	policy policy.Call
 	header proxy.Header // to send, beside what every call has
-	err    error        // why there was no answer; nil when there was one
-	answer *rpcAnswer   // to be filled, if not nil
 }
-
-// rpcAnswer is the metadata of an answer.
-type rpcAnswer struct{ header, trailer proxy.Header }
 
 type rpcCallKey struct{}
 
-// rpcTransport is the transport of calls that carry an rpcCall.
+// rpcTransport adds the fields of a call's rpcCall, which metadata would carry
+// too, but not without a map for each call.
 type rpcTransport struct{ link *link }
 
 // RoundTrip implements proxy.RoundTripper.
 func (t rpcTransport) RoundTrip(ctx context.Context, r *proxy.Request, o proxy.RoundTripOptions) (*proxy.Response, error) {
-	c, ok := ctx.Value(rpcCallKey{}).(*rpcCall)
-	if !ok {
-		return nil, fault.New(fault.Internal, "a call of the application was not made through call")
+	if c, ok := ctx.Value(rpcCallKey{}).(*rpcCall); ok {
+		r.Header = append(r.Header, c.header...)
 	}
-	r.Scheme = t.link.scheme
-	r.Header = append(r.Header, c.header...)
-	resp, err := t.link.send(ctx, r, o)
-	c.err = err
-	if err == nil && c.answer != nil {
-		c.answer.header = slices.Clone(resp.Header)
-		resp.Body = &answerBody{resp.Body, resp.Trailer, c.answer}
-	}
-	return resp, err
-}
-
-// answerBody keeps the trailer of a response when it is closed.
-type answerBody struct {
-	io.ReadCloser
-	trailer *proxy.Header
-	answer  *rpcAnswer
-}
-
-// Close implements io.Closer.
-func (b *answerBody) Close() error {
-	if b.trailer != nil {
-		b.answer.trailer = slices.Clone(*b.trailer)
-		b.trailer = nil
-	}
-	return b.ReadCloser.Close()
+	return t.link.send(ctx, r, o)
 }
 
 // call makes a call, through do, and names its error.
 func (g *grpcApp) call(ctx context.Context, method string, c *rpcCall, do func(context.Context) error) error {
-	c.err = nil
 	err := do(context.WithValue(ctx, rpcCallKey{}, c))
-	switch {
-	case err == nil:
+	if err == nil {
 		return nil
-	case c.err != nil:
-		code := fault.CodeOf(c.err)
-		if code == fault.Unknown {
-			code = fault.Unavailable // the connection broke
-		}
-		return fault.Wrap(c.err, code, "call %s of the application", method)
+	}
+	if f, ok := transportFault(err); ok {
+		return fault.Wrap(err, f.Code, "call %s of the application", method)
 	}
 	return rpcError(ctx, method, err)
 }
+
+// transportFault returns why there was no answer; false when there was one.
+func transportFault(err error) (*fault.Error, bool) { return errors.AsType[*fault.Error](err) }
 
 // deliver makes a call once the limit allows it.
 func (g *grpcApp) deliver(ctx context.Context, method string, c *rpcCall, do func(context.Context) error) error {
@@ -134,7 +101,7 @@ func (g *grpcApp) Deliver(ctx context.Context, route string, ev *pubsub.Event) (
 	c := &rpcCall{header: make(proxy.Header, 0, 3+len(ev.Metadata))}
 	c.policy.Bytes = len(ev.JSON)
 	c.header = append(c.header, proxy.Field{Name: fieldPubSubName, Value: printable(ev.Component)})
-	c.header = appendTrace(c.header, ctx, ev.TraceParent(), ev.TraceState())
+	c.header = appendTrace(ctx, c.header, ev.TraceParent(), ev.TraceState())
 	c.header = appendMetadata(c.header, ev.Metadata, true)
 	request := topicEvent(route, ev)
 	var answer *rtv1.TopicEventResponse
@@ -164,7 +131,7 @@ func statusOf(s rtv1.TopicEventResponse_TopicEventResponseStatus) pubsub.Status 
 // DeliverBulk implements pubsub.App.
 func (g *grpcApp) DeliverBulk(ctx context.Context, route string, b *pubsub.BulkEvent) ([]pubsub.EntryStatus, error) {
 	c := &rpcCall{header: proxy.Header{{Name: fieldPubSubName, Value: printable(b.Component)}}}
-	c.header = appendTrace(c.header, ctx, "", "")
+	c.header = appendTrace(ctx, c.header, "", "")
 	request := bulkTopicEvent(route, b)
 	var answer *rtv1.TopicEventBulkResponse
 	stable := func(ctx context.Context) (err error) {
@@ -279,7 +246,7 @@ func (g *grpcApp) takesBinding(ctx context.Context, name, _ string) (bool, error
 // OnBindingEvent implements binding.App.
 func (g *grpcApp) OnBindingEvent(ctx context.Context, name, _ string, ev binding.Event) (*binding.AppResponse, error) {
 	c := &rpcCall{header: make(proxy.Header, 0, 2)}
-	c.header = appendTrace(c.header, ctx, ev.Metadata[dapr.TraceParent], ev.Metadata[dapr.TraceState])
+	c.header = appendTrace(ctx, c.header, ev.Metadata[dapr.TraceParent], ev.Metadata[dapr.TraceState])
 	c.policy.Bytes = len(ev.Data)
 	request := &rtv1.BindingEventRequest{Name: valid(name), Data: ev.Data, Metadata: validMap(ev.Metadata)}
 	var answer *rtv1.BindingEventResponse

@@ -21,7 +21,7 @@ const (
 
 // appendTrace appends the fields of the trace that a call belongs to: that of
 // ctx or, where ctx has none, the given one if it is one.
-func appendTrace(h proxy.Header, ctx context.Context, parent, state string) proxy.Header { //nolint:revive // the header comes first, as in append
+func appendTrace(ctx context.Context, h proxy.Header, parent, state string) proxy.Header {
 	if tc, ok := telemetry.TraceFrom(ctx); ok {
 		parent, state = tc.Traceparent(), tc.State
 	} else if _, ok := telemetry.ParseTraceparent(parent); !ok {

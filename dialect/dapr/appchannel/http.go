@@ -34,7 +34,7 @@ func (a *httpApp) Deliver(ctx context.Context, route string, ev *pubsub.Event) (
 	defer e.end()
 	e.setContent(ev.JSON, pubsub.ContentTypeCloudEvents)
 	e.header = append(e.header, proxy.Field{Name: fieldPubSubName, Value: oneLine(ev.Component)})
-	e.header = appendTrace(e.header, ctx, ev.TraceParent(), ev.TraceState())
+	e.header = appendTrace(ctx, e.header, ev.TraceParent(), ev.TraceState())
 	e.header = appendMetadata(e.header, ev.Metadata, false)
 	if err := e.deliver(ctx); err != nil {
 		return pubsub.Retry, err
@@ -79,7 +79,7 @@ func (a *httpApp) DeliverBulk(ctx context.Context, route string, b *pubsub.BulkE
 	defer e.end()
 	e.setContent(content, typeJSON)
 	e.header = append(e.header, proxy.Field{Name: fieldPubSubName, Value: oneLine(b.Component)})
-	e.header = appendTrace(e.header, ctx, "", "")
+	e.header = appendTrace(ctx, e.header, "", "")
 	if err := e.deliver(ctx); err != nil {
 		return nil, err
 	}
@@ -175,7 +175,7 @@ func (a *httpApp) OnBindingEvent(ctx context.Context, _, route string, ev bindin
 	e := a.begin("POST", route)
 	defer e.end()
 	e.setContent(ev.Data, typeJSON)
-	e.header = appendTrace(e.header, ctx, ev.Metadata[dapr.TraceParent], ev.Metadata[dapr.TraceState])
+	e.header = appendTrace(ctx, e.header, ev.Metadata[dapr.TraceParent], ev.Metadata[dapr.TraceState])
 	e.header = appendMetadata(e.header, ev.Metadata, false)
 	if err := e.deliver(ctx); err != nil {
 		return nil, err
@@ -194,12 +194,12 @@ func (a *httpApp) OnBindingEvent(ctx context.Context, _, route string, ev bindin
 func (a *httpApp) OnConfigurationUpdate(ctx context.Context, store string, u config.Update) error {
 	var errs []error
 	for _, key := range slices.Sorted(maps.Keys(u.Items)) {
-		if err := a.updateItem(ctx, store, key, u); err != nil {
+		err := a.updateItem(ctx, store, key, u)
+		if err != nil && fault.CodeOf(err).Retryable() {
+			errs = slices.Insert(errs, 0, err) // the first one gives the code of all
+		} else if err != nil {
 			errs = append(errs, err)
 		}
-	}
-	if len(errs) == 1 {
-		return errs[0]
 	}
 	return errors.Join(errs...)
 }
@@ -226,7 +226,7 @@ func (a *httpApp) updateItem(ctx context.Context, store, key string, u config.Up
 	e := a.begin("POST", "/configuration/"+url.PathEscape(store)+"/"+url.PathEscape(key))
 	defer e.end()
 	e.setContent(content, typeJSON)
-	e.header = appendTrace(e.header, ctx, "", "")
+	e.header = appendTrace(ctx, e.header, "", "")
 	if err := e.deliver(ctx); err != nil {
 		return err
 	}

@@ -71,8 +71,8 @@ const (
 )
 
 // Watch calls gone when the application stops listening, and back when it
-// listens again, until ctx ends; then it returns nil. It begins with what the
-// last AwaitApp found, so that no restart since then is missed. gone and back
+// listens again, until ctx ends; then it returns nil. Call AwaitApp before: it
+// begins with what that found, so that no restart since then is missed. gone and back
 // take turns, and nothing is watched while they run.
 //
 // Where the application listens on a loopback address of this network
@@ -115,20 +115,26 @@ func (c *Channel) awaitEnd(ctx context.Context) bool {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
+		trouble := false
 		select {
 		case <-ctx.Done():
 			return false
 		case <-tick.C:
 		case <-c.link.trouble:
+			trouble = true
 		}
-		var over bool
+		over := false
 		if len(known) > 0 {
 			known, over = c.replaced(known)
-		} else {
+		}
+		if !over && (trouble || len(known) == 0) {
 			over = c.refuses(ctx)
 		}
 		if over {
 			return ctx.Err() == nil
+		}
+		if trouble && !sleep(ctx, lastTry) { // not as often as calls fail
+			return false
 		}
 	}
 }
