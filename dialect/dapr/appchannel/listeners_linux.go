@@ -19,6 +19,16 @@ import (
 // empty when nobody listens there, or it is somebody outside of this network
 // namespace.
 func listenerFinder(address string) func() ([]uint64, error) {
+	at := listenerFilter(address)
+	if at == nil {
+		return nil
+	}
+	return func() ([]uint64, error) { return listening(at) }
+}
+
+// listenerFilter returns what tells whether a socket that listens at an address
+// takes connections to a loopback address; nil for any other address.
+func listenerFilter(address string) func(netip.AddrPort) bool {
 	host, portText, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil
@@ -34,14 +44,13 @@ func listenerFinder(address string) func() ([]uint64, error) {
 		}
 		ip = ip.Unmap()
 	}
-	at := func(a netip.AddrPort) bool {
+	return func(a netip.AddrPort) bool {
 		if a.Port() != uint16(port) {
 			return false
 		}
 		here := a.Addr().Unmap()
 		return here.IsUnspecified() || here == ip || !ip.IsValid() && here.IsLoopback()
 	}
-	return func() ([]uint64, error) { return listening(at) }
 }
 
 // listening returns the inodes of the sockets that listen at an address which

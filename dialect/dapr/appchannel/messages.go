@@ -34,7 +34,7 @@ func payload(e *pubsub.Event) []byte {
 // bulkTopicEvent returns several events as OnBulkTopicEvent takes them.
 func bulkTopicEvent(route string, b *pubsub.BulkEvent) *rtv1.TopicEventBulkRequest {
 	out := &rtv1.TopicEventBulkRequest{
-		Id: b.ID, Topic: valid(b.Topic), PubsubName: valid(b.Component), Type: pubsub.TypeBulk, Path: valid(route),
+		Id: valid(b.ID), Topic: valid(b.Topic), PubsubName: valid(b.Component), Type: pubsub.TypeBulk, Path: valid(route),
 		Metadata: map[string]string{"pubsubName": valid(b.Component)},
 		Entries:  make([]*rtv1.TopicEventBulkRequestEntry, len(b.Entries)),
 	}

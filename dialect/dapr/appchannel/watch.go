@@ -63,8 +63,8 @@ func (c *Channel) noteListeners() {
 
 // How often Watch looks.
 const (
-	lookEvery    = time.Second     // at the list of sockets
-	connectEvery = 2 * time.Second // by connecting
+	lookEvery    = 500 * time.Millisecond // at the list of sockets
+	connectEvery = 2 * time.Second        // by connecting
 	// connectTLSEvery is for applications that speak TLS: many log each
 	// connection that ends before the handshake.
 	connectTLSEvery = time.Minute
@@ -72,12 +72,12 @@ const (
 
 // Watch calls gone when the application stops listening, and back when it
 // listens again, until ctx ends; then it returns nil. Call AwaitApp before: it
-// begins with what that found, so that no restart since then is missed. gone and back
-// take turns, and nothing is watched while they run.
+// begins with what that found, so that no restart since then is missed. gone
+// and back take turns, and nothing is watched while they run.
 //
 // Where the application listens on a loopback address of this network
 // namespace and the system tells who listens (Linux), Watch looks at the list
-// of sockets once a second. It does not touch the application, and does not
+// of sockets twice a second. It does not touch the application, and does not
 // miss a restart however quick it is, since the new process listens on a new
 // socket. Elsewhere it connects and hangs up at once, every two seconds, or
 // every minute when the application speaks TLS, and whenever a callback found
