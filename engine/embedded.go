@@ -124,6 +124,7 @@ func (m *embedded) hold(ctx context.Context, lock *os.File) error {
 	if err != nil {
 		return err
 	}
+	ill := illness(srv) // before anybody can make a stream, which looks ill until it is made
 	listener, socket, err := m.home.listen()
 	if err != nil {
 		stopServer(srv)
@@ -149,7 +150,7 @@ func (m *embedded) hold(ctx context.Context, lock *os.File) error {
 	}
 	e.log.InfoContext(ctx, "engine is served by this process", "mode", EmbeddedHolder, "store", m.home.store(),
 		"socket", socket, "durability", e.opts.Durability, "meaning", meaning(e.opts.Durability), "took", time.Since(began))
-	if err = m.watch(ctx, lock, srv); err != nil {
+	if err = m.watch(ctx, lock, srv, ill); err != nil {
 		e.log.ErrorContext(ctx, "engine closes its store and opens it again", "error", err)
 	}
 	return err
@@ -175,8 +176,8 @@ func (m *embedded) offer(srv *server.Server, socket string) error {
 }
 
 // watch returns when ctx ends or this process cannot be the holder any more.
-func (m *embedded) watch(ctx context.Context, lock *os.File, srv *server.Server) error {
-	known := illness(srv)
+// known are the streams that could not be opened.
+func (m *embedded) watch(ctx context.Context, lock *os.File, srv *server.Server, known map[string]string) error {
 	for stream, what := range known {
 		m.engine.log.ErrorContext(ctx, "engine could not open a stream", "stream", stream, "error", what)
 	}
