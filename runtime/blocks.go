@@ -86,6 +86,7 @@ func (rt *Runtime) Metadata() dapr.Metadata {
 	if rt.app != nil {
 		m.Subscriptions = rt.app.subscriptions()
 	}
+	m.Subscriptions = append(m.Subscriptions, rt.grpc.Subscriptions()...)
 	return m
 }
 

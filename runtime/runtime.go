@@ -2,30 +2,23 @@ package runtime
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"net/http/pprof"
-	"net/url"
 	"os"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-
 	"github.com/proa-io/proa/block/invoke"
 	"github.com/proa-io/proa/component"
-	"github.com/proa-io/proa/dialect/dapr"
+	"github.com/proa-io/proa/dialect/dapr/grpcapi"
 	"github.com/proa-io/proa/dialect/dapr/httpapi"
 	"github.com/proa-io/proa/driver/all"
 	"github.com/proa-io/proa/engine"
-	"github.com/proa-io/proa/fault"
 	"github.com/proa-io/proa/mesh/discovery"
 	"github.com/proa-io/proa/mesh/proxy"
 	"github.com/proa-io/proa/mesh/rpc"
@@ -49,6 +42,7 @@ type Runtime struct {
 	invoker    *invoke.Service
 	app        *application // nil without an application to call
 	http       *httpapi.API
+	grpc       *grpcapi.API
 	listeners  *listeners
 
 	mu       sync.Mutex
@@ -170,133 +164,14 @@ func (rt *Runtime) buildInvoker() error {
 	return nil
 }
 
-// endpoints turns HTTPEndpoint resources into targets of invocations. Headers
-// and keys from secret stores are resolved when the first request needs them.
-func (rt *Runtime) endpoints() ([]invoke.Endpoint, error) {
-	var out []invoke.Endpoint
-	for i := range rt.set.HTTPEndpoints {
-		e := &rt.set.HTTPEndpoints[i]
-		base, err := url.Parse(e.Spec.BaseURL)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, invoke.Endpoint{Name: e.Name(), Base: base, Transport: &endpointTransport{rt: rt, resource: e, base: base}})
-	}
-	return out, nil
-}
-
-// endpointTransport sends requests to an HTTPEndpoint.
-type endpointTransport struct {
-	rt       *Runtime
-	resource *resource.HTTPEndpoint
-	base     *url.URL
-
-	mu     sync.Mutex
-	ready  proxy.RoundTripper
-	header proxy.Header
-}
-
-// RoundTrip implements proxy.RoundTripper.
-func (t *endpointTransport) RoundTrip(ctx context.Context, r *proxy.Request, o proxy.RoundTripOptions) (*proxy.Response, error) {
-	rt, header, err := t.resolve(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if len(header) > 0 {
-		out := *r
-		out.Header = append(append(proxy.Header{}, r.Header...), header...)
-		r = &out
-	}
-	return rt.RoundTrip(ctx, r, o)
-}
-
-func (t *endpointTransport) resolve(ctx context.Context) (proxy.RoundTripper, proxy.Header, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.ready != nil {
-		return t.ready, t.header, nil
-	}
-	lookup := t.rt.comps.lookupSecret
-	fields, err := t.resource.HeaderFields(ctx, t.rt.cfg.identity(), lookup)
-	if err != nil {
-		return nil, nil, err
-	}
-	tc, err := t.tlsConfig(ctx, lookup)
-	if err != nil {
-		return nil, nil, err
-	}
-	for _, f := range fields {
-		t.header.Add(f.Name, f.Value)
-	}
-	t.ready = t.rt.transports.originWith(&url.URL{Scheme: t.base.Scheme, Host: t.base.Host}, tc)
-	return t.ready, t.header, nil
-}
-
-func (t *endpointTransport) tlsConfig(ctx context.Context, lookup resource.SecretLookup) (*tls.Config, error) {
-	spec := t.resource.Spec.ClientTLS
-	var pem [3]string
-	for i, doc := range []resource.TLSDocument{spec.RootCA, spec.Certificate, spec.PrivateKey} {
-		var err error
-		if pem[i], err = doc.Resolve(ctx, t.resource.Auth.SecretStore, lookup); err != nil {
-			return nil, err
-		}
-	}
-	if pem[0] == "" && pem[1] == "" {
-		return nil, nil //nolint:nilnil // no configuration of its own
-	}
-	tc := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.base.Hostname()}
-	if pem[0] != "" {
-		tc.RootCAs = x509.NewCertPool()
-		if !tc.RootCAs.AppendCertsFromPEM([]byte(pem[0])) {
-			return nil, fmt.Errorf("HTTPEndpoint %s: clientTLS.rootCA holds no certificate", t.resource.Name())
-		}
-	}
-	if pem[1] != "" {
-		cert, err := tls.X509KeyPair([]byte(pem[1]), []byte(pem[2]))
-		if err != nil {
-			return nil, fmt.Errorf("HTTPEndpoint %s: clientTLS: %w", t.resource.Name(), err)
-		}
-		tc.Certificates = []tls.Certificate{cert}
-	}
-	return tc, nil
-}
-
-func (rt *Runtime) buildAPIs() {
-	token := dapr.NewToken(rt.cfg.APIToken.Reveal())
-	h := httpapi.Options{
-		AppID: rt.cfg.AppID, Blocks: rt, Invoker: rt.invoker, Tracing: rt.tracing, Token: token,
-		AllowedOrigins: rt.cfg.AllowedOrigins, MaxBody: rt.cfg.MaxBodySize,
-	}
-	if rt.cfg.LogAPI {
-		h.Observe = rt.logCall
-	}
-	if rt.app != nil {
-		h.ConfigurationApp = rt.app.channel
-	}
-	rt.http = httpapi.New(h)
-}
-
-func (rt *Runtime) logCall(c httpapi.Call) {
-	rt.cfg.Log.Info("API call", "method", c.Method, "path", c.Path, "route", c.Route, "status", c.Status,
-		"duration", c.Duration, "user_agent", c.UserAgent)
-}
-
 // handle serves both APIs on every API port: what is gRPC is known by its
 // content type.
 func (rt *Runtime) handle(ex proxy.Exchange) {
 	if rpc.IsGRPC(ex.Request().Header) {
-		rt.forwardGRPC(ex)
+		rt.grpc.Handle(ex)
 		return
 	}
 	rt.http.Handle(ex)
-}
-
-// forwardGRPC passes a gRPC call on to the application it names.
-func (rt *Runtime) forwardGRPC(ex proxy.Exchange) {
-	r := ex.Request()
-	if err := rt.invoker.Forward(ex, r.Header.Get(invoke.FieldTarget), r.Target); err != nil {
-		rpc.Fail(ex, status.New(codes.Unavailable, fault.Message(err)))
-	}
 }
 
 // Addresses tells where the process can be reached.
@@ -369,7 +244,11 @@ func (rt *Runtime) stages() [][]service {
 	if rt.cfg.Process != nil {
 		stages = append(stages, []service{{"application", rt.cfg.Process}})
 	}
-	var top []service
+	top := []service{{"streams", func(ctx context.Context) error {
+		<-ctx.Done()
+		rt.grpc.Stop() // they would never end by themselves
+		return nil
+	}}}
 	for _, r := range rt.names.registrars {
 		top = append(top, service{"registration", func(ctx context.Context) error { return r.Register(ctx, rt.self(), rt.endpoint()) }})
 	}

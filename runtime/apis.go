@@ -1,0 +1,91 @@
+package runtime
+
+import (
+	"strings"
+
+	"github.com/proa-io/proa/dialect/dapr"
+	"github.com/proa-io/proa/dialect/dapr/grpcapi"
+	"github.com/proa-io/proa/dialect/dapr/httpapi"
+	"github.com/proa-io/proa/resource"
+)
+
+// buildAPIs makes the two forms of the API.
+func (rt *Runtime) buildAPIs() {
+	token := dapr.NewToken(rt.cfg.APIToken.Reveal())
+	h := httpapi.Options{
+		AppID: rt.cfg.AppID, Blocks: rt, Invoker: rt.invoker, Tracing: rt.tracing, Token: token,
+		AllowedOrigins: rt.cfg.AllowedOrigins, MaxBody: rt.cfg.MaxBodySize,
+		Allows: apiRule(rt.set.Configuration.Spec.API, "http"),
+	}
+	g := grpcapi.Options{
+		AppID: rt.cfg.AppID, Blocks: rt, Invoker: rt.invoker, Tracing: rt.tracing, Token: token,
+		MaxMessage: int(rt.cfg.MaxBodySize), Allows: apiRule(rt.set.Configuration.Spec.API, "grpc"),
+	}
+	if rt.app != nil {
+		h.ConfigurationApp = rt.app.channel
+	}
+	rt.logCalls(&h, &g)
+	rt.http, rt.grpc = httpapi.New(h), grpcapi.New(g)
+}
+
+// logCalls logs every API call when the flag or the Configuration asks for it.
+func (rt *Runtime) logCalls(h *httpapi.Options, g *grpcapi.Options) {
+	on, omitHealth, hidePath := rt.cfg.LogAPI, false, false
+	if l := rt.set.Configuration.Spec.Logging; l != nil && l.APILogging != nil {
+		if l.APILogging.Enabled != nil {
+			on = on || *l.APILogging.Enabled
+		}
+		omitHealth, hidePath = l.APILogging.OmitHealthChecks, l.APILogging.ObfuscateURLs
+	}
+	if !on {
+		return
+	}
+	log := rt.cfg.Log
+	h.Observe = func(c httpapi.Call) {
+		if c.Health && omitHealth {
+			return
+		}
+		path := c.Path
+		if hidePath {
+			path = c.Route
+		}
+		log.Info("API call", "protocol", "http", "method", c.Method, "path", path, "route", c.Route, "status", c.Status,
+			"duration", c.Duration, "user_agent", c.UserAgent)
+	}
+	g.Observe = func(c grpcapi.Call) {
+		log.Info("API call", "protocol", "grpc", "method", c.Method, "forwarded", c.Forwarded, "code", c.Code.String(),
+			"duration", c.Duration, "user_agent", c.UserAgent)
+	}
+}
+
+// apiRule says which groups of the API are served over a protocol: those that
+// are allowed if any are, else those that are not denied. Nil serves all.
+func apiRule(api *resource.API, protocol string) func(group, version string) bool {
+	if api == nil || len(api.Allowed)+len(api.Denied) == 0 {
+		return nil
+	}
+	matches := func(rules []resource.APIRule, group, version string) bool {
+		for _, r := range rules {
+			if (r.Protocol == "" || r.Protocol == protocol) && strings.EqualFold(r.Name, group) &&
+				(r.Version == "" || apiVersion(r.Version) == apiVersion(version)) {
+				return true
+			}
+		}
+		return false
+	}
+	allows := false
+	for _, r := range api.Allowed {
+		allows = allows || r.Protocol == "" || r.Protocol == protocol
+	}
+	return func(group, version string) bool {
+		if allows {
+			return matches(api.Allowed, group, version)
+		}
+		return !matches(api.Denied, group, version)
+	}
+}
+
+// apiVersion makes "v1.0-alpha1", as paths have it, and "v1alpha1" the same.
+func apiVersion(text string) string {
+	return strings.ReplaceAll(strings.Replace(strings.ToLower(text), "v1.0", "v1", 1), "-", "")
+}
