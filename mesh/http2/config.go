@@ -59,14 +59,15 @@ type Config struct {
 	// connection counts as dead. Default 10 s.
 	KeepAliveTimeout time.Duration
 
-	// ResetBudget is how many streams the peer may reset in a burst before it
-	// is taken for an attack; it refills at half of that per second, and by
-	// one with each stream that ends well. Default 500.
+	// ResetBudget is how many streams the peer may reset in a burst, before
+	// they are answered, until it is taken for an attack. It refills each
+	// second, and by one with each stream that ends well. Whatever the peer
+	// resets, no more than MaxStreams handlers run. Default 1000.
 	ResetBudget int
 	// FrameBudget is how many frames that carry nothing (PING, SETTINGS,
 	// PRIORITY, empty DATA, small WINDOW_UPDATEs, unknown ones, ...) the peer
-	// may send in a burst. It refills by itself each second, and with the
-	// content that is sent. Default 2000.
+	// may send in a burst. It refills each second, and with the frames and the
+	// content that the peer is sent. Default 2000.
 	FrameBudget int
 }
 
@@ -85,7 +86,7 @@ func (c Config) withDefaults() Config {
 	number(&c.MaxStreamWindow, 1<<20, maxWindow)
 	number(&c.ConnWindow, 1<<20, maxWindow)
 	number(&c.ConnBuffer, 8<<20, maxWindow)
-	number(&c.ResetBudget, 500, maxWindow)
+	number(&c.ResetBudget, 1000, maxWindow)
 	number(&c.FrameBudget, 2000, maxWindow)
 	c.MaxStreamWindow = max(c.MaxStreamWindow, c.StreamWindow)
 	c.ConnWindow = max(c.ConnWindow, initialWindow)

@@ -141,6 +141,21 @@ func TestAConnectionThatDiesWithARequestSentIsNotUnsent(t *testing.T) {
 	}
 }
 
+func TestTheReasonOfAGOAWAYIsTold(t *testing.T) {
+	leak.Check(t)
+	l := listen(t)
+	defer l.Close()
+	cl := dial(t, l.Addr().String())
+	out := start(t.Context(), cl, getRequest())
+	r := rawServer(t, l)
+	r.do(r.fr.WriteGoAway(r.awaitRequest(), calm, []byte("too_many_pings")))
+	_ = r.nc.Close()
+	o := <-out
+	if fault.CodeOf(o.err) != fault.ResourceExhausted || !strings.Contains(o.err.Error(), "too_many_pings") {
+		t.Errorf("%v", o.err)
+	}
+}
+
 // mute is a connection whose writes fail from some point on.
 type mute struct {
 	net.Conn

@@ -45,6 +45,7 @@ func (c *conn) beginBlock(st *stream, end bool) int64 {
 // if it is longer than the peer's frames may be.
 func (c *conn) endBlock(st *stream, at int64, end bool) {
 	st.lastFrame = at
+	c.credit.Add(creditPerFrame)
 	from := int(at - c.base)
 	n := len(c.out) - from - frameHeader
 	if n > c.peerFrame {

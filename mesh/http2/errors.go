@@ -115,6 +115,8 @@ func (c *conn) lost(err error) error {
 		return c.fault(faultOf(ce.code, c.client), &ResetError{Code: ce.code, Reason: ce.reason}, "the HTTP/2 connection ended: %s", ce.reason)
 	}
 	switch {
+	case c.goneAway != nil && c.goneAway.Code != codeNo:
+		return c.fault(faultOf(c.goneAway.Code, c.client), c.goneAway, "the server ended the HTTP/2 connection")
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return c.fault(fault.Unavailable, err, "the peer closed the HTTP/2 connection")
 	case errors.Is(err, net.ErrClosed), errors.Is(err, os.ErrDeadlineExceeded):

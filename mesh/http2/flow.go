@@ -111,7 +111,7 @@ func (c *conn) send(st *stream, p []byte, done <-chan struct{}) (n int, err erro
 			n += k
 			st.sendWin -= int64(k)
 			c.sendWin -= int64(k)
-			c.sent.Add(int64(k))
+			c.credit.Add(creditPerFrame + int64(k)/smallUpdate)
 			c.endTurn(st)
 		}
 	}

@@ -282,7 +282,7 @@ func (c *conn) onReset(fh wire.FrameHeader) error {
 		}
 		return c.guard.junk(c)
 	}
-	if !c.client {
+	if !c.client && !st.headSent {
 		if err := c.guard.reset(c); err != nil {
 			return err
 		}

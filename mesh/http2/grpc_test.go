@@ -316,3 +316,35 @@ func TestAHundredGRPCStreamsShareAConnection(t *testing.T) {
 		wg.Wait()
 	})
 }
+
+func TestGRPCClientsThatPingForEachAnswerAreNoFlood(t *testing.T) {
+	leak.Check(t)
+	inner := dial(t, grpcServer(t, &service{}))
+	tc := grpcClient(t, serve(t, &http2.Server{Handler: forward(inner), Config: http2.Config{FrameBudget: 20}}))
+	var wg sync.WaitGroup
+	for range 10 {
+		wg.Go(func() {
+			for range 200 {
+				if _, err := tc.UnaryCall(t.Context(), &pb.SimpleRequest{ResponseSize: 10}); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	both, err := tc.FullDuplexCall(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 1000 {
+		if err := both.Send(&pb.StreamingOutputCallRequest{Payload: payload(1)}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := both.Recv(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_ = both.CloseSend()
+	_, _ = both.Recv()
+	wg.Wait()
+}

@@ -9,7 +9,7 @@ type guard struct {
 	frames, frameBudget float64
 	resets, resetBudget float64
 	framesAt, resetsAt  time.Time
-	sent, ended         int64 // of the connection, when last looked at
+	credit, ended       int64 // of the connection, when last looked at
 }
 
 func newGuard(cfg *Config) guard {
@@ -26,10 +26,10 @@ func (g *guard) junk(c *conn) error {
 		g.frames--
 		return nil
 	}
-	now, sent := time.Now(), c.sent.Load()
-	g.frames += g.frameBudget*now.Sub(g.framesAt).Seconds() + float64(sent-g.sent)/smallUpdate
+	now, credit := time.Now(), c.credit.Load()
+	g.frames += g.frameBudget*now.Sub(g.framesAt).Seconds() + float64(credit-g.credit)
 	g.frames = min(g.frames, g.frameBudget)
-	g.framesAt, g.sent = now, sent
+	g.framesAt, g.credit = now, credit
 	if g.frames < 1 {
 		return connErrorf(codeCalm, "too many frames that carry nothing")
 	}
@@ -37,8 +37,14 @@ func (g *guard) junk(c *conn) error {
 	return nil
 }
 
-// smallUpdate is how much a WINDOW_UPDATE must add to be no junk.
-const smallUpdate = 1024
+const (
+	// creditPerFrame is how many frames that carry nothing the peer may send
+	// for each HEADERS and DATA frame that it gets: gRPC implementations
+	// answer content with PINGs, to measure, and with WINDOW_UPDATEs.
+	creditPerFrame = 4
+	// smallUpdate is how much a WINDOW_UPDATE must add to be no junk.
+	smallUpdate = 1024
+)
 
 // window counts a WINDOW_UPDATE.
 func (g *guard) window(c *conn, n int64) error {
@@ -48,14 +54,14 @@ func (g *guard) window(c *conn, n int64) error {
 	return g.junk(c)
 }
 
-// reset counts a stream that the peer has reset.
+// reset counts a stream that the peer has reset before it was answered.
 func (g *guard) reset(c *conn) error {
 	if g.resets >= 1 {
 		g.resets--
 		return nil
 	}
 	now, ended := time.Now(), c.ended.Load()
-	g.resets += g.resetBudget/2*now.Sub(g.resetsAt).Seconds() + float64(ended-g.ended)
+	g.resets += g.resetBudget*now.Sub(g.resetsAt).Seconds() + float64(ended-g.ended)
 	g.resets = min(g.resets, g.resetBudget)
 	g.resetsAt, g.ended = now, ended
 	if g.resets < 1 {

@@ -3,14 +3,11 @@ package http2_test
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"io"
 	"net"
 	"net/http"
 	"strings"
 	"testing"
-
-	xhttp2 "golang.org/x/net/http2"
 
 	"github.com/proa-io/proa/internal/leak"
 	"github.com/proa-io/proa/mesh/http2"
@@ -50,16 +47,12 @@ func dial(tb testing.TB, addr string) *http2.Client {
 	return cl
 }
 
-// foreignTransport is the HTTP/2 client of golang.org/x/net.
-func foreignTransport(tb testing.TB) *http.Client {
+// foreignClient is a client of net/http that speaks nothing but HTTP/2.
+func foreignClient(tb testing.TB) *http.Client {
 	tb.Helper()
-	t := &xhttp2.Transport{
-		AllowHTTP: true,
-		DialTLSContext: func(ctx context.Context, network, addr string, _ *tls.Config) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, network, addr)
-		},
-	}
+	var p http.Protocols
+	p.SetUnencryptedHTTP2(true)
+	t := &http.Transport{Protocols: &p}
 	tb.Cleanup(t.CloseIdleConnections)
 	return &http.Client{Transport: t}
 }
@@ -115,7 +108,7 @@ func do(tb testing.TB, cl proxy.RoundTripper, r *proxy.Request) (*proxy.Response
 func TestTheClientOfNetHTTPIsServed(t *testing.T) {
 	leak.Check(t)
 	addr := serve(t, &http2.Server{Handler: echo})
-	cl := foreignTransport(t)
+	cl := foreignClient(t)
 	for _, size := range []int{0, 1, 1 << 10, 100 << 10, 3 << 20} {
 		body := strings.Repeat("x", size)
 		res, err := cl.Post("http://"+addr+"/p?q=1", "text/plain", strings.NewReader(body))

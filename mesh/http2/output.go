@@ -34,7 +34,7 @@ type output struct {
 	room     sync.Cond
 	writers  sync.WaitGroup
 	enc      *hpack.Encoder
-	sent     atomic.Int64 // content sent, for the guard
+	credit   atomic.Int64 // what the guard allows the peer for what was sent
 	ended    atomic.Int64 // streams that ended well, for the guard
 }
 
@@ -140,14 +140,8 @@ func (c *conn) appendGoAway(last uint32, code Code, reason string) {
 	c.urgent = true
 }
 
-// flush writes the output unless somebody is writing, who will write it then.
-func (c *conn) flush() {
-	c.mu.Lock()
-	c.flushLocked()
-	c.mu.Unlock()
-}
-
-// flushLocked is flush for those who hold c.mu, which is released in between.
+// flushLocked writes the output unless somebody is writing, who will write it
+// then. c.mu is held, but not while writing.
 func (c *conn) flushLocked() {
 	if c.flushing || len(c.out) == 0 || c.err != nil {
 		return

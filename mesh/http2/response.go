@@ -13,9 +13,7 @@ import (
 // until the body has ended or is closed.
 type response struct {
 	proxy.Response
-	// ctx is that of RoundTrip: reading the body has none of its own, as with
-	// an io.Reader.
-	ctx     context.Context
+	ctx     context.Context //nolint:containedctx // that of RoundTrip: reading the body has no other
 	c       *conn
 	st      *stream // nil once the response is over; c.mu guards it
 	over    error   // what Read returns then

@@ -45,7 +45,7 @@ type Server struct {
 	mem     memory
 	workers workers
 	now     atomic.Pointer[dateLine]
-	ctx     context.Context // ends when the server is closed
+	ctx     context.Context //nolint:containedctx // the life of the server; ends handshakes when it is closed
 	cancel  context.CancelCauseFunc
 
 	mu        sync.Mutex

@@ -126,6 +126,7 @@ func (c *conn) answerTooLarge(st *stream) error {
 		if err := c.appendHead(st, 431, nil, 0, true); err != nil {
 			return err
 		}
+		c.credit.Add(-creditPerFrame) // no reason for the client to send more
 		c.urgent = true
 	}
 	if st.err == nil && !(st.localEnd && st.remoteEnd) {

@@ -62,7 +62,7 @@ type serverSide struct {
 	tooLarge  bool // the body exceeded MaxBodyBytes
 	bodyLeft  int64
 	cancel    context.CancelCauseFunc
-	ctx       context.Context // of the exchange, once asked for
+	ctx       context.Context //nolint:containedctx // what Exchange.Context returns, once asked for
 }
 
 // clientSide is what only a client has of a stream.
