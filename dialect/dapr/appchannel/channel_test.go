@@ -208,14 +208,14 @@ func TestADeliveryEndsWithItsContext(t *testing.T) {
 	if _, err := app.channel(t, nil).Deliver(ctx, "/", e); !fault.Is(err, fault.DeadlineExceeded) {
 		t.Errorf("over HTTP: %v", err)
 	}
+	ctx, cancel = context.WithCancel(t.Context())
 	g := serveGRPC(t, func(s grpc.ServiceRegistrar) {
 		rtv1.RegisterAppCallbackServer(s, &topicApp{topic: func(*rtv1.TopicEventRequest) (*rtv1.TopicEventResponse, error) {
+			cancel()
 			<-release
 			return &rtv1.TopicEventResponse{}, nil
 		}})
 	})
-	ctx, cancel = context.WithCancel(t.Context())
-	time.AfterFunc(20*time.Millisecond, cancel)
 	if _, err := g.channel(t, nil).Deliver(ctx, "/", e); !fault.Is(err, fault.Canceled) {
 		t.Errorf("over gRPC: %v", err)
 	}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -14,6 +16,8 @@ import (
 
 	"github.com/proa-io/proa/dialect/dapr/appchannel"
 	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/internal/freeport"
+	"github.com/proa-io/proa/mesh/http1"
 	"github.com/proa-io/proa/mesh/proxy"
 )
 
@@ -181,13 +185,15 @@ func TestACallThatFindsNobodyMakesWatchLook(t *testing.T) {
 	})
 }
 
-// listen opens a port of this host, the same one again where again is not "".
-func listen(t *testing.T, again string) net.Listener {
+// listen opens a port of this host: the same one again where again is not "".
+func listen(t *testing.T, again string) (l net.Listener) {
 	t.Helper()
+	var err error
 	if again == "" {
-		again = "127.0.0.1:0"
+		l, err = freeport.Listen()
+	} else {
+		l, err = net.Listen("tcp", again)
 	}
-	l, err := net.Listen("tcp", again)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -233,4 +239,34 @@ func TestARestartBeforeWatchIsNoticed(t *testing.T) {
 	if fmt.Sprint(seen) != "[gone back]" {
 		t.Errorf("Watch saw %v", seen)
 	}
+}
+
+func TestAnApplicationThatComesBackIsAskedAnew(t *testing.T) {
+	checkLeaks(t)
+	serve := func(l net.Listener, topic string) (stop func()) {
+		srv := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, `[{"pubsubname":"bus","topic":"`+topic+`","route":"/x"}]`)
+		})}
+		done := make(chan struct{})
+		go func() { defer close(done); _ = srv.Serve(l) }()
+		return func() { _ = srv.Close(); <-done }
+	}
+	l := listen(t, "")
+	addr := l.Addr().String()
+	stopApp := serve(l, "old")
+	client := &http1.Client{Address: addr}
+	t.Cleanup(func() { _ = client.Close() })
+	c := appchannel.New(appchannel.Options{Address: addr, Transport: client})
+	events, stop := watch(t, c)
+	for _, topic := range []string{"old", "new", "newer"} {
+		specs, err := c.Subscriptions(t.Context())
+		if err != nil || len(specs) != 1 || specs[0].Topic != topic {
+			t.Errorf("Subscriptions = %+v, %v; want the topic %q", specs, err, topic)
+		}
+		stopApp()
+		stopApp = serve(listen(t, addr), map[string]string{"old": "new", "new": "newer"}[topic])
+		expect(t, events, "gone", "back")
+	}
+	stop()
+	stopApp()
 }
