@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	commonv1 "github.com/proa-io/proa/api/gen/dapr/proto/common/v1"
+	"github.com/proa-io/proa/dialect/dapr"
 	"github.com/proa-io/proa/fault"
 	"github.com/proa-io/proa/mesh/proxy"
 	"github.com/proa-io/proa/mesh/rpc"
@@ -28,10 +29,10 @@ import (
 // as metadata, those that HTTP defines with the prefix "dapr-". The response
 // has status 200, the content and the metadata of the answer. When the
 // application answers with an error, the response has the HTTP status that
-// belongs to its code and the status as JSON (google.rpc.Status), and in its
-// header the fields grpc-status, grpc-message and grpc-status-details-bin as
-// they came; a successful one has grpc-status 0. Trailers become those of the
-// response.
+// belongs to its code and the status as JSON (google.rpc.Status). In both cases
+// its header has what dapr.TakeStatus takes, so that the caller's sidecar can
+// tell a gRPC caller the very status, and dapr.FieldTypeURL where there is a
+// type. Trailers become those of the response.
 //
 // An application that cannot be reached is an error, as with every
 // RoundTripper. Options.Limit is not applied: it is for the caller to do.
@@ -60,7 +61,8 @@ func (a *adapter) RoundTrip(ctx context.Context, r *proxy.Request, o proxy.Round
 		defer cancel()
 	}
 	request := &commonv1.InvokeRequest{
-		Method: valid(methodOf(r)), ContentType: valid(r.Header.Get(fieldContentType)), Data: &anypb.Any{Value: content},
+		Method: valid(methodOf(r)), ContentType: valid(r.Header.Get(fieldContentType)),
+		Data: &anypb.Any{TypeUrl: valid(r.Header.Get(dapr.FieldTypeURL)), Value: content},
 		HttpExtension: &commonv1.HTTPExtension{
 			Verb:        commonv1.HTTPExtension_Verb(commonv1.HTTPExtension_Verb_value[r.Method]),
 			Querystring: valid(r.Query()),
@@ -112,6 +114,9 @@ func methodOf(r *proxy.Request) string {
 	return path
 }
 
+// ownPrefix begins the names of the fields that sidecars set for each other.
+const ownPrefix = "proa-"
+
 // invocationFields returns the fields of a request as metadata.
 func invocationFields(in proxy.Header) proxy.Header {
 	h := make(proxy.Header, 0, len(in))
@@ -123,7 +128,7 @@ func invocationFields(in proxy.Header) proxy.Header {
 			continue
 		case isHTTPField(name):
 			name = "dapr-" + name
-		case isOurs(name), strings.HasPrefix(name, "proa-"):
+		case isOurs(name), strings.HasPrefix(name, ownPrefix):
 			continue
 		}
 		if strings.HasSuffix(name, "-bin") { // is encoded already
@@ -154,7 +159,10 @@ func success(answer *commonv1.InvokeResponse, header, trailer metadata.MD) *prox
 	if ct := answer.GetContentType(); ct != "" {
 		h = append(h, proxy.Field{Name: fieldContentType, Value: oneLine(ct)})
 	}
-	h = append(h, proxy.Field{Name: "grpc-status", Value: "0"})
+	if t := answer.GetData().GetTypeUrl(); t != "" {
+		h = append(h, proxy.Field{Name: dapr.FieldTypeURL, Value: oneLine(t)})
+	}
+	dapr.AddStatus(&h, status.New(codes.OK, ""))
 	return respond(200, h, answer.GetData().GetValue(), trailer)
 }
 
@@ -167,7 +175,8 @@ func failure(st *status.Status, header, trailer metadata.MD) *proxy.Response {
 		delete(trailer, name)
 	}
 	h := append(answerFields(header), proxy.Field{Name: fieldContentType, Value: typeJSON})
-	return respond(httpStatusOf(st.Code()), append(h, rpc.StatusFields(st)...), content, trailer)
+	dapr.AddStatus(&h, st)
+	return respond(dapr.HTTPStatus(st.Code()), h, content, trailer)
 }
 
 func respond(status int, h proxy.Header, content []byte, trailer metadata.MD) *proxy.Response {
@@ -178,9 +187,15 @@ func respond(status int, h proxy.Header, content []byte, trailer metadata.MD) *p
 	return out
 }
 
-// answerFields returns the metadata of an answer as fields.
+// answerFields returns the metadata of an answer as fields. What belongs to
+// gRPC, or would be taken for the sidecar's own, is left out.
 func answerFields(md metadata.MD) proxy.Header {
-	return rpc.AppendMetadata(nil, md) // which leaves out what belongs to gRPC
+	for name := range md {
+		if strings.HasPrefix(name, ownPrefix) {
+			delete(md, name)
+		}
+	}
+	return rpc.AppendMetadata(nil, md)
 }
 
 // bufferedBody is content that is there.
@@ -191,32 +206,3 @@ func (b *bufferedBody) Buffered() int { return b.Len() }
 
 // Close implements io.Closer.
 func (b *bufferedBody) Close() error { return nil }
-
-// httpStatusOf returns the HTTP status that stands for a gRPC status code.
-func httpStatusOf(code codes.Code) int {
-	switch code {
-	case codes.OK:
-		return 200
-	case codes.Canceled:
-		return 408
-	case codes.InvalidArgument, codes.FailedPrecondition, codes.OutOfRange:
-		return 400
-	case codes.DeadlineExceeded:
-		return 504
-	case codes.NotFound:
-		return 404
-	case codes.AlreadyExists, codes.Aborted:
-		return 409
-	case codes.PermissionDenied:
-		return 403
-	case codes.Unauthenticated:
-		return 401
-	case codes.ResourceExhausted:
-		return 429
-	case codes.Unimplemented:
-		return 501
-	case codes.Unavailable:
-		return 503
-	}
-	return 500
-}

@@ -19,10 +19,10 @@ import (
 	commonv1 "github.com/proa-io/proa/api/gen/dapr/proto/common/v1"
 	rtv1 "github.com/proa-io/proa/api/gen/dapr/proto/runtime/v1"
 	"github.com/proa-io/proa/component"
+	"github.com/proa-io/proa/dialect/dapr"
 	"github.com/proa-io/proa/dialect/dapr/appchannel"
 	"github.com/proa-io/proa/fault"
 	"github.com/proa-io/proa/mesh/proxy"
-	"github.com/proa-io/proa/mesh/rpc"
 )
 
 // invoked answers OnInvoke by a function.
@@ -58,9 +58,9 @@ func TestAnHTTPRequestReachesAGRPCApplication(t *testing.T) {
 	var got *commonv1.InvokeRequest
 	a := &invoked{do: func(ctx context.Context, r *commonv1.InvokeRequest) (*commonv1.InvokeResponse, error) {
 		got = r
-		_ = grpc.SetHeader(ctx, metadata.Pairs("x-app", "1", "blob-bin", "\x00"))
+		_ = grpc.SetHeader(ctx, metadata.Pairs("x-app", "1", "blob-bin", "\x00", "proa-grpc-status", "5"))
 		_ = grpc.SetTrailer(ctx, metadata.Pairs("x-late", "2"))
-		return &commonv1.InvokeResponse{Data: &anypb.Any{Value: []byte("answer")}, ContentType: "text/css"}, nil
+		return &commonv1.InvokeResponse{Data: &anypb.Any{TypeUrl: "type.example/Out", Value: []byte("answer")}, ContentType: "text/css"}, nil
 	}}
 	app := a.serve(t)
 	rt := app.channel(t, func(o *appchannel.Options) { o.Token = component.NewSecret("s3cret") }).HTTPAdapter()
@@ -70,6 +70,7 @@ func TestAnHTTPRequestReachesAGRPCApplication(t *testing.T) {
 			{Name: "Content-Type", Value: "application/json"}, {Name: "Accept", Value: "*/*"}, {Name: "User-Agent", Value: "curl"},
 			{Name: "X-Tenant", Value: "acme"}, {Name: "traceparent", Value: parent}, {Name: "dapr-api-token", Value: "forged"},
 			{Name: "dapr-caller-app-id", Value: "web"}, {Name: "key-bin", Value: "AAE"}, {Name: "grpc-timeout", Value: "1n"},
+			{Name: dapr.FieldTypeURL, Value: "type.example/In"},
 		},
 	}, proxy.RoundTripOptions{HeadTimeout: time.Minute})
 	if err != nil {
@@ -78,15 +79,18 @@ func TestAnHTTPRequestReachesAGRPCApplication(t *testing.T) {
 	if text := body(t, resp); resp.Status != 200 || text != "answer" {
 		t.Errorf("the response is %d %q", resp.Status, text)
 	}
-	for name, want := range map[string]string{"content-type": "text/css", "grpc-status": "0", "x-app": "1", "blob-bin": "AA"} {
+	for name, want := range map[string]string{"content-type": "text/css", dapr.FieldTypeURL: "type.example/Out", "x-app": "1", "blob-bin": "AA"} {
 		if v := strings.Join(resp.Header.Values(name), ", "); v != want {
 			t.Errorf("field %s is %q, want %q", name, v, want)
 		}
 	}
+	if st, _, ok := dapr.TakeStatus(resp.Header); !ok || st.Code() != codes.OK {
+		t.Errorf("the status in the header is %v", st)
+	}
 	if resp.Trailer == nil || resp.Trailer.Get("x-late") != "2" || len(*resp.Trailer) != 1 {
 		t.Errorf("the trailer is %v", resp.Trailer)
 	}
-	if got.GetMethod() != "cart/an item" || string(got.GetData().GetValue()) != "data" || got.GetContentType() != "application/json" ||
+	if got.GetMethod() != "cart/an item" || string(got.GetData().GetValue()) != "data" || got.GetData().GetTypeUrl() != "type.example/In" || got.GetContentType() != "application/json" ||
 		got.GetHttpExtension().GetVerb() != commonv1.HTTPExtension_PUT || got.GetHttpExtension().GetQuerystring() != "n=1&m=%20" {
 		t.Errorf("the application got %v", got)
 	}
@@ -135,7 +139,7 @@ func TestTheStatusOfAGRPCApplicationSurvives(t *testing.T) {
 		if resp.Status != want || doc.Code != int(code) || doc.Message != "why é%" || len(doc.Details) != 1 || doc.Details[0].Reason != "BECAUSE" {
 			t.Errorf("%v: the response is %d %s", code, resp.Status, text)
 		}
-		back, ok := rpc.StatusOf(resp.Header)
+		back, _, ok := dapr.TakeStatus(resp.Header)
 		if !ok || back.Code() != code || back.Message() != "why é%" || len(back.Details()) != 1 {
 			t.Errorf("%v: the status in the header is %v", code, back)
 		}

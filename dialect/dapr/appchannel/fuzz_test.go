@@ -10,6 +10,7 @@ import (
 
 	"github.com/proa-io/proa/block/binding"
 	"github.com/proa-io/proa/block/pubsub"
+	"github.com/proa-io/proa/dialect/dapr"
 	"github.com/proa-io/proa/mesh/proxy"
 )
 
@@ -93,21 +94,6 @@ func FuzzBindingAnswer(f *testing.F) {
 	})
 }
 
-func FuzzExtension(f *testing.F) {
-	for _, s := range []string{`"x"`, `"\u00e9\\"`, "7", "1e400", "null", `{"a":[1,true,{"b":"\xff"}]}`, "{", `"`, strings.Repeat("[", 2000) + strings.Repeat("]", 2000)} {
-		f.Add([]byte(s))
-	}
-	f.Fuzz(func(t *testing.T, text []byte) {
-		v := structValue(text)
-		if v == nil {
-			return
-		}
-		if _, err := proto.Marshal(v); err != nil {
-			t.Errorf("%q: %v", text, err)
-		}
-	})
-}
-
 func FuzzFields(f *testing.F) {
 	f.Add("Name", "value")
 	f.Add("grpc-timeout", "1S")
@@ -130,7 +116,7 @@ func FuzzFields(f *testing.F) {
 }
 
 func checkField(t *testing.T, f proxy.Field, grpc bool) {
-	if !isToken(f.Name) || f.Name != strings.ToLower(f.Name) || isOurs(f.Name) {
+	if !dapr.IsToken(f.Name) || f.Name != strings.ToLower(f.Name) || isOurs(f.Name) {
 		t.Errorf("a field with the name %q", f.Name)
 	}
 	if !isPlain(f.Value) || strings.Trim(f.Value, " \t") != f.Value {

@@ -103,7 +103,7 @@ func (g *grpcApp) Deliver(ctx context.Context, route string, ev *pubsub.Event) (
 	c.header = append(c.header, proxy.Field{Name: fieldPubSubName, Value: printable(ev.Component)})
 	c.header = appendTrace(ctx, c.header, ev.TraceParent(), ev.TraceState())
 	c.header = appendMetadata(c.header, ev.Metadata, true)
-	request := topicEvent(route, ev)
+	request := dapr.TopicEvent(ev, route)
 	var answer *rtv1.TopicEventResponse
 	err := g.deliver(ctx, "OnTopicEvent", c, func(ctx context.Context) (err error) {
 		answer, err = g.callback.OnTopicEvent(ctx, request)

@@ -76,7 +76,7 @@ func fieldName(name string) (string, bool) {
 	case strings.HasPrefix(name, ":"):
 		name = "dapr-" + name[1:]
 	}
-	return name, isToken(name)
+	return name, dapr.IsToken(name)
 }
 
 // isOurs reports whether a field, in lower case, is the sidecar's to set, or
@@ -95,16 +95,6 @@ func isOurs(name string) bool {
 // isGRPCField reports whether a field has a meaning in the gRPC protocol that
 // metadata must not take.
 func isGRPCField(name string) bool { return name == "user-agent" || strings.HasPrefix(name, "grpc-") }
-
-// isToken reports whether s is a token (RFC 9110, section 5.6.2).
-func isToken(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; c <= ' ' || c >= 0x7f || strings.IndexByte(`"(),/:;<=>?@[\]{}`, c) >= 0 {
-			return false
-		}
-	}
-	return s != ""
-}
 
 // isMetadataName reports whether s can name gRPC metadata.
 func isMetadataName(s string) bool {

@@ -31,9 +31,12 @@ func (c *Channel) RunHealth(ctx context.Context, report func(healthy bool)) erro
 				report(true)
 			}
 		default:
-			if failures++; healthy && failures >= h.Threshold {
+			if failures++; failures != h.Threshold {
+				break
+			}
+			c.opt.Log.WarnContext(ctx, "the application is not well", "failed_probes", failures, "error", err)
+			if healthy {
 				healthy = false
-				c.opt.Log.WarnContext(ctx, "the application is not well", "failed_probes", failures, "error", err)
 				report(false)
 			}
 		}

@@ -21,19 +21,23 @@ import (
 
 func TestHealthIsReportedWhenItChanges(t *testing.T) {
 	// What each probe meets: o is well, x an error, r a refusal, s silence.
-	for _, tc := range []struct{ probes, want string }{
-		{"oooo", "0:well"},
-		{"xxxxxo", "5:well"},
-		{"oxxoxxo", "0:well"},
-		{"oxxxxo", "0:well 3:ill 5:well"},
-		{"oxrso", "0:well 3:ill 4:well"},
-		{"ossso", "0:well 3:ill 4:well"},
+	for _, tc := range []struct {
+		probes, want string
+		warnings     int
+	}{
+		{"oooo", "0:well", 0},
+		{"xxxxxo", "5:well", 1},
+		{"oxxoxxo", "0:well", 0},
+		{"oxxxxo", "0:well 3:ill 5:well", 1},
+		{"oxrso", "0:well 3:ill 4:well", 1},
+		{"osssoxxxxxxx", "0:well 3:ill 4:well 7:ill", 2},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			began, n := time.Now(), -1
+			log := &logged{}
 			c := appchannel.New(appchannel.Options{
-				Address: "app:80", Health: appchannel.Health{Interval: 10 * time.Second, Timeout: time.Second},
+				Address: "app:80", Log: log.logger(), Health: appchannel.Health{Interval: 10 * time.Second, Timeout: time.Second},
 				Transport: transport(func(ctx context.Context, r *proxy.Request) (*proxy.Response, error) {
 					if n++; n >= len(tc.probes) {
 						cancel()
@@ -62,6 +66,9 @@ func TestHealthIsReportedWhenItChanges(t *testing.T) {
 			}
 			if s := strings.Join(got, " "); s != tc.want {
 				t.Errorf("%s: reports are %q, want %q", tc.probes, s, tc.want)
+			}
+			if n := strings.Count(log.String(), "the application is not well"); n != tc.warnings {
+				t.Errorf("%s: %d warnings, want %d", tc.probes, n, tc.warnings)
 			}
 		})
 	}

@@ -1,35 +1,15 @@
 package appchannel
 
 import (
-	"encoding/json"
 	"strings"
 	"unicode/utf8"
-
-	"google.golang.org/protobuf/types/known/structpb"
 
 	commonv1 "github.com/proa-io/proa/api/gen/dapr/proto/common/v1"
 	rtv1 "github.com/proa-io/proa/api/gen/dapr/proto/runtime/v1"
 	"github.com/proa-io/proa/block/binding"
 	"github.com/proa-io/proa/block/pubsub"
+	"github.com/proa-io/proa/dialect/dapr"
 )
-
-// topicEvent returns an event as OnTopicEvent takes it.
-func topicEvent(route string, e *pubsub.Event) *rtv1.TopicEventRequest {
-	return &rtv1.TopicEventRequest{
-		Id: valid(e.ID()), Source: valid(e.Source()), Type: valid(e.Type()), SpecVersion: valid(e.SpecVersion()),
-		DataContentType: valid(e.DataContentType()), Data: payload(e), Extensions: extensions(e),
-		Topic: valid(e.Topic), PubsubName: valid(e.Component), Path: valid(route),
-	}
-}
-
-// payload returns the data of an event, which for a bare one is what came from
-// the broker.
-func payload(e *pubsub.Event) []byte {
-	if e.Raw != nil {
-		return e.Raw
-	}
-	return e.Data()
-}
 
 // bulkTopicEvent returns several events as OnBulkTopicEvent takes them.
 func bulkTopicEvent(route string, b *pubsub.BulkEvent) *rtv1.TopicEventBulkRequest {
@@ -47,61 +27,11 @@ func bulkTopicEvent(route string, b *pubsub.BulkEvent) *rtv1.TopicEventBulkReque
 		if e.Raw != nil {
 			entry.Event = &rtv1.TopicEventBulkRequestEntry_Bytes{Bytes: e.Raw}
 		} else {
-			entry.Event = &rtv1.TopicEventBulkRequestEntry_CloudEvent{CloudEvent: &rtv1.TopicEventCERequest{
-				Id: valid(e.ID()), Source: valid(e.Source()), Type: valid(e.Type()), SpecVersion: valid(e.SpecVersion()),
-				DataContentType: valid(e.DataContentType()), Data: e.Data(), Extensions: extensions(e),
-			}}
+			entry.Event = &rtv1.TopicEventBulkRequestEntry_CloudEvent{CloudEvent: dapr.BulkTopicEvent(e)}
 		}
 		out.Entries[i] = entry
 	}
 	return out
-}
-
-// extensions returns the attributes of an event that have no field of their
-// own.
-func extensions(e *pubsub.Event) *structpb.Struct {
-	out := &structpb.Struct{Fields: make(map[string]*structpb.Value, 8)}
-	for name, value := range e.Attributes() {
-		switch name {
-		case "id", "source", "type", "specversion", "datacontenttype", "data", "data_base64":
-			continue
-		}
-		if v := structValue(value); v != nil {
-			out.Fields[valid(name)] = v
-		}
-	}
-	return out
-}
-
-// structValue returns a JSON value as a message; nil for what is not JSON.
-func structValue(text []byte) *structpb.Value {
-	if s, ok := simpleText(text); ok {
-		return structpb.NewStringValue(s)
-	}
-	var v any
-	if json.Unmarshal(text, &v) != nil { // makes valid UTF-8
-		return nil
-	}
-	out, err := structpb.NewValue(v)
-	if err != nil {
-		return nil
-	}
-	return out
-}
-
-// simpleText returns the text of a JSON string that has no escapes, as nearly
-// all are.
-func simpleText(text []byte) (string, bool) {
-	if len(text) < 2 || text[0] != '"' || !utf8.Valid(text) {
-		return "", false
-	}
-	body := text[1 : len(text)-1]
-	for _, c := range body {
-		if c == '\\' {
-			return "", false
-		}
-	}
-	return string(body), true
 }
 
 // bindingAnswer returns what the answer to an event of a binding asks for; nil
