@@ -10,6 +10,7 @@ import (
 
 	"github.com/proa-io/proa/block/config"
 	"github.com/proa-io/proa/block/lock"
+	"github.com/proa-io/proa/block/pubsub"
 	"github.com/proa-io/proa/block/state"
 	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/engine"
@@ -38,6 +39,12 @@ func Specs(shared *engine.Engine) []component.Spec {
 		}, ConfigConfig{}, func(ctx context.Context, cfg ConfigConfig, env component.Env) (*Config, error) {
 			return OpenConfig(ctx, shared, cfg, env)
 		}),
+		pubsub.Spec(component.Description{
+			Name: "nats", Aliases: []string{"jetstream"},
+			Summary: "Keeps messages in streams of the engine, or of a NATS server with JetStream.",
+		}, pubSubDefaults(), func(ctx context.Context, cfg PubSubConfig, env component.Env) (*PubSub, error) {
+			return OpenPubSub(ctx, shared, cfg, env)
+		}),
 	}
 }
 
@@ -64,9 +71,9 @@ type Server struct {
 	// server's certificate; the system's when empty.
 	CA string `setting:"ca"`
 	// Cert is the path of a PEM file with the client's certificate.
-	Cert string `setting:"cert"`
+	Cert string `setting:"cert,tls_client_cert"`
 	// Key is the path of a PEM file with the key of Cert.
-	Key string `setting:"key"`
+	Key string `setting:"key,tls_client_key"`
 	// Replicas is the number of copies on a cluster; 0 for 3 on a cluster of
 	// three or more, and 1 otherwise.
 	Replicas int `setting:"replicas"`

@@ -61,8 +61,9 @@ func TestSettingsAreChecked(t *testing.T) {
 		{"url=nats://a token=t user=u", `at most one may be used`},
 		{"url=nats://a cert=c.pem", `x.yaml:1: "cert": and key must be given together`},
 		{"replicas=9", `x.yaml:1: "replicas": must be 1, 3 or 5`},
-		{"bucket=a.b", `x.yaml:1: "bucket": wants letters`},
-		{"bukket=a", `did you mean "bucket"?`},
+		{"bucket=a.b", `x.yaml:1: "bucket": `},
+		{"bukket=a", `x.yaml:1: "bukket": there is no such setting`},
+		{"url=nats://a jwt=j", `x.yaml:1: "jwt": and seedKey must be given together`},
 	} {
 		var settings component.Settings
 		for kv := range strings.SplitSeq(c.settings, " ") {
