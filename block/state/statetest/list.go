@@ -71,7 +71,7 @@ func listPages(t *testing.T, d state.Driver) {
 		want = append(want, key)
 	}
 	var got []string
-	for after := ""; ; after = got[len(got)-1] {
+	for after := ""; len(got) <= len(want); after = got[len(got)-1] {
 		page, err := l.List(t.Context(), "item ", after, 50)
 		if err != nil {
 			t.Fatal(err)
