@@ -92,7 +92,9 @@ func (x *external) connect(ctx context.Context) bool {
 
 // dialer connects for as long as a context lives. Left alone, the library
 // waits for the handshake of a server that is silent, and a stop with it.
-type dialer struct{ life context.Context } //nolint:containedctx // the library's interface has none
+type dialer struct {
+	life context.Context //nolint:containedctx // the library's interface passes none
+}
 
 // Dial implements nats.CustomDialer.
 func (d dialer) Dial(network, addr string) (net.Conn, error) {

@@ -150,7 +150,7 @@ type link struct {
 	// whose state we cannot know: each call runs apart.
 	detached    bool
 	dialTimeout time.Duration
-	life        context.Context // ends with close
+	life        context.Context //nolint:containedctx // of the link itself, for its attempts to connect; ends with close
 	end         context.CancelFunc
 	work        sync.WaitGroup
 
@@ -159,7 +159,7 @@ type link struct {
 	asked, answered atomic.Uint64 // calls so far; the last of them known to be over
 
 	mu      sync.Mutex
-	opening context.Context // of newLink; nil once it has returned
+	opening context.Context //nolint:containedctx // of newLink, for dial, to which the library passes none; nil once it has returned
 	hooks   []func() bool   // undo what ties connections to opening
 	attempt *attempt        // to connect, under way
 }
@@ -176,7 +176,7 @@ func newLink(ctx context.Context, cfg Config) (*link, error) {
 	}
 	l := &link{detached: cfg.Type == typeCluster || cfg.Failover, dialTimeout: cfg.DialTimeout.Std()}
 	l.life, l.end = context.WithCancel(context.WithoutCancel(ctx))
-	l.opening = ctx //nolint:containedctx // for dial, until newLink returns
+	l.opening = ctx
 	l.redis, err = rueidis.NewClient(options(cfg, tlsConfig, l.dial))
 	if err != nil {
 		if l.redis != nil {
