@@ -139,7 +139,8 @@ func (g *grpcApp) DeliverBulk(ctx context.Context, route string, b *pubsub.BulkE
 		return err
 	}
 	alpha := func(ctx context.Context) (err error) {
-		answer, err = g.alpha.OnBulkTopicEventAlpha1(ctx, request) //nolint:staticcheck // what older applications have
+		//lint:ignore SA1019 it is what older applications have
+		answer, err = g.alpha.OnBulkTopicEventAlpha1(ctx, request)
 		return err
 	}
 	err := g.either(ctx, c, &g.onlyAlpha, method{"OnBulkTopicEvent", stable}, method{"OnBulkTopicEventAlpha1", alpha})
