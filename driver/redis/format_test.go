@@ -9,6 +9,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/proa-io/proa/block/state"
+	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/fault"
 )
 
@@ -166,6 +167,7 @@ func TestSettings(t *testing.T) {
 		{"several hosts of a cluster", func(c *StateConfig) { c.Host, c.Type = "a:1, b:2", "cluster" }, ""},
 		{"an unknown type", func(c *StateConfig) { c.Type = "ring" }, `"redisType": wants "node" or "cluster"`},
 		{"a database of a cluster", func(c *StateConfig) { c.Type, c.DB = "cluster", 1 }, `"redisDB": must be 0`},
+		{"a port that is none", func(c *StateConfig) { c.Port = 70000 }, `"redisPort": wants a number`},
 		{"a negative database", func(c *StateConfig) { c.DB = -1 }, `"redisDB": must not be negative`},
 		{"failover without a name", func(c *StateConfig) { c.Failover = true }, `"sentinelMasterName": is required`},
 		{"failover", func(c *StateConfig) { c.Failover, c.SentinelMasterName, c.Host = true, "m", "a:1,b:2" }, ""},
@@ -184,7 +186,7 @@ func TestSettings(t *testing.T) {
 func TestAddressesGetAPort(t *testing.T) {
 	for _, tc := range []struct {
 		host string
-		port uint16
+		port int
 		want string
 	}{
 		{"redis", 0, "redis:6379"},
@@ -208,6 +210,29 @@ func TestHashSlots(t *testing.T) {
 	} {
 		if got := slot(key); got != want {
 			t.Errorf("slot(%q) = %d, want %d", key, got, want)
+		}
+	}
+}
+
+// Component files written for Dapr must open as they are.
+func TestEverySettingOfDaprsComponentIsAccepted(t *testing.T) {
+	var all component.Settings
+	for name, value := range map[string]string{
+		"redisHost": "localhost:6379", "redisPort": "6379", "redisPassword": "", "redisUsername": "", "redisDB": "0", "redisType": "node",
+		"sentinelPassword": "", "sentinelUsername": "", "sentinelMasterName": "", "failover": "false",
+		"redisMaxRetries": "3", "redisMinRetryInterval": "8ms", "redisMaxRetryInterval": "512ms",
+		"dialTimeout": "5s", "readTimeout": "3000", "writeTimeout": "3s", "poolSize": "20", "minIdleConns": "0", "maxConnAge": "10m",
+		"poolTimeout": "4s", "idleTimeout": "-1", "idleCheckFrequency": "1m",
+		"enableTLS": "false", "insecureSkipTLSVerify": "false", "clientCert": "", "clientKey": "",
+		"ttlInSeconds": "-1", "queryIndexes": "", "keyPrefix": "none", "actorStateStore": "true",
+	} {
+		all = append(all, component.Setting{Name: name, Value: value})
+	}
+	for _, s := range Specs() {
+		if s.Block == state.Block {
+			if err := s.Check(all); err != nil {
+				t.Error(err)
+			}
 		}
 	}
 }

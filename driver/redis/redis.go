@@ -47,7 +47,7 @@ type Config struct {
 	// sentinels, separated by commas. The port is 6379 unless given.
 	Host string `setting:"redisHost,required"`
 	// Port is the port of every host that has none.
-	Port uint16 `setting:"redisPort"`
+	Port int `setting:"redisPort"`
 	// Username is the ACL user; empty for the default one.
 	Username string `setting:"redisUsername"`
 	// Password of the user.
@@ -142,6 +142,8 @@ func (c Config) Validate() error {
 		return component.Invalid("redisHost", "lists %d servers; that wants redisType %q, or failover for a list of sentinels", len(addrs), typeCluster)
 	case c.Type == typeCluster && c.DB != 0:
 		return component.Invalid("redisDB", "must be 0: a cluster has no other")
+	case c.Port < 0 || c.Port > 65535:
+		return component.Invalid("redisPort", "wants a number from 1 to 65535")
 	case c.DB < 0:
 		return component.Invalid("redisDB", "must not be negative")
 	case c.ClientCert.IsSet() != c.ClientKey.IsSet():
@@ -171,7 +173,7 @@ func (c Config) addresses() []string {
 			continue
 		}
 		if _, _, err := net.SplitHostPort(a); err != nil {
-			a = net.JoinHostPort(strings.Trim(a, "[]"), strconv.Itoa(int(port)))
+			a = net.JoinHostPort(strings.Trim(a, "[]"), strconv.Itoa(port))
 		}
 		out = append(out, a)
 	}
