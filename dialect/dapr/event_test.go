@@ -112,7 +112,7 @@ func TestAStatusTravelsInFields(t *testing.T) {
 			t.Errorf("%v became %v; left are %v", st, got, rest)
 		}
 	}
-	h := proxy.Header{{Name: "x-grpc-status", Value: "0"}}
+	h := proxy.Header{{Name: "grpc-status", Value: "0"}}
 	if st, rest, ok := TakeStatus(h); ok || len(rest) != 1 {
 		t.Errorf("an HTTP answer has the status %v", st)
 	}

@@ -95,27 +95,36 @@ func HTTPFailure(httpStatus int, detail string) *status.Status {
 	return rich
 }
 
-// FieldTypeURL is the header field in which the type of a message travels whose
-// bytes are the content: an answer of a gRPC application to InvokeService
-// travels as an HTTP response, and its request as an HTTP request, so that HTTP
-// and gRPC applications can invoke each other.
-const FieldTypeURL = "proa-type-url"
+// An answer of a gRPC application to InvokeService travels as an HTTP response,
+// so that HTTP applications can invoke gRPC ones. These fields carry what HTTP
+// has no place for.
+const (
+	// FieldTypeURL is the type of the message that is the content.
+	FieldTypeURL = "proa-type-url"
+	// statusPrefix begins the names of the fields of the gRPC status.
+	statusPrefix = "proa-"
+)
 
-// AddStatus adds the fields that carry st to the header of such a response.
-func AddStatus(h *proxy.Header, st *status.Status) { *h = append(*h, rpc.StatusFields(st)...) }
+// AddStatus adds the fields that carry st to the header of an HTTP response.
+func AddStatus(h *proxy.Header, st *status.Status) {
+	for _, f := range rpc.StatusFields(st) {
+		h.Add(statusPrefix+f.Name, f.Value)
+	}
+}
 
-// TakeStatus returns the gRPC status that the header of such a response
+// TakeStatus returns the gRPC status that the header of an HTTP response
 // carries, and the other fields. ok is false when it carries none: the
 // application speaks HTTP.
 func TakeStatus(h proxy.Header) (st *status.Status, rest proxy.Header, ok bool) {
-	if st, ok = rpc.StatusOf(h); !ok {
-		return nil, h, false
-	}
+	var fields proxy.Header
 	rest = make(proxy.Header, 0, len(h))
 	for _, f := range h {
-		if !strings.HasPrefix(strings.ToLower(f.Name), "grpc-") {
-			rest = append(rest, f)
+		if name, ours := strings.CutPrefix(strings.ToLower(f.Name), statusPrefix); ours && strings.HasPrefix(name, "grpc-") {
+			fields.Add(name, f.Value)
+			continue
 		}
+		rest = append(rest, f)
 	}
-	return st, rest, true
+	st, ok = rpc.StatusOf(fields)
+	return st, rest, ok
 }
