@@ -120,7 +120,6 @@ func (a *application) run(ctx context.Context) error {
 	if a.rt.cfg.AppHealth.Enabled {
 		wg.Go(func() {
 			_ = a.channel.RunHealth(ctx, func(healthy bool) { // ends with ctx
-				a.rt.cfg.Log.Info("the application's health changed", "healthy", healthy)
 				a.set(ctx, func() { a.healthy = healthy })
 			})
 		})
@@ -137,7 +136,6 @@ func (a *application) came(ctx context.Context) {
 
 // went stops feeding an application that is gone.
 func (a *application) went() {
-	a.rt.cfg.Log.Info("the application is gone; deliveries wait until it is back")
 	a.ready.Store(false)
 	a.set(context.Background(), func() { a.present = false }) //nolint:contextcheck // nothing is started
 }
