@@ -15,6 +15,9 @@ import (
 	_ "time/tzdata" // time zones of schedules, on hosts that have none
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/proa-io/proa/component"
 )
 
 // version is set when the program is built for a release.
@@ -79,9 +82,28 @@ Then talk to it:
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
+	root.SetFlagErrorFunc(suggestFlag)
 	root.AddCommand(runCommand(), sidecarCommand(), publishCommand(), invokeCommand(), stateCommand(),
 		validateCommand(), componentsCommand(), listCommand(), versionCommand())
 	return root
+}
+
+// suggestFlag names the flag that was probably meant.
+func suggestFlag(cmd *cobra.Command, err error) error {
+	unknown, ok := errors.AsType[*pflag.NotExistError](err)
+	if !ok || len(unknown.GetSpecifiedName()) < 2 {
+		return err
+	}
+	var names []string
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if !f.Hidden {
+			names = append(names, f.Name)
+		}
+	})
+	if near := component.Nearest(unknown.GetSpecifiedName(), names); near != "" {
+		return fmt.Errorf("%w; did you mean --%s?", err, near)
+	}
+	return fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())
 }
 
 func versionCommand() *cobra.Command {
