@@ -30,7 +30,7 @@ import (
 //	/hello       a greeting
 //	/echo        what was sent, and the tokens and ids in the header
 //	/call/APP/…  invokes another application through its sidecar
-//	/hold        answers when somebody asks for /release
+//	/hold        answers when somebody asks for /release, or the app is told to stop
 //	/healthz     200, or 503 between /sick and /well
 func appMain() {
 	var a app
@@ -53,6 +53,7 @@ func appMain() {
 		defer close(done)
 		<-stop
 		fmt.Println("told to stop")
+		a.release.Do(func() { close(a.released) })
 		for *stubborn {
 			<-stop
 		}

@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"errors"
 	"net"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -20,6 +21,7 @@ import (
 // commands of testscript there are:
 //
 //	freeport NAME...            sets variables to ports that are free
+//	expand FILE...              puts variables in place of ${NAME} in files
 //	start NAME PROGRAM ARG...   starts a program; its output goes to NAME.log
 //	await NAME PATTERN          waits until that output matches
 //	signal SIGNAL NAME          sends INT, TERM or KILL
@@ -35,7 +37,7 @@ func TestScripts(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup:               setup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"freeport": cmdFreeport, "start": cmdStart, "await": cmdAwait, "signal": cmdSignal, "ended": cmdEnded, "stop": cmdStop,
+			"freeport": cmdFreeport, "expand": cmdExpand, "start": cmdStart, "await": cmdAwait, "signal": cmdSignal, "ended": cmdEnded, "stop": cmdStop,
 			"http": cmdHTTP, "poll": cmdPoll, "redis": cmdRedis,
 		},
 	})
@@ -99,6 +101,14 @@ func cmdFreeport(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	for _, l := range all {
 		ts.Check(l.Close())
+	}
+}
+
+func cmdExpand(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) > 0, "expand FILE...")
+	for _, file := range args {
+		text := os.Expand(ts.ReadFile(file), ts.Getenv)
+		ts.Check(os.WriteFile(ts.MkAbs(file), []byte(text), 0o600))
 	}
 }
 
