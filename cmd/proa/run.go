@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -80,6 +81,7 @@ func runOne(cmd *cobra.Command, f *sidecarFlags, args []string) error {
 	s := newScreen(os.Stdout)
 	return launch(cmd.Context(), cmd, launchOptions{
 		flags: f, command: args, app: s.writer(f.cfg.AppID, false), sidecar: s.writer("proa", true),
+		portTaken: func() { laptopDefaults(cmd, f) },
 	})
 }
 
@@ -90,6 +92,8 @@ type launchOptions struct {
 	dir          string
 	env          []string
 	app, sidecar *lines
+	// portTaken, if set, chooses other ports when somebody else was faster.
+	portTaken func()
 }
 
 // launch runs one application and its sidecar until either ends or ctx does.
@@ -97,25 +101,35 @@ type launchOptions struct {
 func launch(ctx context.Context, cmd *cobra.Command, o launchOptions) error {
 	defer o.app.flush()
 	defer o.sidecar.flush()
-	cfg, err := o.flags.config(cmd, o.sidecar)
+	rt, err := prepare(ctx, cmd, &o)
+	if o.portTaken != nil && errors.Is(err, syscall.EADDRINUSE) {
+		o.portTaken()
+		rt, err = prepare(ctx, cmd, &o)
+	}
 	if err != nil {
 		return err
 	}
-	rt, err := runtime.New(ctx, withProcess(cfg, &o))
-	if err != nil {
-		return err
-	}
+	id := o.flags.cfg.AppID
 	err = rt.Run(ctx)
 	var exit exitError
 	switch {
 	case errors.As(err, &exit):
-		fmt.Fprintf(o.sidecar, "%s ended with exit code %d\n", cfg.AppID, exit.code)
+		fmt.Fprintf(o.sidecar, "%s ended with exit code %d\n", id, exit.code)
 		return exit
 	case errors.Is(err, errExited):
-		fmt.Fprintf(o.sidecar, "%s ended\n", cfg.AppID)
+		fmt.Fprintf(o.sidecar, "%s ended\n", id)
 		return nil
 	}
 	return err
+}
+
+// prepare builds the sidecar and binds its ports.
+func prepare(ctx context.Context, cmd *cobra.Command, o *launchOptions) (*runtime.Runtime, error) {
+	cfg, err := o.flags.config(cmd, o.sidecar)
+	if err != nil {
+		return nil, err
+	}
+	return runtime.New(ctx, withProcess(cfg, o))
 }
 
 // withProcess adds the application, and what is said when all is up.
