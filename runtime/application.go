@@ -90,6 +90,9 @@ func newApplication(rt *Runtime) *application {
 // invocable is the application as other applications invoke it.
 func (a *application) invocable() *invoke.App {
 	out := &invoke.App{Token: a.rt.cfg.AppAPIToken.Reveal()}
+	if a.limit != nil {
+		out.Limit = a.limit.Policy
+	}
 	switch a.rt.cfg.AppProtocol {
 	case "grpc", "grpcs":
 		out.HTTP, out.GRPC = a.channel.HTTPAdapter(), a.transport

@@ -61,7 +61,7 @@ type builder struct {
 func defaultComponents() []resource.Component {
 	var out []resource.Component
 	for _, c := range [][2]string{
-		{"statestore", "state.nats"}, {"pubsub", "pubsub.nats"}, {"lockstore", "lock.nats"},
+		{"statestore", "state.nats"}, {"pubsub", "pubsub.in-memory"}, {"lockstore", "lock.nats"},
 		{"configstore", "configuration.nats"}, {"secretstore", "secretstores.local.env"},
 	} {
 		var r resource.Component

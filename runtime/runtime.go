@@ -156,9 +156,6 @@ func (rt *Runtime) buildInvoker() error {
 	}
 	if rt.app != nil {
 		o.App = rt.app.invocable()
-		if rt.app.limit != nil {
-			o.Inbound = append(o.Inbound, rt.app.limit.Policy)
-		}
 	}
 	rt.invoker = invoke.New(o)
 	return nil

@@ -45,7 +45,7 @@ func (s *Service) Call(ctx context.Context, id string, r Request, maxBody int64)
 	}
 	call := policy.Call{Key: r.Path, Bytes: len(r.Body), Idempotent: idempotent(r.Method)}
 	var reply *Reply
-	err = s.operation(t.id).Run(ctx, &call, func(ctx context.Context) error {
+	exchange := func(ctx context.Context) error {
 		out.Body = body.next()
 		setTrace(ctx, out)
 		resp, err := s.send(ctx, t, out, call.Attempt, proxy.RoundTripOptions{})
@@ -58,7 +58,14 @@ func (s *Service) Call(ctx context.Context, id string, r Request, maxBody int64)
 			return &answer{target: t.id, status: reply.Status, grpcStatus: -1}
 		}
 		return err
-	})
+	}
+	attempt := exchange
+	if t.self && s.own != nil {
+		attempt = func(ctx context.Context) error {
+			return s.own.Run(ctx, &policy.Call{Caller: s.opt.AppID, Key: r.Path}, exchange)
+		}
+	}
+	err = s.operation(t.id).Run(ctx, &call, attempt)
 	if _, ok := errors.AsType[*answer](err); ok {
 		return reply, nil
 	}

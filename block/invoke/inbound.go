@@ -30,9 +30,6 @@ func (s *Service) Receive(ex proxy.Exchange) {
 	err := s.inbound.Run(ctx, &call, func(ctx context.Context) error {
 		out := *in
 		out.Scheme = "http"
-		if s.opt.App != nil && s.opt.App.Token != "" {
-			out.Header.Set(fieldAPIToken, s.opt.App.Token)
-		}
 		setTrace(ctx, &out)
 		resp, err := s.local(ctx, &out, proxy.RoundTripOptions{Interim: func(status int, h proxy.Header) { _ = ex.Interim(status, h) }})
 		if err != nil {

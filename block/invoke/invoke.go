@@ -13,6 +13,7 @@ import (
 	"context"
 	"log/slog"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -63,6 +64,9 @@ type App struct {
 	HTTP, GRPC proxy.RoundTripper
 	// Token, if set, is sent to the application with every request.
 	Token string
+	// Limit, if set, bounds the requests that are under way to the
+	// application, whoever sends them.
+	Limit policy.Policy
 }
 
 // Endpoint is an address outside that can be invoked by name.
@@ -105,6 +109,7 @@ type Service struct {
 	opt       Options
 	endpoints map[string]*Endpoint
 	inbound   *policy.Operation
+	own       *policy.Operation // around what the application asks of itself; nil without a limit
 	relay     proxy.Relayer
 
 	targets sync.Map     // id → *policy.Operation
@@ -120,7 +125,13 @@ func New(o Options) *Service {
 	for i := range o.Endpoints {
 		s.endpoints[o.Endpoints[i].Name] = &o.Endpoints[i]
 	}
-	s.inbound = o.Inbound.Bind(policy.Op{Block: Block, Component: o.AppID, Name: "receive", Inbound: true})
+	op := policy.Op{Block: Block, Component: o.AppID, Name: "receive", Inbound: true}
+	inbound := o.Inbound
+	if o.App != nil && o.App.Limit != nil {
+		inbound = append(slices.Clip(inbound), o.App.Limit)
+		s.own = policy.Chain{o.App.Limit}.Bind(op)
+	}
+	s.inbound = inbound.Bind(op)
 	return s
 }
 
@@ -241,6 +252,9 @@ func (s *Service) local(ctx context.Context, r *proxy.Request, o proxy.RoundTrip
 	if rt == nil {
 		return nil, fault.New(fault.FailedPrecondition,
 			"application %q does not take %s requests; see --app-protocol", s.opt.AppID, kind).WithReason(ReasonNoApp)
+	}
+	if s.opt.App.Token != "" {
+		r.Header.Set(fieldAPIToken, s.opt.App.Token)
 	}
 	return rt.RoundTrip(ctx, r, o)
 }

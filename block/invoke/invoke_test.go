@@ -404,3 +404,38 @@ func TestGRPCStreamsPassThrough(t *testing.T) {
 		t.Errorf("trailer %v", st.Trailer())
 	}
 }
+
+// transport is an application that is called without a network.
+type transport func(ctx context.Context, r *proxy.Request) (*proxy.Response, error)
+
+func (f transport) RoundTrip(ctx context.Context, r *proxy.Request, _ proxy.RoundTripOptions) (*proxy.Response, error) {
+	return f(ctx, r)
+}
+
+func TestAnApplicationThatInvokesItselfIsBoundedAndShownItsToken(t *testing.T) {
+	entered, leave := make(chan string), make(chan struct{})
+	app := transport(func(_ context.Context, r *proxy.Request) (*proxy.Response, error) {
+		entered <- r.Header.Get("dapr-api-token")
+		<-leave
+		return &proxy.Response{Status: 204, Body: http.NoBody}, nil
+	})
+	s := invoke.New(invoke.Options{
+		AppID: "shop", Namespace: "default", Chains: policy.None{}, Directory: directory(t, nil),
+		App: &invoke.App{HTTP: app, Token: "secret", Limit: policy.NewBulkhead(1, 0).Policy},
+	})
+	first := make(chan error)
+	go func() {
+		_, err := s.Call(t.Context(), "shop", invoke.Request{Method: "GET", Path: "/x"}, 100)
+		first <- err
+	}()
+	if token := <-entered; token != "secret" {
+		t.Errorf("the application was shown the token %q", token)
+	}
+	if _, err := s.Call(t.Context(), "shop", invoke.Request{Method: "GET", Path: "/x"}, 100); fault.CodeOf(err) != fault.ResourceExhausted {
+		t.Errorf("a second request at once: %v, want ResourceExhausted", err)
+	}
+	close(leave)
+	if err := <-first; err != nil {
+		t.Error(err)
+	}
+}

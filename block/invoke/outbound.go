@@ -140,6 +140,13 @@ type forward struct {
 }
 
 func (f *forward) attempt(ctx context.Context) error {
+	if f.target.self && f.service.own != nil {
+		return f.service.own.Run(ctx, &policy.Call{Caller: f.service.opt.AppID, Key: f.call.Key}, f.exchange)
+	}
+	return f.exchange(ctx)
+}
+
+func (f *forward) exchange(ctx context.Context) error {
 	f.out.Body = f.body.next()
 	setTrace(ctx, f.out)
 	resp, err := f.service.send(ctx, f.target, f.out, f.call.Attempt, proxy.RoundTripOptions{Interim: f.interim})

@@ -5,8 +5,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 
@@ -46,11 +47,15 @@ func TestScripts(t *testing.T) {
 // story is what the commands of one script share.
 type story struct {
 	tb        testing.TB
+	env       []string // of all programs
 	processes map[string]*process
 	redis     map[string]*testserver.RedisServer
 }
 
 type storyKey struct{}
+
+// passedOn are the variables that programs get from a script that sets them.
+var passedOn = []string{"APP_API_TOKEN", "DAPR_API_TOKEN", "NAMESPACE", "PROA_HOME"}
 
 func setup(env *testscript.Env) error {
 	tb, ok := env.T().(testing.TB)
@@ -60,7 +65,7 @@ func setup(env *testscript.Env) error {
 	env.Setenv("PATH", filepath.Dir(proa(tb))+string(filepath.ListSeparator)+env.Getenv("PATH"))
 	env.Setenv("HOME", filepath.Join(env.WorkDir, "home"))
 	env.Setenv("NO_PROXY", "*")
-	s := &story{tb: tb, processes: map[string]*process{}, redis: map[string]*testserver.RedisServer{}}
+	s := &story{tb: tb, env: slices.Clone(env.Vars), processes: map[string]*process{}, redis: map[string]*testserver.RedisServer{}}
 	env.Values[storyKey{}] = s
 	env.Defer(func() {
 		for _, p := range s.processes {
@@ -107,10 +112,12 @@ func cmdFreeport(ts *testscript.TestScript, neg bool, args []string) {
 func cmdExpand(ts *testscript.TestScript, neg bool, args []string) {
 	usage(ts, neg, len(args) > 0, "expand FILE...")
 	for _, file := range args {
-		text := os.Expand(ts.ReadFile(file), ts.Getenv)
+		text := braced.ReplaceAllStringFunc(ts.ReadFile(file), func(name string) string { return ts.Getenv(name[2 : len(name)-1]) })
 		ts.Check(os.WriteFile(ts.MkAbs(file), []byte(text), 0o600))
 	}
 }
+
+var braced = regexp.MustCompile(`\$\{\w+\}`)
 
 func cmdStart(ts *testscript.TestScript, neg bool, args []string) {
 	usage(ts, neg, len(args) >= 2, "start NAME PROGRAM ARG...")
@@ -118,8 +125,12 @@ func cmdStart(ts *testscript.TestScript, neg bool, args []string) {
 	if old := s.processes[args[0]]; old != nil && !old.ended() {
 		ts.Fatalf("%s still runs", args[0])
 	}
-	ts.Check(ts.Exec("env")) // the environment as the script has changed it
-	env := strings.Split(strings.TrimSpace(ts.ReadFile("stdout")), "\n")
+	env := slices.Clone(s.env)
+	for _, name := range passedOn {
+		if v := ts.Getenv(name); v != "" {
+			env = append(env, name+"="+v)
+		}
+	}
 	p, err := start(launch{name: args[0], dir: ts.MkAbs("."), logs: ts.Getenv("WORK"), env: env, args: args[1:]})
 	ts.Check(err)
 	s.processes[args[0]] = p
