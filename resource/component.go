@@ -1,6 +1,7 @@
 package resource
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 
@@ -16,6 +17,8 @@ type Component struct {
 
 // ComponentSpec is the spec of a Component.
 type ComponentSpec struct {
+	// Pos is where the specification starts.
+	Pos component.Position `yaml:"-"`
 	// Type is block and driver, "state.redis".
 	Type    string `yaml:"type"`
 	Version string `yaml:"version"`
@@ -36,6 +39,19 @@ func (c *Component) Scopes() []string { return c.header.Scopes }
 // Position returns where the document starts.
 func (c *Component) Position() component.Position { return c.Pos }
 
+// typePosition returns where the type is, or should be.
+func (c *Component) typePosition() component.Position {
+	if c.Spec.Pos.Line == 0 {
+		return c.Pos
+	}
+	return c.Spec.Pos
+}
+
+// TypeError returns an error about the component's type.
+func (c *Component) TypeError(format string, args ...any) error {
+	return &Error{c.typePosition(), "Component " + c.Name(), "spec.type", fmt.Sprintf(format, args...)}
+}
+
 // Block returns the first part of the type, "state".
 func (c *Component) Block() string {
 	block, _, _ := strings.Cut(c.Spec.Type, ".")
@@ -47,9 +63,9 @@ func (c *Component) check(p *problems) {
 	c.requireName(p)
 	switch {
 	case c.Spec.Type == "":
-		p.addf(c.Pos, res, "spec.type", `is required, for instance "state.redis"`)
+		p.add(c.TypeError(`is required, for instance "state.redis"`))
 	case !strings.Contains(c.Spec.Type, "."):
-		p.addf(c.Pos, res, "spec.type", `wants a block and a driver such as "state.redis", not %q`, c.Spec.Type)
+		p.add(c.TypeError(`wants a block and a driver such as "state.redis", not %q`, c.Spec.Type))
 	}
 	checkNameValues(p, res, "spec.metadata", c.Spec.Metadata)
 }

@@ -61,7 +61,7 @@ type builder struct {
 func defaultComponents() []resource.Component {
 	var out []resource.Component
 	for _, c := range [][2]string{
-		{"statestore", "state.nats"}, {"pubsub", "pubsub.in-memory"}, {"lockstore", "lock.nats"},
+		{"statestore", "state.nats"}, {"pubsub", "pubsub.nats"}, {"lockstore", "lock.nats"},
 		{"configstore", "configuration.nats"}, {"secretstore", "secretstores.local.env"},
 	} {
 		var r resource.Component
@@ -110,13 +110,12 @@ func (b *builder) build(list []resource.Component) (*components, error) {
 func (b *builder) check(c *resource.Component) (component.Spec, error) {
 	spec, err := b.catalog.Lookup(c.Spec.Type, c.Spec.Version)
 	if err != nil {
-		return spec, &resource.Error{Pos: c.Position(), Resource: "Component " + c.Name(), Field: "spec.type", Problem: err.Error()}
+		return spec, c.TypeError("%s", err)
 	}
 	if deny := b.set.Configuration.Spec.Components; deny != nil {
 		for _, d := range deny.Deny {
 			if strings.EqualFold(d, spec.Type()) || strings.EqualFold(d, spec.Type()+"/"+spec.VersionOrDefault()) {
-				return spec, &resource.Error{Pos: c.Position(), Resource: "Component " + c.Name(), Field: "spec.type",
-					Problem: fmt.Sprintf("the Configuration denies components of type %q", d)}
+				return spec, c.TypeError("the Configuration denies components of type %q", d)
 			}
 		}
 	}
@@ -202,8 +201,7 @@ func (b *builder) add(c *resource.Component, spec component.Spec) error {
 			Chains: b.chains, Config: cfg, Capabilities: spec.Capabilities, Grace: b.cfg.Grace, Log: b.log(c),
 		})
 	default:
-		return &resource.Error{Pos: c.Position(), Resource: "Component " + name, Field: "spec.type",
-			Problem: fmt.Sprintf("there is no building block %q", spec.Block)}
+		return c.TypeError("there is no building block %q", spec.Block)
 	}
 	return nil
 }
