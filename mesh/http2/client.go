@@ -97,6 +97,14 @@ func (cl *Client) init() {
 	})
 }
 
+// name is what the client connects to, for errors.
+func (cl *Client) name() string {
+	if cl.Addr == "" {
+		return "the upstream"
+	}
+	return cl.Addr
+}
+
 // errClosed says that the client was closed.
 var errClosed = fault.New(fault.Unavailable, "the HTTP/2 client has been closed")
 
@@ -109,7 +117,7 @@ func (cl *Client) acquire(ctx context.Context) (*conn, error) {
 		}
 		if len(*cl.conns.Load()) == 0 {
 			if futile++; futile > maxFutile {
-				return nil, fault.New(fault.Unavailable, "connections to %s end as soon as they are made", cl.Addr)
+				return nil, fault.New(fault.Unavailable, "connections to %s end as soon as they are made", cl.name())
 			}
 		}
 		w, err := cl.enqueue()
@@ -126,7 +134,7 @@ func (cl *Client) acquire(ctx context.Context) (*conn, error) {
 			}
 		case <-ctx.Done():
 			cl.dequeue(w)
-			return nil, fault.Wrap(context.Cause(ctx), fault.CodeOf(ctx.Err()), "wait for a connection to %s", cl.Addr)
+			return nil, fault.Wrap(context.Cause(ctx), fault.CodeOf(ctx.Err()), "wait for a connection to %s", cl.name())
 		}
 	}
 }
@@ -289,7 +297,7 @@ func (cl *Client) Shutdown(ctx context.Context) error {
 	}
 	cl.Close()
 	<-done
-	return fault.Wrap(context.Cause(ctx), fault.CodeOf(ctx.Err()), "close the HTTP/2 client of %s: requests had not finished", cl.Addr)
+	return fault.Wrap(context.Cause(ctx), fault.CodeOf(ctx.Err()), "close the HTTP/2 client of %s: requests had not finished", cl.name())
 }
 
 // Close closes the client and its connections at once; requests that are under

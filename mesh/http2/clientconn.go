@@ -53,6 +53,9 @@ func (st *stream) receiveInterim(b *block) error {
 	if len(st.client.interims) == maxInterims {
 		return &streamError{st.id, codeCalm, "too many interim responses"}
 	}
+	if err := st.c.guard.junk(st.c); err != nil {
+		return err
+	}
 	st.client.interims = append(st.client.interims, interim{b.status, cloneHeader(b.header)})
 	st.wakeReaderLater()
 	return nil
@@ -65,8 +68,11 @@ func (st *stream) receiveHead(b *block) error {
 	r.Header = cloneHeader(b.header)
 	r.ContentLength = b.length
 	st.recvLeft = b.length
-	if st.client.head || b.status == 204 || b.status == 304 {
+	switch {
+	case st.client.head, b.status == 204, b.status == 304:
 		st.recvLeft = 0
+	case st.client.connect && b.status < 300:
+		st.recvLeft = proxy.UnknownLength // what follows is no content (RFC 9110, section 9.3.6)
 	}
 	if b.end {
 		if st.recvLeft > 0 {

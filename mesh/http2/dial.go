@@ -119,9 +119,5 @@ func (cl *Client) dialFault(err error) error {
 	if cl.ctx.Err() != nil {
 		return errClosed
 	}
-	name := cl.Addr
-	if name == "" {
-		name = "the upstream"
-	}
-	return fault.Wrap(err, fault.Unavailable, "connect to %s", name)
+	return fault.Wrap(err, fault.Unavailable, "connect to %s", cl.name())
 }

@@ -82,17 +82,19 @@ func (c *conn) splitBlock(st *stream, from int) {
 	}
 }
 
-// put encodes one field. The first field of a block must be one that indexing
-// decides on, since the encoder may have to begin the block.
+// put encodes one field.
 func (c *conn) put(name, value string) {
-	switch indexingOf(name) {
-	case indexNever:
-		c.putLiteral(literalNever, name, value)
-	case indexNot:
+	how := indexingOf(name)
+	switch {
+	case how == indexYes || c.resized:
+		// After a change of the table's size the encoder has to begin the
+		// block. Its writer is the output, which takes everything.
+		_ = c.enc.WriteField(hpack.HeaderField{Name: name, Value: value, Sensitive: how != indexYes})
+		c.resized = false
+	case how == indexNot:
 		c.putLiteral(literalPlain, name, value)
 	default:
-		// The writer is the output, which takes everything.
-		_ = c.enc.WriteField(hpack.HeaderField{Name: name, Value: value})
+		c.putLiteral(literalNever, name, value)
 	}
 }
 

@@ -34,6 +34,7 @@ type output struct {
 	room     sync.Cond
 	writers  sync.WaitGroup
 	enc      *hpack.Encoder
+	resized  bool         // the size of its table has changed since it was used
 	credit   atomic.Int64 // what the guard allows the peer for what was sent
 	ended    atomic.Int64 // streams that ended well, for the guard
 }

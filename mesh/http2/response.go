@@ -229,7 +229,7 @@ func (up *upload) send() error {
 	if up.body == nil {
 		return nil
 	}
-	s := up.c.mem.slab(slab16K)
+	s := up.c.mem.slab(slab32K)
 	defer up.c.mem.free(s)
 	look, _ := up.body.(proxy.Lookahead)
 	left := up.length

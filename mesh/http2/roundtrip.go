@@ -35,7 +35,7 @@ func (cl *Client) RoundTrip(ctx context.Context, r *proxy.Request, opts proxy.Ro
 	}
 	for n := 1; ; n++ {
 		if err := ctx.Err(); err != nil {
-			return nil, proxy.MarkUnsent(fault.Wrap(context.Cause(ctx), fault.CodeOf(err), "send a request to %s", cl.Addr))
+			return nil, proxy.MarkUnsent(fault.Wrap(context.Cause(ctx), fault.CodeOf(err), "send a request to %s", cl.name()))
 		}
 		c, err := cl.acquire(ctx)
 		if err != nil {

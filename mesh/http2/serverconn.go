@@ -73,6 +73,9 @@ func (s *Server) open(c *conn, b *block) error {
 	st.sendWin, st.recvWin, st.target = c.sendInit, c.recvInit, c.recvInit
 	st.recvLeft, st.sendLeft, st.lastFrame = b.length, proxy.UnknownLength, -1
 	st.server.header = b.header
+	if b.method == "CONNECT" {
+		st.recvLeft = proxy.UnknownLength // what follows is no content
+	}
 	if b.end {
 		if b.length > 0 {
 			return &streamError{b.id, codeProtocol, "there is no content, and content-length says otherwise"}

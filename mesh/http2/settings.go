@@ -56,6 +56,7 @@ func (c *conn) set(s wire.Setting) error {
 	case wire.SettingHeaderTableSize:
 		c.enc.SetMaxDynamicTableSizeLimit(min(s.Val, dynamicTableSize))
 		c.enc.SetMaxDynamicTableSize(min(s.Val, dynamicTableSize))
+		c.resized = true
 	case wire.SettingEnablePush:
 		if s.Val > 1 || c.client && s.Val == 1 {
 			return connErrorf(codeProtocol, "SETTINGS_ENABLE_PUSH is %d", s.Val)

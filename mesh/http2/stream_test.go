@@ -782,3 +782,39 @@ func (r *raw) expectNoContent() {
 		}
 	}
 }
+
+func TestAChangeOfTheTableSizeBeginsTheNextBlock(t *testing.T) {
+	leak.Check(t)
+	changed := make(chan struct{})
+	addr := serve(t, &http2.Server{Handler: func(x proxy.Exchange) {
+		_ = x.Respond(200, proxy.Header{{Name: "x-indexed", Value: "1"}}, proxy.UnknownLength)
+		_ = x.Flush()
+		<-changed
+		_ = x.Trailer(proxy.Header{{Name: "traceparent", Value: "00-1"}, {Name: "x-indexed", Value: "1"}})
+	}})
+	r := rawClient(t, addr)
+	r.headers(1, true, getFields...)
+	if v := r.next(); v.String() != response(1, "200") {
+		t.Fatalf("got %v", v)
+	}
+	r.setting(xhttp2.SettingHeaderTableSize, 0)
+	r.setting(xhttp2.SettingHeaderTableSize, 200)
+	r.expectAlive()
+	close(changed)
+	for {
+		f, err := r.fr.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h, ok := f.(*xhttp2.HeadersFrame); ok {
+			b := h.HeaderBlockFragment()
+			if len(b) == 0 || b[0]&0xe0 != 0x20 {
+				t.Errorf("the block begins with %#x, not with a change of the size", b)
+			}
+			if fields, err := r.dec.DecodeFull(b); err != nil || len(fields) != 2 || fields[0].Value != "00-1" {
+				t.Errorf("%v, %v", fields, err)
+			}
+			return
+		}
+	}
+}
