@@ -46,14 +46,17 @@ type Client struct {
 	// come after that. Default 5 s.
 	DialTimeout time.Duration
 
-	once    sync.Once
-	cfg     Config
-	log     *slog.Logger
-	tls     *tls.Config
-	mem     memory
-	workers workers
-	ctx     context.Context //nolint:containedctx // the life of the client; dials belong to no single call
-	cancel  context.CancelCauseFunc
+	once        sync.Once
+	minConns    int
+	maxConns    int
+	dialTimeout time.Duration
+	cfg         Config
+	log         *slog.Logger
+	tls         *tls.Config
+	mem         memory
+	workers     workers
+	ctx         context.Context //nolint:containedctx // the life of the client; dials belong to no single call
+	cancel      context.CancelCauseFunc
 
 	conns   atomic.Pointer[[]*conn] // those that take new streams; mu guards changes
 	waiting atomic.Int64            // len(waiters)
@@ -80,10 +83,11 @@ func (cl *Client) init() {
 		if cl.log == nil {
 			cl.log = slog.New(slog.DiscardHandler)
 		}
-		number(&cl.MinConns, 1, 1<<10)
-		number(&cl.MaxConns, 16, 1<<10)
-		cl.MaxConns = max(cl.MinConns, cl.MaxConns)
-		duration(&cl.DialTimeout, 5*time.Second)
+		cl.minConns, cl.maxConns, cl.dialTimeout = cl.MinConns, cl.MaxConns, cl.DialTimeout
+		number(&cl.minConns, 1, 1<<10)
+		number(&cl.maxConns, 16, 1<<10)
+		cl.maxConns = max(cl.minConns, cl.maxConns)
+		duration(&cl.dialTimeout, 5*time.Second)
 		if cl.TLS != nil {
 			cl.tls = cl.TLS.Clone()
 			cl.tls.NextProtos = []string{wire.NextProtoTLS}
@@ -145,7 +149,7 @@ const maxFutile = 4
 // pick takes a slot of the connection that has most of them.
 func (cl *Client) pick() *conn {
 	conns := *cl.conns.Load()
-	if len(conns) < cl.MinConns && len(conns) > 0 {
+	if len(conns) < cl.minConns && len(conns) > 0 {
 		cl.spread(conns)
 	}
 	for {
@@ -176,7 +180,7 @@ func (cl *Client) spread(conns []*conn) {
 	}
 	cl.mu.Lock()
 	defer cl.mu.Unlock()
-	if cl.dialing == 0 && len(*cl.conns.Load()) < cl.MinConns && !cl.closing {
+	if cl.dialing == 0 && len(*cl.conns.Load()) < cl.minConns && !cl.closing {
 		cl.startDial()
 	}
 }
@@ -204,7 +208,7 @@ func (cl *Client) enqueue() (*waiter, error) {
 		cl.waiting.Add(-1)
 		return nil, nil
 	}
-	if cl.dialing == 0 && len(*cl.conns.Load()) < cl.MaxConns {
+	if cl.dialing == 0 && len(*cl.conns.Load()) < cl.maxConns {
 		cl.startDial()
 	}
 	return w, nil
@@ -251,7 +255,7 @@ func (cl *Client) dialed(c *conn, err error) {
 	conns := append(slices.Clone(*cl.conns.Load()), c)
 	cl.conns.Store(&conns)
 	cl.wakeLocked(c.slots.Load())
-	if len(cl.waiters) > 0 && len(conns) < cl.MaxConns && !cl.closing {
+	if len(cl.waiters) > 0 && len(conns) < cl.maxConns && !cl.closing {
 		cl.startDial()
 	}
 }

@@ -316,6 +316,7 @@ func (c *conn) admit() {
 	clear(c.ready[len(kept):])
 	c.ready = kept
 	c.handlers.Add(len(kept))
+	c.closeIfDrained()
 }
 
 // failLocked ends the connection for all who use it. What was not written will

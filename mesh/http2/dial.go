@@ -67,9 +67,9 @@ func (cl *Client) settled(c *conn) { cl.dialed(c, nil) }
 // connect makes a connection, and a TLS one if asked for.
 func (cl *Client) connect() (net.Conn, *tls.ConnectionState, error) {
 	ctx := cl.ctx
-	if cl.DialTimeout > 0 {
+	if cl.dialTimeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, cl.DialTimeout)
+		ctx, cancel = context.WithTimeout(ctx, cl.dialTimeout)
 		defer cancel()
 	}
 	nc, err := cl.dialNetwork(ctx)

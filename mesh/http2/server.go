@@ -38,15 +38,16 @@ type Server struct {
 	// Default 10,000.
 	MaxConns int
 
-	once    sync.Once
-	cfg     Config
-	log     *slog.Logger
-	tls     *tls.Config
-	mem     memory
-	workers workers
-	now     atomic.Pointer[dateLine]
-	ctx     context.Context //nolint:containedctx // the life of the server; ends handshakes when it is closed
-	cancel  context.CancelCauseFunc
+	once     sync.Once
+	maxConns int
+	cfg      Config
+	log      *slog.Logger
+	tls      *tls.Config
+	mem      memory
+	workers  workers
+	now      atomic.Pointer[dateLine]
+	ctx      context.Context //nolint:containedctx // the life of the server; ends handshakes when it is closed
+	cancel   context.CancelCauseFunc
 
 	mu        sync.Mutex
 	conns     map[*conn]struct{}
@@ -65,9 +66,8 @@ func (s *Server) init() {
 		if s.log == nil {
 			s.log = slog.New(slog.DiscardHandler)
 		}
-		if s.MaxConns <= 0 {
-			s.MaxConns = 10_000
-		}
+		s.maxConns = s.MaxConns
+		number(&s.maxConns, 10_000, maxWindow)
 		if s.TLS != nil {
 			s.tls = s.TLS.Clone()
 			if !slices.Contains(s.tls.NextProtos, wire.NextProtoTLS) {
@@ -158,7 +158,7 @@ func (s *Server) isStopping() bool {
 func (s *Server) enterAccepted() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.accepted >= s.MaxConns && !s.stopping {
+	for s.accepted >= s.maxConns && !s.stopping {
 		s.free.Wait()
 	}
 	if s.stopping {

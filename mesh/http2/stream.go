@@ -11,8 +11,8 @@ import (
 
 // stream is what both ends know of a stream. The mutex of its connection
 // guards it. It is used again once refs is 0: the connection's table holds one
-// reference, the exchange or response that users see another, and so does
-// whoever waits on one of its semaphores.
+// reference, the exchange or response that users see another, and whoever works
+// on it while the mutex is released, a third.
 type stream struct {
 	c    *conn
 	id   uint32
@@ -192,8 +192,8 @@ func (st *stream) wait(sem semaphore, flag *bool, done <-chan struct{}, expired 
 	return why
 }
 
-// settle notes that both sides are done, and takes the stream out of the table
-// when they are. c.mu is held.
+// settle takes the stream out of the table if both sides have ended it. c.mu is
+// held.
 func (st *stream) settle() {
 	if st.localEnd && st.remoteEnd && st.err == nil {
 		st.c.remove(st, closedEnded)
@@ -209,7 +209,7 @@ func (st *stream) kill(err error, how closedHow) {
 	st.localEnd, st.remoteEnd = true, true
 	st.wakeReader()
 	st.wakeWriter()
-	if x := st.server.x; x != nil && st.server.cancel != nil {
+	if st.server.cancel != nil {
 		st.server.cancel(err)
 	}
 	st.c.remove(st, how)
