@@ -21,6 +21,7 @@ import (
 	commonv1 "github.com/proa-io/proa/api/gen/dapr/proto/common/v1"
 	rtv1 "github.com/proa-io/proa/api/gen/dapr/proto/runtime/v1"
 	"github.com/proa-io/proa/block/invoke"
+	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/dialect/dapr"
 	"github.com/proa-io/proa/dialect/dapr/appchannel"
 	"github.com/proa-io/proa/internal/leak"
@@ -38,7 +39,8 @@ type callbackApp struct {
 
 func (callbackApp) OnInvoke(ctx context.Context, in *commonv1.InvokeRequest) (*commonv1.InvokeResponse, error) {
 	md, _ := metadata.FromIncomingContext(ctx)
-	_ = grpc.SetHeader(ctx, metadata.Pairs("early", strings.Join(md.Get("x-mine"), "|"), "early-bin", "\x00\xff"))
+	_ = grpc.SetHeader(ctx, metadata.Pairs("early", strings.Join(md.Get("x-mine"), "|"), "early-bin", "\x00\xff",
+		"token", strings.Join(md.Get("dapr-api-token"), "|")))
 	_ = grpc.SetTrailer(ctx, metadata.Pairs("late", "1"))
 	if in.GetMethod() == "fail" {
 		return nil, dapr.HTTPFailure(409, "Ünïcode").Err()
@@ -47,7 +49,10 @@ func (callbackApp) OnInvoke(ctx context.Context, in *commonv1.InvokeRequest) (*c
 	return &commonv1.InvokeResponse{Data: &anypb.Any{Value: append([]byte(text+" "), in.GetData().GetValue()...)}, ContentType: "text/plain"}, nil
 }
 
-func (callbackApp) UnaryCall(_ context.Context, in *pb.SimpleRequest) (*pb.SimpleResponse, error) {
+func (callbackApp) UnaryCall(ctx context.Context, in *pb.SimpleRequest) (*pb.SimpleResponse, error) {
+	if md, _ := metadata.FromIncomingContext(ctx); strings.Join(md.Get("dapr-api-token"), "|") != "its own" {
+		return nil, status.Errorf(codes.Unauthenticated, "the token is %q", md.Get("dapr-api-token"))
+	}
 	return &pb.SimpleResponse{Payload: in.GetPayload()}, nil
 }
 
@@ -77,14 +82,17 @@ func grpcApplication(t *testing.T) *invoke.App {
 	t.Cleanup(func() { g.Stop(); <-done })
 	transport := &http2.Client{Addr: l.Addr().String()}
 	t.Cleanup(transport.Close)
-	channel := appchannel.New(appchannel.Options{AppID: "shop", Protocol: "grpc", Transport: transport, Address: l.Addr().String()})
-	return &invoke.App{HTTP: channel.HTTPAdapter(), GRPC: transport}
+	channel := appchannel.New(appchannel.Options{
+		AppID: "shop", Protocol: "grpc", Transport: transport, Address: l.Addr().String(), Token: component.NewSecret("its own"),
+	})
+	return &invoke.App{HTTP: channel.HTTPAdapter(), GRPC: transport, Token: "its own"}
 }
 
 func httpApplication(t *testing.T) *invoke.App {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		w.Header().Set("X-Mine", r.Header.Get("X-Mine"))
+		w.Header().Set("Token", r.Header.Get("Dapr-Api-Token"))
 		w.Header().Set("Content-Type", "text/plain")
 		if r.URL.Path == "/fail" {
 			w.WriteHeader(409)
@@ -94,7 +102,7 @@ func httpApplication(t *testing.T) *invoke.App {
 	t.Cleanup(srv.Close)
 	transport := &http1.Client{Address: srv.Listener.Addr().String()}
 	t.Cleanup(func() { _ = transport.Close() })
-	return &invoke.App{HTTP: transport}
+	return &invoke.App{HTTP: transport, Token: "its own"}
 }
 
 // invoking returns a connection to the API of an application that invokes
@@ -113,11 +121,14 @@ func order(method string) *rtv1.InvokeServiceRequest {
 
 func TestAGRPCApplicationIsInvoked(t *testing.T) {
 	leak.Check(t)
-	c, ctx := rtv1.NewDaprClient(invoking(t, grpcApplication(t))), with(timeout(t), "x-mine", "1")
+	c, ctx := rtv1.NewDaprClient(invoking(t, grpcApplication(t))), with(timeout(t), "x-mine", "1", "dapr-api-token", "the caller's")
 	var header, trailer metadata.MD
 	out, err := c.InvokeService(ctx, order("orders/1"), grpc.Header(&header), grpc.Trailer(&trailer))
 	if err != nil || string(out.GetData().GetValue()) != "PUT orders/1?a=b application/json {}" || out.GetContentType() != "text/plain" {
 		t.Errorf("got %v, %v", out, err)
+	}
+	if got := strings.Join(header.Get("token"), "|"); got != "its own" {
+		t.Errorf("the application was shown the token %q", got)
 	}
 	if header.Get("early")[0] != "1" || header.Get("early-bin")[0] != "\x00\xff" || trailer.Get("late")[0] != "1" || len(header.Get("dapr-http-status")) > 0 {
 		t.Errorf("header %v, trailer %v", header, trailer)
@@ -131,11 +142,14 @@ func TestAGRPCApplicationIsInvoked(t *testing.T) {
 
 func TestAnHTTPApplicationIsInvoked(t *testing.T) {
 	leak.Check(t, "net/http.(*persistConn).", "net/http.(*conn).")
-	c, ctx := rtv1.NewDaprClient(invoking(t, httpApplication(t))), with(timeout(t), "x-mine", "1")
+	c, ctx := rtv1.NewDaprClient(invoking(t, httpApplication(t))), with(timeout(t), "x-mine", "1", "dapr-api-token", "the caller's")
 	var header, trailer metadata.MD
 	out, err := c.InvokeService(ctx, order("orders/1"), grpc.Header(&header))
 	if err != nil || string(out.GetData().GetValue()) != "PUT /orders/1?a=b application/json {}" || out.GetContentType() != "text/plain" {
 		t.Errorf("got %v, %v", out, err)
+	}
+	if got := strings.Join(header.Get("token"), "|"); got != "its own" {
+		t.Errorf("the application was shown the token %q", got)
 	}
 	if header.Get("x-mine")[0] != "1" || header.Get("dapr-http-status")[0] != "200" || header.Get("dapr-content-type")[0] != "text/plain" {
 		t.Errorf("header %v", header)
