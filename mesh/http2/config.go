@@ -7,7 +7,7 @@ import "time"
 // means no bound.
 type Config struct {
 	// MaxStreams is how many streams the peer may have open at a time, and how
-	// many handlers a connection runs at a time. Default 250.
+	// many handlers a connection runs at a time. Default 1000.
 	MaxStreams int
 	// MaxHeaderBytes bounds the field section of a message, in the measure of
 	// SETTINGS_MAX_HEADER_LIST_SIZE: names, values and 32 bytes for each
@@ -79,7 +79,7 @@ const PeerKeepAlive = 15 * time.Second
 const maxWindow = 1<<31 - 1
 
 func (c Config) withDefaults() Config {
-	number(&c.MaxStreams, 250, maxWindow)
+	number(&c.MaxStreams, 1000, maxWindow)
 	number(&c.MaxHeaderBytes, 64<<10, 16<<20)
 	number(&c.MaxHeaderFields, 256, maxWindow)
 	number(&c.StreamWindow, 128<<10, maxWindow)
