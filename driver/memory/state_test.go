@@ -114,7 +114,7 @@ func TestAnItemLivesExactlyAsLongAsItsTTL(t *testing.T) {
 		if _, found, err := d.Get(t.Context(), "k", state.GetOptions{}); err != nil || !found {
 			t.Errorf("a nanosecond before: found %v, error %v", found, err)
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		if _, found, err := d.Get(t.Context(), "k", state.GetOptions{}); err != nil || found {
 			t.Errorf("at the end: found %v, error %v", found, err)
 		}

@@ -491,6 +491,9 @@ func TestExpectContinue(t *testing.T) {
 				io.WriteString(nc, "HTTP/1.1 100 Continue\r\n\r\n")
 			}
 			body, err := io.ReadAll(r.Body)
+			if err != nil {
+				t.Error(err)
+			}
 			fmt.Fprintf(nc, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 		}
 	})

@@ -36,9 +36,9 @@ type clientConn struct {
 	idleSince time.Time
 
 	// For the round trip under way.
-	ctx      context.Context
-	cancel   func()      // onCancel
-	stopCtx  func() bool // nil: ctx is not watched yet
+	ctx      context.Context //nolint:containedctx // of the round trip that the connection is at
+	cancel   func()          // onCancel
+	stopCtx  func() bool     // nil: ctx is not watched yet
 	canceled atomic.Bool
 	hardBy   time.Time // when reading must end; zero: never
 	headBy   time.Time // when the head must be there; zero: any time

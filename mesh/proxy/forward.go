@@ -124,7 +124,7 @@ func (f *Forwarder) Forward(ctx context.Context, ex Exchange, rt RoundTripper, o
 // forwarding is the state of one Forward, used again by later ones.
 type forwarding struct {
 	f         *Forwarder
-	ctx       context.Context
+	ctx       context.Context //nolint:containedctx // of the exchange that is forwarded
 	ex        Exchange
 	opts      ForwardOptions
 	req       Request

@@ -205,7 +205,7 @@ func TestAnEarlyResponseIsForwardedAndTheRestOfTheRequestDropped(t *testing.T) {
 	eachChain(t, func(t *testing.T, backend startBackend) {
 		addr := backend(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Connection", "close")
-			http.Error(w, "too big", 413)
+			http.Error(w, "too big", http.StatusRequestEntityTooLarge)
 		})
 		for range 10 {
 			nc := dial(t, addr)

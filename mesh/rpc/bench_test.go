@@ -21,7 +21,7 @@ func BenchmarkUnaryEcho(b *testing.B) {
 	}{
 		{"rpc", func(tb testing.TB) string { return serve(tb, newServer(&service{}, rpc.Options{}).Handle) }},
 		{"grpc-go", func(tb testing.TB) string {
-			return grpcServer(tb, &service{}, grpc.NumStreamWorkers(4), grpc.SharedWriteBuffer(true))
+			return grpcServer(tb, &service{}, grpc.NumStreamWorkers(4))
 		}},
 	} {
 		b.Run("server="+server.name, func(b *testing.B) {

@@ -48,7 +48,7 @@ func (r *rig) start(ctx context.Context) (err error) {
 		return err
 	}
 	go serveEcho(r.httpApp)
-	srv := grpc.NewServer(grpc.NumStreamWorkers(4), grpc.SharedWriteBuffer(true))
+	srv := grpc.NewServer(grpc.NumStreamWorkers(4))
 	registerEcho(srv)
 	go func() { _ = srv.Serve(r.grpcApp) }()
 	r.grpcStop = srv.Stop

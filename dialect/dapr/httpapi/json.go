@@ -454,9 +454,3 @@ func appendString(b []byte, s string) []byte {
 	}
 	return append(b, '"')
 }
-
-// appendStringMap appends a map as a JSON object, sorted by name.
-func appendStringMap(b []byte, m map[string]string) []byte {
-	text, _ := json.Marshal(m) // strings always can be
-	return append(b, text...)
-}
