@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -69,9 +70,13 @@ func (s subscription) next() *rtv1.TopicEventRequest {
 
 func (s subscription) settle(id string, st rtv1.TopicEventResponse_TopicEventResponseStatus) {
 	s.tb.Helper()
-	s.send(&rtv1.SubscribeTopicEventsRequestAlpha1{SubscribeTopicEventsRequestType: &rtv1.SubscribeTopicEventsRequestAlpha1_EventProcessed{
+	s.send(answer(id, st))
+}
+
+func answer(id string, st rtv1.TopicEventResponse_TopicEventResponseStatus) *rtv1.SubscribeTopicEventsRequestAlpha1 {
+	return &rtv1.SubscribeTopicEventsRequestAlpha1{SubscribeTopicEventsRequestType: &rtv1.SubscribeTopicEventsRequestAlpha1_EventProcessed{
 		EventProcessed: &rtv1.SubscribeTopicEventsRequestProcessedAlpha1{Id: id, Status: &rtv1.TopicEventResponse{Status: st}},
-	}})
+	}}
 }
 
 // leave ends the stream as an application does, and returns how it ended.
@@ -162,25 +167,29 @@ func TestStreamsOfATopicShareItsEvents(t *testing.T) {
 	w := newWorld(t)
 	a := New(Options{AppID: "shop", Blocks: w})
 	c := rtv1.NewDaprClient(serve(t, a))
-	streams := []subscription{subscribe(t, timeout(t), c, to("orders")), subscribe(t, timeout(t), c, to("orders"))}
+	ctx, leave := context.WithCancel(timeout(t))
+	streams := []subscription{subscribe(t, ctx, c, to("orders")), subscribe(t, ctx, c, to("orders"))}
 	other := subscribe(t, timeout(t), c, to("invoices"))
 	if subs := a.Subscriptions(); len(subs) != 2 || subs[0].Topic != "invoices" || subs[1].Topic != "orders" || subs[1].Type != "STREAMING" {
 		t.Errorf("the subscriptions are %+v", subs)
 	}
-	seen := make(chan string)
+	const n = 30
+	seen := make(chan string, 2*n)
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer leave()
 	for _, s := range streams {
-		go func() {
+		running.Go(func() {
 			for {
 				m, err := s.Recv()
 				if err != nil {
 					return
 				}
+				_ = s.Send(answer(m.GetEventMessage().GetId(), success)) // Recv tells when the stream is over
 				seen <- string(m.GetEventMessage().GetData())
-				s.settle(m.GetEventMessage().GetId(), success)
 			}
-		}()
+		})
 	}
-	const n = 30
 	var want, got []string
 	for i := range n {
 		want = append(want, fmt.Sprintf("%02d", i))
