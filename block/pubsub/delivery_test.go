@@ -201,7 +201,7 @@ func TestAMessageIsAcknowledgedOnlyOnceItsDeadLetterIsPublished(t *testing.T) {
 		publish(t, b, "t", "1", nil)
 		got := letters(t, inner, "dead", time.Minute)
 		if len(got) != 1 || len(a.calls()) != 4 {
-			t.Errorf("%d dead letters after %d deliveries, want 1 after 4", len(got), len(a.calls()))
+			t.Fatalf("%d dead letters after %d deliveries, want 1 after 4", len(got), len(a.calls()))
 		}
 		if m := members(t, got[0].Data); m[pubsub.DeadLetterAttempts] != 4.0 {
 			t.Errorf("attempts %v, want those of earlier deliveries too", m[pubsub.DeadLetterAttempts])
