@@ -320,13 +320,21 @@ func (l *link) answer(turn uint64, err error) {
 
 // apart runs call in a goroutine of its own and returns when it or ctx ends.
 func apart[T any](ctx context.Context, l *link, call func() T) (T, error) {
+	var none T
 	done := make(chan T, 1)
-	l.work.Go(func() { done <- call() })
+	l.mu.Lock()
+	closing := l.life.Err() != nil
+	if !closing {
+		l.work.Go(func() { done <- call() })
+	}
+	l.mu.Unlock()
+	if closing {
+		return none, rueidis.ErrClosing
+	}
 	select {
 	case out := <-done:
 		return out, nil
 	case <-ctx.Done():
-		var none T
 		return none, ctx.Err()
 	}
 }
@@ -339,7 +347,11 @@ func (l *link) ensure(ctx context.Context) error {
 	}
 	l.mu.Lock()
 	a := l.attempt
-	if a == nil {
+	switch {
+	case l.life.Err() != nil:
+		l.mu.Unlock()
+		return rueidis.ErrClosing
+	case a == nil:
 		a = &attempt{done: make(chan struct{})}
 		l.attempt = a
 		l.work.Go(func() { l.reconnect(a) })
@@ -379,8 +391,12 @@ func (l *link) reconnect(a *attempt) {
 	close(a.done)
 }
 
+// close ends the link. Once l.life has ended, which it does under l.mu, no more
+// work is begun.
 func (l *link) close() {
+	l.mu.Lock()
 	l.end()
+	l.mu.Unlock()
 	l.redis.Close()
 	l.work.Wait()
 }
