@@ -156,6 +156,35 @@ func TestTheReasonOfAGOAWAYIsTold(t *testing.T) {
 	}
 }
 
+func TestACancelAfterTheDeadlineIsTheDeadline(t *testing.T) {
+	leak.Check(t)
+	l := listen(t)
+	defer l.Close()
+	cl := dial(t, l.Addr().String())
+	ctx, cancel := context.WithDeadline(t.Context(), time.Now().Add(200*time.Millisecond))
+	defer cancel()
+	got := make(chan *proxy.Response, 1)
+	go func() {
+		res, err := cl.RoundTrip(ctx, getRequest(), proxy.RoundTripOptions{})
+		if err != nil {
+			t.Error(err)
+		}
+		got <- res
+	}()
+	r := rawServer(t, l)
+	id := r.awaitRequest()
+	r.headers(id, false, ":status", "200")
+	res := <-got
+	<-ctx.Done()
+	r.do(r.fr.WriteRSTStream(id, canceled))
+	r.expectAlive()
+	_, err := res.Body.Read(make([]byte, 1))
+	if r, ok := errors.AsType[*http2.ResetError](err); fault.CodeOf(err) != fault.DeadlineExceeded || !ok || !r.ByPeer {
+		t.Errorf("%v", err)
+	}
+	_ = res.Body.Close()
+}
+
 // mute is a connection whose writes fail from some point on.
 type mute struct {
 	net.Conn

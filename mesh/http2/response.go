@@ -2,8 +2,10 @@ package http2
 
 import (
 	"context"
+	"errors"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/proa-io/proa/fault"
 	"github.com/proa-io/proa/mesh/proxy"
@@ -85,7 +87,7 @@ func (res *response) read(p []byte) (int, error) {
 		case st.remoteEnd && st.err == nil:
 			return 0, res.ended(st)
 		case st.err != nil:
-			return 0, st.err
+			return 0, res.inTime(st.err)
 		case len(p) == 0:
 			return 0, nil
 		case st.rwait:
@@ -118,6 +120,20 @@ func (res *response) ctxFault(err error) error {
 		return err
 	}
 	return fault.Wrap(context.Cause(res.ctx), fault.CodeOf(res.ctx.Err()), "%s: the call was given up", res.c.peer)
+}
+
+// inTime returns err, or that the deadline has passed if that is why the server
+// has reset the stream: it knows the deadline of a gRPC call, too, and may be
+// the first to act on it.
+func (res *response) inTime(err error) error {
+	r, ok := errors.AsType[*ResetError](err)
+	if !ok || !r.ByPeer || r.Code != codeCancel {
+		return err
+	}
+	if d, ok := res.ctx.Deadline(); !ok || time.Now().Before(d) {
+		return err
+	}
+	return fault.Wrap(err, fault.DeadlineExceeded, "the call ran out of time")
 }
 
 // Close implements io.Closer. It resets the stream if it has not ended, and

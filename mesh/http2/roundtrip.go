@@ -305,7 +305,7 @@ func (rt *roundTrip) awaitHead(res *response, timer <-chan time.Time) (*response
 		c.mu.Unlock()
 		return res, false, nil
 	}
-	err, unsent := st.err, st.client.unsent
+	err, unsent := res.inTime(st.err), st.client.unsent
 	c.mu.Unlock()
 	_ = (*responseBody)(res).Close()
 	return nil, unsent, err
