@@ -200,7 +200,7 @@ func (c *consumer) loop(ctx context.Context, status <-chan nats.Status) error {
 		case <-paused:
 		case <-quiet.C:
 			if c.asked > 0 && c.nc.IsConnected() {
-				return errSilent
+				return fault.Wrap(errSilent, fault.Unavailable, "the consumer does not answer")
 			}
 			quiet.Reset(c.silence())
 		case s := <-status:
