@@ -208,6 +208,26 @@ func TestDataOfAnEvent(t *testing.T) {
 	}
 }
 
+func TestContentTypeOfTheDataOfAnEvent(t *testing.T) {
+	for event, want := range map[string]string{
+		`{"datacontenttype":"text/plain","data":"a"}`:                         "text/plain",
+		`{"datacontenttype":"application/octet-stream","data_base64":"AP8="}`: "application/octet-stream",
+		`{"data":{"a":1}}`:         "application/json",
+		`{"data":"text"}`:          "application/json",
+		`{"data":null}`:            "",
+		`{"data_base64":"AP8="}`:   "",
+		`{"subject":"no payload"}`: "",
+	} {
+		e := Event{JSON: []byte(event)}
+		if !e.parse() {
+			t.Fatalf("%s is no event", event)
+		}
+		if got := e.DataContentType(); got != want {
+			t.Errorf("content type of the data of %s is %q, want %q", event, got, want)
+		}
+	}
+}
+
 func TestAttributesOfAnEvent(t *testing.T) {
 	e := Event{
 		JSON:     []byte(`{"id":"1","id":"2","source":5,"\u0074ype":"t","traceid":"old","ext":{"a":[1]},"time":"2020-01-01T00:00:00Z"}`),

@@ -123,8 +123,17 @@ func (e *Event) Type() string { return e.Text(attrType) }
 // SpecVersion returns the specversion attribute.
 func (e *Event) SpecVersion() string { return e.Text(attrSpecVersion) }
 
-// DataContentType returns the datacontenttype attribute.
-func (e *Event) DataContentType() string { return e.Text(attrContentType) }
+// DataContentType returns the datacontenttype attribute. Data in JSON without
+// one are application/json (CloudEvents 1.0, JSON format, section 3.1).
+func (e *Event) DataContentType() string {
+	if s := e.Text(attrContentType); s != "" {
+		return s
+	}
+	if value := e.Value(attrData); value != nil && string(value) != "null" {
+		return contentTypeJSON
+	}
+	return ""
+}
 
 // TraceParent returns the W3C trace context that the event was published in:
 // the traceparent attribute, else the older traceid, else what the broker's
@@ -158,7 +167,7 @@ func (e *Event) Data() []byte {
 		return e.binaryData()
 	}
 	contentType := e.DataContentType()
-	if contentType == "" || isType(contentType, contentTypeJSON) || isType(contentType, ContentTypeCloudEvents) {
+	if isType(contentType, contentTypeJSON) || isType(contentType, ContentTypeCloudEvents) {
 		return value
 	}
 	if text, ok := unquote(value); ok {
