@@ -15,6 +15,9 @@ wanted='
 redis-server redis-server
 memcached    memcached
 nats-server  nats-server
+node         nodejs
+npm          npm
+python3      python3
 '
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -25,6 +28,8 @@ missing() {
   while read -r program package; do
     if [ -n "$program" ] && ! command -v "$program" >/dev/null; then echo "$package"; fi
   done <<<"$wanted"
+  # A part of Python that Debian has in a package without a program.
+  python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
 }
 
 # as_root runs a command as root, or fails when there is no way to.

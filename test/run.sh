@@ -10,6 +10,4 @@ api/check.sh
 go run ./internal/gendoc --check
 go build ./...
 go test -race -timeout 20m ./...
-for module in test/interop/gosdk; do
-  if [ -f "$module/go.mod" ]; then (cd "$module" && go vet ./... && go test -timeout 10m ./...); fi
-done
+(cd test/interop/gosdk && go vet ./...) # a module of its own; test/interop builds and runs it

@@ -1,0 +1,28 @@
+// Package interop_test runs applications that are written with the real Dapr
+// SDKs, unmodified, beside the real program: JavaScript, Go and Python, each as
+// a process of its own, over HTTP and over gRPC.
+//
+// Every application makes the same checks twice, first on the components that
+// there are without any configuration, then with Redis behind the same names.
+// Nothing in the application changes: what stands behind it is configuration.
+//
+// The applications are in js, gosdk and python. They report as package harness
+// says. deps.sh installs what they need.
+package interop_test
+
+import (
+	"path/filepath"
+	"testing"
+
+	"github.com/proa-io/proa/internal/testserver"
+	"github.com/proa-io/proa/test/interop/harness"
+)
+
+var (
+	proa  = testserver.Share(harness.Build)
+	gosdk = testserver.Share(func(tb testserver.TB) string {
+		return harness.GoBuild(tb, filepath.Join(harness.Repository(tb), "test/interop/gosdk"), ".")
+	})
+)
+
+func TestMain(m *testing.M) { testserver.Main(m, proa, gosdk) }

@@ -1,0 +1,20 @@
+"""Metadata."""
+
+import json
+import os
+
+from report import check, equal
+
+
+def checks(client) -> None:
+    @check('metadata: it says who this is and what there is')
+    def _():
+        got = client.get_metadata()
+        equal(got.application_id, os.environ['APP_ID'])
+        want = json.loads(os.environ['INTEROP_COMPONENTS'])
+        equal({c.name: c.type for c in got.registered_components if c.name in want}, want)
+
+    @check('metadata: what the application sets is there')
+    def _():
+        client.set_metadata('interop', 'was here')
+        equal(client.get_metadata().extended_metadata['interop'], 'was here')

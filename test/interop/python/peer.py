@@ -1,0 +1,58 @@
+"""The other application: it echoes what it is asked, calls a third one, fails,
+and keeps the events of a subscription that is declared in a file."""
+
+import json
+import os
+
+from dapr.clients import DaprClient
+from dapr.common.pubsub.subscription import SubscriptionMessage
+from dapr.ext.grpc import InvokeMethodRequest, InvokeMethodResponse
+
+ME = os.environ['APP_ID']
+
+
+def listen(app) -> None:
+    received = []
+
+    @app.subscribe('pubsub', 'declared')
+    def declared(event: SubscriptionMessage) -> None:
+        received.append(event.data())
+
+    @app.method('received')
+    def get_received(_: InvokeMethodRequest):
+        return as_json(received)
+
+    @app.method('echo')
+    def echo(request: InvokeMethodRequest):
+        metadata = dict(request.get_metadata())
+        return as_json(
+            {
+                'by': ME,
+                'body': parse(request.text()),
+                'contentType': request.content_type,
+                'caller': metadata.get('dapr-caller-app-id', ''),
+                'greeting': metadata.get('x-greeting', ''),
+            }
+        )
+
+    @app.method('fail')
+    def fail(_: InvokeMethodRequest):
+        raise RuntimeError('deliberately')
+
+    @app.method('call')
+    def call(request: InvokeMethodRequest):
+        target = json.loads(request.text())['target']
+        with DaprClient() as client:
+            answer = client.invoke_method(target, 'echo', json.dumps({'from': ME}), 'application/json', http_verb='POST')
+        return as_json({'by': ME, 'answer': answer.json()})
+
+
+def as_json(value) -> InvokeMethodResponse:
+    return InvokeMethodResponse(json.dumps(value), 'application/json')
+
+
+def parse(body: str):
+    try:
+        return json.loads(body)
+    except ValueError:
+        return body

@@ -1,0 +1,127 @@
+package interop_test
+
+import (
+	"encoding/json"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/proa-io/proa/test/interop/harness"
+)
+
+// An sdk is how the applications of one language run.
+type sdk struct {
+	// env is what they need in the environment.
+	env []string
+	// flags are for the sidecar of main.
+	flags []string
+	// subscription declares what the peer receives, on a route as the SDK has
+	// them.
+	subscription string
+	// app returns the command of an application.
+	app func(role, protocol string) []string
+}
+
+func javascript(t *testing.T) sdk {
+	folder := harness.SDK(t, "js")
+	return sdk{
+		env:          []string{"NODE_PATH=" + filepath.Join(folder, "node_modules")},
+		subscription: "testdata/subscriptions/javascript.yaml",
+		app: func(role, protocol string) []string {
+			return []string{"node", filepath.Join(harness.Repository(t), "test/interop/js/app.js"), role, protocol}
+		},
+	}
+}
+
+func golang(t *testing.T) sdk {
+	program := gosdk.Get(t)
+	return sdk{
+		flags:        []string{"--enable-app-health-check", "--app-health-probe-interval", "1"},
+		subscription: "testdata/subscriptions/go.yaml",
+		app:          func(role, protocol string) []string { return []string{program, role, protocol} },
+	}
+}
+
+func python(t *testing.T) sdk {
+	folder := harness.SDK(t, "python")
+	return sdk{
+		env:          []string{"PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1"},
+		flags:        []string{"--enable-app-health-check", "--app-health-probe-interval", "1"},
+		subscription: "testdata/subscriptions/python.yaml",
+		app: func(role, _ string) []string {
+			return []string{filepath.Join(folder, "bin/python"), filepath.Join(harness.Repository(t), "test/interop/python/app.py"), role}
+		},
+	}
+}
+
+func TestPython(t *testing.T) { matrix(t, python, "grpc") }
+
+func TestGo(t *testing.T) { matrix(t, golang, "http", "grpc") }
+
+func TestJavaScript(t *testing.T) { matrix(t, javascript, "http", "grpc") }
+
+// matrix makes the checks of one SDK over the given protocols, each on the
+// embedded engine and on Redis.
+func matrix(t *testing.T, language func(*testing.T) sdk, protocols ...string) {
+	if testing.Short() {
+		t.Skip("runs other programs")
+	}
+	t.Parallel()
+	for _, protocol := range protocols {
+		t.Run(protocol, func(t *testing.T) {
+			t.Parallel()
+			t.Run("on the embedded engine", func(t *testing.T) {
+				t.Parallel()
+				home := harness.TempDir(t)
+				checks(t, language(t), protocol, home, embedded(t, home))
+			})
+			t.Run("on Redis, with tokens", func(t *testing.T) {
+				t.Parallel()
+				home := harness.TempDir(t)
+				b := onRedis(t, home)
+				b.env = append(b.env, "DAPR_API_TOKEN=for-the-sidecar", "APP_API_TOKEN=for-the-application")
+				checks(t, language(t), protocol, home, b)
+			})
+		})
+	}
+}
+
+// checks runs two applications, each with its sidecar. The one called main makes
+// all checks, with the other as the one it talks to, and shuts its sidecar down.
+func checks(t *testing.T, s sdk, protocol, home string, b backend) {
+	p := proa.Get(t)
+	components, err := json.Marshal(b.components)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := harness.Options{
+		Home:        home,
+		AppProtocol: protocol,
+		Resources:   append([]string{"testdata/resources", s.subscription}, b.resources...),
+		Env: append(append([]string{
+			"INTEROP_FILES=" + harness.TempDir(t),
+			"INTEROP_SECRET=from the environment",
+			"INTEROP_COMPONENTS=" + string(components),
+			"INTEROP_PEER=peer",
+		}, b.env...), s.env...),
+	}
+	c := newControl(t)
+	o.Env = append(o.Env, "INTEROP_CONTROL="+c.url)
+
+	peer := o
+	peer.AppID, peer.App = "peer", s.app("peer", protocol)
+	peer.Flags = []string{"--disable-init-endpoints", "subscribe"}
+	p.Run(t, peer).WaitReady()
+	c.store = b.configuration(t)
+
+	results := harness.NewResults()
+	o.Flags = s.flags
+	o.AppID, o.App, o.OnLine = "main", s.app("main", protocol), results.Line
+	main := p.Run(t, o)
+	results.Checks(t, main.Program)
+	t.Run("the sidecar shuts down and stops the application", func(t *testing.T) {
+		if code := main.Wait(20 * time.Second); code != 0 {
+			t.Errorf("exit code %d, want 0", code)
+		}
+	})
+}
