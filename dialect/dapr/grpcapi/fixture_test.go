@@ -133,7 +133,7 @@ func newWorld(tb testing.TB) *world {
 	w.brokers = map[string]*pubsub.Broker{}
 	for name, cfg := range map[string]pubsub.Config{"pubsub": {}, "scoped": {PublishingScopes: "shop=orders", SubscriptionScopes: "shop=orders"}} {
 		w.brokers[name] = pubsub.New(component.Opened[pubsub.Driver](name, topics), pubsub.Options{
-			AppID: "shop", Config: cfg, Chains: policy.None{}, Grace: 500 * time.Millisecond,
+			AppID: "shop", Config: cfg, Chains: policy.None{}, Grace: 5 * time.Second,
 		})
 	}
 	w.secrets = map[string]*secret.Store{"vault": secret.New(component.Opened[secret.Driver]("vault", fakeSecrets{}),
