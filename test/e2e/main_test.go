@@ -32,6 +32,7 @@ type stopping struct{ *testing.M }
 // Run implements testscript.TestingM.
 func (s stopping) Run() int {
 	defer binaries.Stop()
+	defer examples.Stop()
 	return s.M.Run()
 }
 
@@ -44,7 +45,7 @@ var binaries = testserver.Share(func(tb testserver.TB) string {
 	}
 	tb.Cleanup(func() { _ = os.RemoveAll(dir) })
 	make := exec.Command("make", "--no-print-directory", "build", "BIN="+filepath.Join(dir, "proa"), "VERSION="+version)
-	make.Dir = filepath.Join("..", "..")
+	make.Dir = root
 	make.Env = append(os.Environ(), "GOFLAGS="+os.Getenv("GOFLAGS")+" -buildvcs=false")
 	if out, err := make.CombinedOutput(); err != nil {
 		tb.Fatalf("make build: %v\n%s", err, bytes.TrimSpace(out))
