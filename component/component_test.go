@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -150,9 +151,11 @@ func TestCatalogFindsByTypeAliasAndVersion(t *testing.T) {
 
 func TestHandleOpensInTheBackgroundAndSaysWhyNot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		closed, fail := false, true
+		closed := false
+		var fail atomic.Bool
+		fail.Store(true)
 		h := NewHandle(HandleOptions{Name: "statestore", Type: "state.redis"}, func(context.Context) (driver, error) {
-			if fail {
+			if fail.Load() {
 				return driver{}, errors.New("dial tcp 127.0.0.1:6379: connection refused")
 			}
 			return driver{&closed}, nil
@@ -175,7 +178,7 @@ func TestHandleOpensInTheBackgroundAndSaysWhyNot(t *testing.T) {
 		if _, err := h.Get(short); !fault.Is(err, fault.Unavailable) {
 			t.Errorf("Get with a deadline: %v", err)
 		}
-		fail = false
+		fail.Store(false)
 		time.Sleep(time.Minute)
 		if _, err := h.Get(t.Context()); err != nil || h.Status().State != Ready {
 			t.Errorf("Get after recovery: %v, %v", err, h.Status())
