@@ -49,7 +49,8 @@ type attribute struct{ name, value string }
 
 // readOptions reads the metadata of a publish. of is called for each entry.
 func readOptions(metadata map[string]string) (o publishOptions, err error) {
-	keyRank := len(keyNames())
+	names := keyNames()
+	keyRank := len(names)
 	for k, v := range metadata {
 		switch {
 		case len(k) > len(metaAttribute) && strings.EqualFold(k[:len(metaAttribute)], metaAttribute):
@@ -64,7 +65,7 @@ func readOptions(metadata map[string]string) (o publishOptions, err error) {
 				return o, err
 			}
 		default:
-			for rank, name := range keyNames() {
+			for rank, name := range names {
 				if rank < keyRank && strings.EqualFold(k, name) {
 					o.key, keyRank = v, rank
 				}

@@ -171,7 +171,7 @@ func (b *bulk) run(ctx context.Context, attempt func(ctx context.Context, d Driv
 		}
 		tried = true
 		attempt(ctx, d, todo)
-		err, todo = b.left(todo)
+		todo, err = b.left(todo)
 		return err
 	})
 	if tried {
@@ -182,7 +182,7 @@ func (b *bulk) run(ctx context.Context, attempt func(ctx context.Context, d Driv
 
 // left returns which items of an attempt are worth another, and the error that
 // the policies shall see: one that is worth it, if any.
-func (b *bulk) left(todo []int) (first error, again []int) {
+func (b *bulk) left(todo []int) (again []int, first error) {
 	for _, i := range todo {
 		err := b.errs[i]
 		if err == nil {
@@ -198,7 +198,7 @@ func (b *bulk) left(todo []int) (first error, again []int) {
 			first = err
 		}
 	}
-	return first, again
+	return again, first
 }
 
 // pick returns the elements of all at the given places.

@@ -129,6 +129,7 @@ func TestSourcesAreMerged(t *testing.T) {
 		if _, err := d.Lookup(t.Context(), shop); err != nil {
 			t.Fatal(err)
 		}
+		synctest.Wait() // until both sources are watched
 		f.set("a:1", "b:1")
 		eps, err := d.Lookup(t.Context(), shop)
 		if err != nil || !slices.Equal(addresses(eps), []string{"a:1", "b:1", "y:1", "z:1"}) {

@@ -22,7 +22,7 @@ import (
 // sidecar is a `proa sidecar` that runs beside the test.
 type sidecar struct {
 	*process
-	http, grpc, internal, metrics int // ports
+	http, grpc int // ports
 }
 
 // options say what sidecar to start.

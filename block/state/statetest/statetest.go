@@ -93,13 +93,6 @@ func wantMissing(t *testing.T, d state.Driver, key string) {
 	}
 }
 
-func wantCode(t *testing.T, err error, want fault.Code) {
-	t.Helper()
-	if !fault.Is(err, want) {
-		t.Fatalf("error %v, want the code %v", err, want)
-	}
-}
-
 // wantMismatch expects the error of a write that lost.
 func wantMismatch(t *testing.T, err error) {
 	t.Helper()
