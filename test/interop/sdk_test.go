@@ -111,7 +111,8 @@ func checks(t *testing.T, s sdk, protocol, home string, b backend) {
 	peer := o
 	peer.AppID, peer.App = "peer", s.app("peer", protocol)
 	peer.Flags = []string{"--disable-init-endpoints", "subscribe"}
-	p.Run(t, peer).WaitReady()
+	other := p.Run(t, peer)
+	other.WaitReady()
 	c.store = b.configuration(t)
 
 	results := harness.NewResults()
@@ -119,8 +120,13 @@ func checks(t *testing.T, s sdk, protocol, home string, b backend) {
 	o.AppID, o.App, o.OnLine = "main", s.app("main", protocol), results.Line
 	main := p.Run(t, o)
 	results.Checks(t, main.Program)
-	t.Run("the sidecar shuts down and stops the application", func(t *testing.T) {
+	t.Run("the sidecar shuts down when it is told to, and stops the application", func(t *testing.T) {
 		if code := main.Wait(20 * time.Second); code != 0 {
+			t.Errorf("exit code %d, want 0", code)
+		}
+	})
+	t.Run("the other sidecar stops on a signal", func(t *testing.T) {
+		if code := other.Stop(); code != 0 {
 			t.Errorf("exit code %d, want 0", code)
 		}
 	})

@@ -53,6 +53,7 @@ func run(role, protocol string) error {
 		report: &report{}, protocol: protocol, id: os.Getenv("APP_ID"), peer: os.Getenv("INTEROP_PEER"),
 		service: service, inboxes: inboxes{},
 	}
+	fmt.Println("waiting for the sidecar")
 	if a.client, err = client.NewClient(); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -82,6 +83,11 @@ func (a *app) checkPubSub() {
 		want := []byte{0, 1, 0xff, 0xfe}
 		e := roundTrip(ctx, t, "values", want, client.PublishEventWithContentType("application/octet-stream"))
 		t.equal([]any{e.RawData, e.DataContentType}, []any{want, "application/octet-stream"}, "data")
+	})
+	a.check("pubsub: two megabytes arrive", func(ctx context.Context, t *t) {
+		want := bytes.Repeat([]byte("xyz\x00"), 2<<18)
+		e := roundTrip(ctx, t, "values", want, client.PublishEventWithContentType("application/octet-stream"))
+		t.equal(bytes.Equal(e.RawData, want), true, "same bytes")
 	})
 	a.check("pubsub: any content type that is JSON arrives", func(ctx context.Context, t *t) {
 		e := roundTrip(ctx, t, "values", []byte(`{"n":1}`), client.PublishEventWithContentType("application/vnd.boat+json"))

@@ -27,7 +27,7 @@ func (a *app) checkState() {
 	a.check("state: bytes come back as they were", func(ctx context.Context, t *t) {
 		for name, want := range map[string][]byte{
 			"text": []byte("naïve — 漢字 🛶"), "json": []byte(`{"a":[1,2.50,null]}`), "binary": {0, 1, 0xff, 0xfe, '\n', 0},
-			"large": bytes.Repeat([]byte("xyz\x00"), 1<<18),
+			"large": bytes.Repeat([]byte("xyz\x00"), 3<<18),
 		} {
 			t.ok(a.client.SaveState(ctx, stateStore, "value-"+name, want, nil))
 			if got := get(ctx, t, "value-"+name).Value; !bytes.Equal(got, want) {

@@ -29,6 +29,7 @@ async function run(role, protocol) {
   // All ports and tokens come from the environment.
   const server = new DaprServer({ communicationProtocol, logger: { level: LogLevel.Warn } });
   const app = { server, client: server.client, protocol, grpc: protocol === "grpc", peer: process.env.INTEROP_PEER };
+  console.log("waiting for the sidecar");
   if (role === "peer") {
     await peer.listen(app);
     await server.start();

@@ -10,7 +10,7 @@ const me = process.env.APP_ID;
 module.exports.listen = async ({ server, client }) => {
   const received = [];
   await server.pubsub.subscribe("pubsub", "declared", async (data) => void received.push(data));
-  await server.invoker.listen("received", async () => ({ data: received }), { method: HttpMethod.GET });
+  for (const method of [HttpMethod.GET, HttpMethod.POST]) await server.invoker.listen("received", async () => received, { method });
 
   for (const method of [HttpMethod.GET, HttpMethod.POST, HttpMethod.PUT, HttpMethod.DELETE, HttpMethod.PATCH]) {
     await server.invoker.listen(

@@ -24,10 +24,12 @@ AREAS = [health, state, pubsub, invoke, binding, secret, configuration, lock, me
 def main() -> None:
     warnings.simplefilter('ignore')  # of the alpha APIs, which are to be checked
     report.end_with_parent()
+    print('waiting for the sidecar')
     app = App()
     port = int(os.environ['APP_PORT'])
     if sys.argv[1] == 'peer':
         peer.listen(app)
+        threading.Thread(target=peer.stream, daemon=True).start()
         app.run(port, '127.0.0.1')
         return
     for area in AREAS:

@@ -1,18 +1,36 @@
 """The other application: it echoes what it is asked, calls a third one, fails,
-and keeps the events of a subscription that is declared in a file."""
+and keeps the events of a subscription that is declared in a file, and of one
+that it pulls from."""
 
 import json
 import os
+import threading
 
 from dapr.clients import DaprClient
+from dapr.clients.grpc._response import TopicEventResponse
 from dapr.common.pubsub.subscription import SubscriptionMessage
 from dapr.ext.grpc import InvokeMethodRequest, InvokeMethodResponse
 
 ME = os.environ['APP_ID']
 
 
+received = []
+streamed = []
+
+
+def stream() -> None:
+    """Keeps the events of a topic, for as long as the program runs."""
+
+    def handle(event: SubscriptionMessage) -> TopicEventResponse:
+        streamed.append(event.data())
+        return TopicEventResponse('success')
+
+    with DaprClient() as client:
+        client.subscribe_with_handler('pubsub', 'streamed', handle)
+        threading.Event().wait()
+
+
 def listen(app) -> None:
-    received = []
 
     @app.subscribe('pubsub', 'declared')
     def declared(event: SubscriptionMessage) -> None:
@@ -21,6 +39,10 @@ def listen(app) -> None:
     @app.method('received')
     def get_received(_: InvokeMethodRequest):
         return as_json(received)
+
+    @app.method('streamed')
+    def get_streamed(_: InvokeMethodRequest):
+        return as_json(streamed)
 
     @app.method('echo')
     def echo(request: InvokeMethodRequest):
