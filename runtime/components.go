@@ -176,7 +176,7 @@ func (b *builder) add(c *resource.Component, spec component.Spec) error {
 			return err
 		}
 		b.out.brokers[name] = pubsub.New(h, pubsub.Options{
-			AppID: b.cfg.AppID, Config: cfg, Chains: b.chains, Grace: b.cfg.Grace, Log: b.log(c),
+			AppID: b.cfg.AppID, Config: cfg, Chains: b.chains, Grace: b.cfg.deliveryGrace(), Log: b.log(c),
 		})
 	case secret.Block:
 		h := handle[secret.Driver](b, c, spec)
@@ -198,7 +198,7 @@ func (b *builder) add(c *resource.Component, spec component.Spec) error {
 			return err
 		}
 		b.out.bindings[name] = binding.New(h, binding.Options{
-			Chains: b.chains, Config: cfg, Capabilities: spec.Capabilities, Grace: b.cfg.Grace, Log: b.log(c),
+			Chains: b.chains, Config: cfg, Capabilities: spec.Capabilities, Grace: b.cfg.deliveryGrace(), Log: b.log(c),
 		})
 	default:
 		return c.TypeError("there is no building block %q", spec.Block)

@@ -77,6 +77,8 @@ type Config struct {
 	AppAPIToken component.Secret
 
 	// Grace bounds the time from the order to stop to the end; 5 s when zero.
+	// Events under way may take half of it where the application has to stop
+	// too, and nearly all of it where that is somebody else's business.
 	Grace time.Duration
 	// NoDefaultComponents leaves out the components that exist without being
 	// declared.
@@ -98,8 +100,8 @@ type Config struct {
 	Engine engine.Options
 
 	// Process, if set, is the application: it runs while the API is served,
-	// is told to stop once it gets no more events, and when it returns by
-	// itself everything stops.
+	// is told to stop once it gets no more events, by StopBy at the latest,
+	// and when it returns by itself everything stops.
 	Process func(ctx context.Context) error
 	// OnListening, if set, is called by Run before anything else.
 	OnListening func(Addresses)
@@ -181,6 +183,15 @@ func defaulted[T comparable](p *T, v T) {
 	if *p == zero {
 		*p = v
 	}
+}
+
+// deliveryGrace is how long deliveries under way may go on after the order to
+// stop.
+func (c *Config) deliveryGrace() time.Duration {
+	if c.Process != nil {
+		return c.Grace / 2
+	}
+	return c.Grace - c.Grace/10
 }
 
 func checkAppID(id string) error {

@@ -147,7 +147,7 @@ func serveHTTP(handler proxy.Handler, cfg *Config, ls ...net.Listener) func(cont
 			Handler: handler, Log: cfg.Log, MaxHead: int(max(cfg.ReadBufferSize, http1.DefaultMaxHead)),
 			HandOver: func(c net.Conn, read []byte) { h2.ServeConn(c, read) },
 		}
-		return serveUntil(ctx, cfg.Grace, ls, h1.Serve, func(ctx context.Context) error {
+		return serveUntil(ctx, ls, h1.Serve, func(ctx context.Context) error {
 			return errors.Join(h1.Shutdown(ctx), h2.Shutdown(ctx))
 		}, func() {
 			_ = h1.Close()
@@ -160,13 +160,17 @@ func serveHTTP(handler proxy.Handler, cfg *Config, ls ...net.Listener) func(cont
 func servePeers(handler proxy.Handler, cfg *Config, l net.Listener) func(context.Context) error {
 	return func(ctx context.Context) error {
 		h2 := &http2.Server{Handler: handler, Log: cfg.Log}
-		return serveUntil(ctx, cfg.Grace, []net.Listener{l}, h2.Serve, h2.Shutdown, h2.Close)
+		return serveUntil(ctx, []net.Listener{l}, h2.Serve, h2.Shutdown, h2.Close)
 	}
 }
 
-// serveUntil serves all listeners until ctx ends, then shuts down within the
-// grace period, and by force after it.
-func serveUntil(ctx context.Context, grace time.Duration, ls []net.Listener, serve func(net.Listener) error,
+// leastDrain is what exchanges under way get at least when what stopped before
+// has used up the grace period.
+const leastDrain = 500 * time.Millisecond
+
+// serveUntil serves all listeners until ctx ends, then shuts down within what
+// is left of the grace period, and by force after it.
+func serveUntil(ctx context.Context, ls []net.Listener, serve func(net.Listener) error,
 	shutdown func(context.Context) error, closeAll func()) error {
 	failed := make(chan error, len(ls))
 	for _, l := range ls {
@@ -179,7 +183,7 @@ func serveUntil(ctx context.Context, grace time.Duration, ls []net.Listener, ser
 		left--
 	case <-ctx.Done():
 	}
-	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(time.Until(StopBy(ctx)), leastDrain))
 	defer cancel()
 	if shutdown(drain) != nil {
 		closeAll()

@@ -197,7 +197,7 @@ func (rt *Runtime) Run(ctx context.Context) error {
 	if rt.cfg.OnListening != nil {
 		rt.cfg.OnListening(rt.Addresses())
 	}
-	err := runStages(rt.blocked(ctx), rt.cfg.Log, rt.stages()...)
+	err := runStages(rt.blocked(ctx), rt.cfg.Grace, rt.cfg.Log, rt.stages()...)
 	ectx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	if terr := rt.tracing.Shutdown(ectx); terr != nil {

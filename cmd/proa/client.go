@@ -50,11 +50,15 @@ func (f *clientFlags) base(wanted string) (string, error) {
 		return "", err
 	}
 	var ids []string
+	for _, i := range running { // by application
+		if len(ids) == 0 || ids[len(ids)-1] != i.AppID {
+			ids = append(ids, i.AppID)
+		}
+	}
 	for _, i := range running {
-		if wanted == i.AppID || wanted == "" && len(running) == 1 {
+		if wanted == i.AppID || wanted == "" && len(ids) == 1 {
 			return "http://127.0.0.1:" + strconv.Itoa(i.HTTPPort), nil
 		}
-		ids = append(ids, i.AppID)
 	}
 	if port := os.Getenv("DAPR_HTTP_PORT"); port != "" && wanted == "" {
 		return "http://127.0.0.1:" + port, nil

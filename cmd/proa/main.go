@@ -25,7 +25,11 @@ var version = "dev"
 
 func main() {
 	tuneMemory()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	orders := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // as with nohup; else the terminal is gone
+		orders = append(orders, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), orders...)
 	defer stop()
 	root := rootCommand()
 	root.SetArgs(arguments(os.Args))

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 )
 
 // execute runs the program with arguments, as the given name.
@@ -113,7 +112,7 @@ func TestAnEndlessLineIsBrokenUp(t *testing.T) {
 }
 
 func TestTheExitCodeOfTheApplicationIsKept(t *testing.T) {
-	p := &process{command: []string{"sh", "-c", "exit 7"}, out: io.Discard, grace: time.Second}
+	p := &process{command: []string{"sh", "-c", "exit 7"}, out: io.Discard}
 	err := p.run(t.Context())
 	var exit exitError
 	if !errors.Is(err, errExited) || !errors.As(err, &exit) || exit.code != 7 {

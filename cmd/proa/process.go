@@ -7,7 +7,10 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	goruntime "runtime"
 	"time"
+
+	"github.com/proa-io/proa/runtime"
 )
 
 // process is the application that a sidecar is started with.
@@ -16,7 +19,6 @@ type process struct {
 	dir     string
 	env     []string
 	out     io.Writer
-	grace   time.Duration
 }
 
 // run starts the application and waits until it ends, which is an error with
@@ -27,6 +29,10 @@ func (p *process) run(ctx context.Context) error {
 	cmd.Dir, cmd.Env = p.dir, append(os.Environ(), p.env...)
 	cmd.Stdout, cmd.Stderr = p.out, p.out
 	cmd.WaitDelay = time.Second // for output of what it has started
+	// On Linux the application is told to stop when the thread that started it
+	// ends, which is when this program was killed.
+	goruntime.LockOSThread()
+	defer goruntime.UnlockOSThread()
 	ownGroup(cmd)
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("the application cannot be started: %w", err)
@@ -39,7 +45,7 @@ func (p *process) run(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	interrupt(cmd)
-	kill := time.AfterFunc(p.grace, func() { killGroup(cmd) })
+	kill := time.AfterFunc(time.Until(runtime.StopBy(ctx)), func() { killGroup(cmd) })
 	defer kill.Stop()
 	<-ended
 	killGroup(cmd) // what it has left behind
@@ -53,11 +59,7 @@ var errExited = errors.New("the application ended")
 func exitOf(err error) error {
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
-		code := exit.ExitCode()
-		if code < 0 { // by a signal
-			code = 1
-		}
-		return fmt.Errorf("%w: %s (%w)", errExited, exit.ProcessState, exitError{code})
+		return fmt.Errorf("%w: %s (%w)", errExited, exit.ProcessState, exitError{exitCode(exit.ProcessState)})
 	}
 	if err != nil && !errors.Is(err, exec.ErrWaitDelay) {
 		return err

@@ -144,7 +144,7 @@ func withProcess(cfg runtime.Config, o *launchOptions) runtime.Config {
 	}
 	cfg.Process = func(ctx context.Context) error {
 		p := &process{
-			command: o.command, dir: o.dir, out: o.app, grace: cfg.Grace,
+			command: o.command, dir: o.dir, out: o.app,
 			env: append(environment(cfg, addresses), o.env...),
 		}
 		return p.run(ctx)

@@ -14,7 +14,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
-	"time"
 )
 
 // appMain is the program `app` of the scripts: an application that prints what
@@ -44,7 +43,6 @@ func appMain() {
 		}
 	}
 	a.released = make(chan struct{})
-	go leaveWithParent()
 	srv := &http.Server{Addr: "127.0.0.1:" + *port, Handler: a.handler()}
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
@@ -70,22 +68,13 @@ func appMain() {
 	fmt.Println("app stops")
 }
 
-// leaveWithParent ends the program when the one that started it was killed.
-func leaveWithParent() {
-	parent := os.Getppid()
-	for os.Getppid() == parent {
-		time.Sleep(100 * time.Millisecond)
-	}
-	os.Exit(1)
-}
-
 // app is the state of the application.
 type app struct {
 	subscriptions []map[string]string
 	sick          atomic.Bool
 	held          atomic.Int32
 	release       sync.Once
-	released      chan struct{}
+	released      chan struct{} // closed by release
 }
 
 func (a *app) handler() http.Handler {

@@ -1,7 +1,9 @@
 package e2e_test
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -54,14 +56,17 @@ type launch struct {
 	args []string // program and arguments
 }
 
-// start starts a program. Output is appended to that of an earlier process of
-// the same name. The program does not outlive the test binary where the kernel
-// can see to that; apart from that the caller kills it.
+// start starts a program. The output of an earlier process of the same name is
+// kept apart, in <name>.log.before. The program does not outlive the test binary
+// where the kernel can see to that; apart from that the caller kills it.
 func start(l launch) (*process, error) {
 	if l.logs == "" {
 		l.logs = l.dir
 	}
 	p := &process{name: l.name, log: filepath.Join(l.logs, l.name+".log"), exited: make(chan struct{})}
+	if err := os.Rename(p.log, p.log+".before"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
 	out, err := os.OpenFile(p.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err

@@ -95,19 +95,32 @@ func parseRequest(ts *testscript.TestScript, args []string) *request {
 
 // cmdHTTP makes a request; with a "!" before it there must be no answer.
 func cmdHTTP(ts *testscript.TestScript, neg bool, args []string) {
-	text, err := parseRequest(ts, args).do()
+	text, err := parseRequest(ts, args).try(neg)
 	fmt.Fprint(ts.Stdout(), text)
-	if !neg {
-		ts.Check(err)
-	} else if !errors.Is(err, errNoAnswer) {
-		ts.Fatalf("there is an answer: %s (%v)", text, err)
-	}
+	ts.Check(err)
 }
 
+// cmdPoll makes a request again and again.
 func cmdPoll(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, neg, len(args) > 0 && args[0] == "http", "poll http [flags] METHOD URL")
+	silent := len(args) > 0 && args[0] == "!"
+	if silent {
+		args = args[1:]
+	}
+	usage(ts, neg, len(args) > 0 && args[0] == "http", "poll [!] http [flags] METHOD URL")
 	r := parseRequest(ts, args[1:])
 	var text string
-	ts.Check(eventually(func() (err error) { text, err = r.do(); return err }))
+	ts.Check(eventually(func() (err error) { text, err = r.try(silent); return err }))
 	fmt.Fprint(ts.Stdout(), text)
+}
+
+// try makes the request and wants an answer, or none when it is to be silent.
+func (r *request) try(silent bool) (string, error) {
+	text, err := r.do()
+	switch {
+	case !silent:
+		return text, err
+	case errors.Is(err, errNoAnswer):
+		return "", nil
+	}
+	return text, fmt.Errorf("there is an answer: %s (%v)", text, err)
 }

@@ -25,7 +25,7 @@ import (
 //	expand FILE...              puts variables in place of ${NAME} in files
 //	start NAME PROGRAM ARG...   starts a program; its output goes to NAME.log
 //	await NAME PATTERN          waits until that output matches
-//	signal SIGNAL NAME          sends INT, TERM or KILL
+//	signal SIGNAL NAME          sends HUP, INT, TERM or KILL
 //	ended NAME CODE             waits for the end and wants an exit code
 //	stop NAME                   signal TERM and ended with code 0
 //	http [flags] METHOD URL     makes a request; the answer is the stdout
@@ -142,8 +142,8 @@ func cmdAwait(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func cmdSignal(ts *testscript.TestScript, neg bool, args []string) {
-	signals := map[string]syscall.Signal{"INT": syscall.SIGINT, "TERM": syscall.SIGTERM, "KILL": syscall.SIGKILL}
-	usage(ts, neg, len(args) == 2 && signals[args[0]] != 0, "signal INT|TERM|KILL NAME")
+	signals := map[string]syscall.Signal{"HUP": syscall.SIGHUP, "INT": syscall.SIGINT, "TERM": syscall.SIGTERM, "KILL": syscall.SIGKILL}
+	usage(ts, neg, len(args) == 2 && signals[args[0]] != 0, "signal HUP|INT|TERM|KILL NAME")
 	of(ts).process(ts, args[1]).signal(signals[args[0]])
 }
 
