@@ -23,16 +23,19 @@ fail() {
   exit 1
 }
 
-# hash prints a short name for what it reads.
-hash() { git hash-object --stdin | cut -c1-12; }
+# digest prints a short name for what it reads.
+digest() { git hash-object --stdin | cut -c1-12; }
 
-js_folder() { echo "$cache/js-$(hash <"$here/js/package-lock.json")"; }
+js_folder() { echo "$cache/js-$(digest <"$here/js/package-lock.json")"; }
 
 # A virtual environment belongs to one interpreter.
 python_folder() {
+  command -v python3 >/dev/null ||
+    fail "the Python SDK needs Python 3.10 or later (Debian: apt-get install python3 python3-venv)"
   local version
-  version=$(python3 -c 'import sys; print(sys.version, sys.base_prefix)')
-  echo "$cache/python-$({ cat "$here/python/requirements.txt"; echo "$version"; } | hash)"
+  version=$(python3 -c 'import sys; print(sys.version, sys.base_prefix); sys.exit(sys.version_info < (3, 10))') ||
+    fail "the Python SDK needs Python 3.10 or later; this is $version"
+  echo "$cache/python-$({ cat "$here/python/requirements.txt"; echo "$version"; } | digest)"
 }
 
 have_node() {
@@ -41,15 +44,6 @@ have_node() {
   local major
   major=$(node -p 'process.versions.node.split(".")[0]')
   [ "$major" -ge 18 ] || fail "the JavaScript SDK needs Node.js 18 or later; this is $(node --version)"
-}
-
-have_python() {
-  command -v python3 >/dev/null ||
-    fail "the Python SDK needs Python 3 (Debian: apt-get install python3 python3-venv)"
-  python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
-    fail "the Python SDK needs Python 3.10 or later; this is $(python3 --version)"
-  python3 -c 'import ensurepip, venv' 2>/dev/null ||
-    fail "this Python has no venv (Debian: apt-get install python3-venv)"
 }
 
 # run_quietly shows what a command prints only when it fails.
@@ -79,10 +73,11 @@ install_js() {
 }
 
 install_python() {
-  have_python
   local folder
   folder=$(python_folder)
   if [ -e "$folder/complete" ]; then return; fi
+  python3 -c 'import ensurepip, venv' 2>/dev/null ||
+    fail "this Python has no venv (Debian: apt-get install python3-venv)"
   echo "interop: installing the Python SDK"
   rm -rf "$folder"
   # A virtual environment cannot be moved: it is marked when it is complete.
@@ -110,7 +105,6 @@ where() {
     [ -d "$folder" ] || fail "the JavaScript SDK is not installed; run make test-deps"
     ;;
   python)
-    have_python
     folder=$(python_folder)
     [ -e "$folder/complete" ] || fail "the Python SDK is not installed; run make test-deps"
     ;;

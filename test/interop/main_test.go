@@ -18,11 +18,15 @@ import (
 	"github.com/proa-io/proa/test/interop/harness"
 )
 
+// What the tests share: the program, and each SDK, for Go as a program that is
+// built and for the others as the folder that it is installed in.
 var (
 	proa  = testserver.Share(harness.Build)
+	jssdk = testserver.Share(func(tb testserver.TB) string { return harness.SDK(tb, "js") })
+	pysdk = testserver.Share(func(tb testserver.TB) string { return harness.SDK(tb, "python") })
 	gosdk = testserver.Share(func(tb testserver.TB) string {
 		return harness.GoBuild(tb, filepath.Join(harness.Repository(tb), "test/interop/gosdk"), ".")
 	})
 )
 
-func TestMain(m *testing.M) { testserver.Main(m, proa, gosdk) }
+func TestMain(m *testing.M) { testserver.Main(m, proa, jssdk, pysdk, gosdk) }

@@ -23,7 +23,7 @@ type sdk struct {
 }
 
 func javascript(t *testing.T) sdk {
-	folder := harness.SDK(t, "js")
+	folder := jssdk.Get(t)
 	return sdk{
 		env:          []string{"NODE_PATH=" + filepath.Join(folder, "node_modules")},
 		subscription: "testdata/subscriptions/javascript.yaml",
@@ -43,7 +43,7 @@ func golang(t *testing.T) sdk {
 }
 
 func python(t *testing.T) sdk {
-	folder := harness.SDK(t, "python")
+	folder := pysdk.Get(t)
 	return sdk{
 		env:          []string{"PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1"},
 		flags:        []string{"--enable-app-health-check", "--app-health-probe-interval", "1"},

@@ -25,9 +25,6 @@ func Build(tb testserver.TB) *Proa {
 	return &Proa{path: GoBuild(tb, Repository(tb), "./cmd/proa")}
 }
 
-// Path returns where the program is.
-func (p *Proa) Path() string { return p.path }
-
 // GoBuild compiles the command in pkg of the module in dir and returns the path
 // of the program, which is removed when the test ends.
 func GoBuild(tb testserver.TB, dir, pkg string) string {
