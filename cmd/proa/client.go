@@ -245,7 +245,7 @@ func show(cmd *cobra.Command, b []byte) error {
 }
 
 func stateCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "state", Short: "Read and write state through a running sidecar"}
+	cmd := group(&cobra.Command{Use: "state", Short: "Read and write state through a running sidecar"})
 	cmd.AddCommand(stateGet(), stateSet(), stateDelete())
 	return cmd
 }

@@ -15,7 +15,7 @@ import (
 )
 
 func componentsCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "components", Short: "Show which components there are, and their settings"}
+	cmd := group(&cobra.Command{Use: "components", Short: "Show which components there are, and their settings"})
 	cmd.AddCommand(
 		&cobra.Command{
 			Use: "list", Short: "List all components that are compiled in", Args: cobra.NoArgs,

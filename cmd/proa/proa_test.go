@@ -47,6 +47,7 @@ func TestWrongFlagsSayWhatIsRight(t *testing.T) {
 		`app id "a.b" cannot be used`:                                             {"proa", "sidecar", "--app-id", "a.b"},
 		`mode "kubernetes" is not supported`:                                      {"proa", "sidecar", "--app-id", "a", "--mode", "kubernetes"},
 		`app protocol "ftp" is not known; there is http, https, h2c, grpc, grpcs`: {"proa", "sidecar", "--app-id", "a", "--app-protocol", "ftp"},
+		`unknown command "gett" for "proa state"; did you mean "get"?`:            {"proa", "state", "gett", "x"},
 		`unknown flag: --app-idd`:                                                 {"proa", "sidecar", "--app-idd", "a"},
 		`no sidecar is running; start one with`:                                   {"proa", "state", "get", "x", "--home", t.TempDir()},
 		`--metadata wants key=value, not "x"`:                                     {"proa", "publish", "--topic", "t", "--address", "127.0.0.1:1", "--metadata", "x"},
