@@ -62,7 +62,8 @@ type Options struct {
 	// Grace is how long deliveries under way may take to end once a
 	// subscription ends; 5 s when zero.
 	Grace time.Duration
-	// Log receives what happens to deliveries; nil discards.
+	// Log receives what happens to deliveries and names the component already;
+	// nil discards.
 	Log *slog.Logger
 }
 
@@ -106,7 +107,7 @@ func New(h *component.Handle[Driver], o Options) *Broker {
 		return policy.Op{Block: Block, Component: h.Name(), Name: name, Inbound: inbound}
 	}
 	return &Broker{
-		name: h.Name(), handle: h, opts: o, log: o.Log.With("block", Block, "component", h.Name()), group: group,
+		name: h.Name(), handle: h, opts: o, log: o.Log, group: group,
 		publishing:  permissionsFor(o.AppID, o.Config.PublishingScopes, o.Config),
 		subscribing: permissionsFor(o.AppID, o.Config.SubscriptionScopes, o.Config),
 		publish:     out.Bind(op("publish", false)),

@@ -85,7 +85,7 @@ class Inbox {
     return items;
   }
 
-  // get empty tells whether everything has been taken.
+  // empty tells whether everything has been taken.
   get empty() {
     return this.#items.length === 0;
   }
