@@ -149,6 +149,31 @@ func TestCatalogFindsByTypeAliasAndVersion(t *testing.T) {
 	}
 }
 
+func TestAComponentThatSomebodyWaitsForIsTriedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var up atomic.Bool
+		h := NewHandle(HandleOptions{}, func(context.Context) (driver, error) {
+			if !up.Load() {
+				return driver{}, errors.New("refused")
+			}
+			return driver{new(bool)}, nil
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- h.Run(ctx) }()
+		time.Sleep(2 * time.Minute) // delays have grown
+		up.Store(true)
+		before := time.Now()
+		if _, err := h.Get(t.Context()); err != nil || time.Since(before) > wantedDelay {
+			t.Errorf("Get = %v after %v, want no more than %v", err, time.Since(before), wantedDelay)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestHandleOpensInTheBackgroundAndSaysWhyNot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		closed := false

@@ -48,7 +48,8 @@ type Handle[D io.Closer] struct {
 	wait      time.Duration
 	log       *slog.Logger
 
-	ready atomic.Pointer[D] // the fast path: nil until open
+	ready  atomic.Pointer[D] // the fast path: nil until open
+	wanted chan struct{}     // gets a token when a caller waits
 
 	mu      sync.Mutex
 	status  Status
@@ -76,6 +77,7 @@ func NewHandle[D io.Closer](o HandleOptions, open func(context.Context) (D, erro
 	return &Handle[D]{
 		name: o.Name, typ: o.Type, open: open, wait: o.Wait, log: o.Log,
 		status:  Status{State: Opening, Since: time.Now()},
+		wanted:  make(chan struct{}, 1),
 		changed: make(chan struct{}),
 	}
 }
@@ -126,6 +128,10 @@ func (h *Handle[D]) await(ctx context.Context) (D, error) {
 			return zero, fault.New(fault.Unavailable, "component %q (%s) is closed", h.name, h.typ).WithReason(ReasonNotReady)
 		}
 		select {
+		case h.wanted <- struct{}{}:
+		default:
+		}
+		select {
 		case <-changed:
 			continue
 		case <-ctx.Done():
@@ -147,10 +153,12 @@ func (h *Handle[D]) notReady(s Status) error {
 		WithReason(ReasonNotReady).WithRetryAfter(max(0, time.Until(s.NextTry)))
 }
 
-// Back-off between attempts to open a component.
+// Back-off between attempts to open a component. While a caller waits for it no
+// delay is longer than wantedDelay.
 const (
-	firstDelay = 200 * time.Millisecond
-	lastDelay  = 15 * time.Second
+	firstDelay  = 200 * time.Millisecond
+	wantedDelay = time.Second
+	lastDelay   = 15 * time.Second
 )
 
 // Run opens the driver, trying again with growing delays, keeps it until ctx
@@ -183,12 +191,30 @@ func (h *Handle[D]) openUntil(ctx context.Context) bool {
 			h.log.WarnContext(ctx, "component is not ready and will be retried", "attempt", attempt, "error", err)
 			said = text
 		}
+		if !h.pause(ctx, wait) {
+			return false
+		}
+		delay = min(2*delay, lastDelay)
+	}
+}
+
+// pause waits before the next attempt. It returns false when ctx has ended.
+func (h *Handle[D]) pause(ctx context.Context, wait time.Duration) bool {
+	began, wanted := time.Now(), h.wanted
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	for {
 		select {
 		case <-ctx.Done():
 			return false
-		case <-time.After(wait):
+		case <-timer.C:
+			return true
+		case <-wanted:
+			wanted = nil
+			if wait > wantedDelay {
+				timer.Reset(wantedDelay - time.Since(began))
+			}
 		}
-		delay = min(2*delay, lastDelay)
 	}
 }
 
