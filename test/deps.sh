@@ -15,6 +15,13 @@ wanted='
 redis-server redis-server
 memcached    memcached
 nats-server  nats-server
+mariadbd     mariadb-server
+rabbitmq-server rabbitmq-server
+mosquitto    mosquitto
+etcd         etcd-server
+java         default-jdk-headless
+javac        default-jdk-headless
+mvn          maven
 node         nodejs
 npm          npm
 python3      python3
@@ -30,6 +37,8 @@ missing() {
   done <<<"$wanted"
   # A part of Python that Debian has in a package without a program.
   python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
+  # PostgreSQL's server is not on the path.
+  compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || echo postgresql
 }
 
 # as_root runs a command as root, or fails when there is no way to.
@@ -46,7 +55,7 @@ as_root() {
 # give_up says what a person has to do.
 give_up() {
   local packages
-  mapfile -t packages < <(missing)
+  mapfile -t packages < <(missing | sort -u)
   echo "test-deps: $1; please install: ${packages[*]}" >&2
   if [ "${CI:-}" ] && [ "$CI" != false ] && [ "$CI" != 0 ] && [ "$CI" != no ]; then exit 1; fi
 }
@@ -79,7 +88,7 @@ if [ "${1:-}" = --install ]; then # the part of this script that runs as root
   exit
 fi
 
-mapfile -t packages < <(missing)
+mapfile -t packages < <(missing | sort -u)
 if [ ${#packages[@]} = 0 ]; then
   echo "test-deps: everything is there"
 elif ! command -v apt-get >/dev/null; then
