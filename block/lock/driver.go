@@ -38,12 +38,24 @@ type Renewer interface {
 	Renew(ctx context.Context, name, owner string, ttl time.Duration) (Lease, error)
 }
 
+// Watcher is implemented by drivers that can tell when a lock may be had. Those
+// who wait for a lock of another driver ask for it at intervals.
+type Watcher interface {
+	// AwaitFree returns nil when nobody holds the named lock, at once if that
+	// is so already: never later than soon after it was released or its lease
+	// has ended. It may also return nil sooner, for whoever waits asks with
+	// Acquire and waits on. When ctx ends it returns the cause of that; any
+	// other error says that the store cannot tell at present.
+	AwaitFree(ctx context.Context, name string) error
+}
+
 // Lease is a lock that is held.
 type Lease struct {
-	// Token is the fencing token: each Acquire of a lock gives a larger one
-	// than any before. A resource that refuses tokens smaller than the
-	// largest it has seen is safe from an owner that does not know that its
-	// lease is over.
+	// Token is the fencing token, never 0: each Acquire of a lock gives a
+	// larger one than any before, also after the store has been restarted if
+	// it is durable. A resource that refuses tokens smaller than the largest
+	// it has seen is safe from an owner that does not know that its lease is
+	// over.
 	Token uint64
 	// Expires is when the lease ends unless it is renewed, by the clock of
 	// this process, measured from before the call. The holder may rely on
@@ -72,5 +84,6 @@ func Spec[C any, D Driver](d component.Description, defaults C,
 	open func(context.Context, C, component.Env) (D, error)) component.Spec {
 	return component.NewSpec(Block, d, defaults, Config{}, []component.Capability{
 		component.Can[Renewer]("RENEW"),
+		component.Can[Watcher]("AWAIT"),
 	}, open)
 }

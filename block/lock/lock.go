@@ -22,6 +22,8 @@ const (
 	ReasonNoOwner fault.Reason = "lock.no_owner"
 	// ReasonBadTTL marks a time to live that is not positive.
 	ReasonBadTTL fault.Reason = "lock.bad_ttl"
+	// ReasonBadWait marks a time to wait that is negative.
+	ReasonBadWait fault.Reason = "lock.bad_wait"
 	// ReasonIllegalResource marks a resource id with the separator in it.
 	ReasonIllegalResource fault.Reason = "lock.illegal_resource"
 	// ReasonCannotRenew marks a store that cannot renew.
@@ -84,6 +86,7 @@ type Store struct {
 	acquire *policy.Operation
 	release *policy.Operation
 	renew   *policy.Operation
+	waiting lines
 }
 
 // New returns a Store over the driver that h opens.
@@ -106,25 +109,27 @@ func (s *Store) Name() string { return s.handle.Name() }
 // the lock does not get it again. A request that can never succeed is
 // InvalidArgument.
 func (s *Store) TryLock(ctx context.Context, resource, owner string, ttl time.Duration) (Lease, bool, error) {
-	if err := s.check(resource, owner); err != nil {
+	r := Request{Resource: resource, Owner: owner, TTL: ttl}
+	if err := s.checkRequest(r); err != nil {
 		return Lease{}, false, err
 	}
-	if err := s.checkTTL(ttl); err != nil {
-		return Lease{}, false, err
-	}
+	return s.try(ctx, r)
+}
+
+func (s *Store) try(ctx context.Context, r Request) (Lease, bool, error) {
 	// That the lock is held is an answer, not a failure: policies must not
 	// count or repeat it.
 	held := false
-	lease, err := policy.Do(ctx, s.acquire, policy.Call{Key: resource}, func(ctx context.Context) (Lease, error) {
+	lease, err := policy.Do(ctx, s.acquire, policy.Call{Key: r.Resource}, func(ctx context.Context) (Lease, error) {
 		d, err := s.handle.Get(ctx)
 		if err != nil {
 			return Lease{}, err
 		}
-		lease, err := d.Acquire(ctx, s.prefix+resource, owner, ttl)
+		lease, err := d.Acquire(ctx, s.prefix+r.Resource, r.Owner, r.TTL)
 		if held = err != nil && fault.ReasonOf(err) == ReasonHeld; held {
 			return Lease{}, nil
 		}
-		return lease, s.wrap(err, "acquire", resource)
+		return lease, s.wrap(err, "acquire", r.Resource)
 	})
 	return lease, err == nil && !held, err
 }
@@ -164,6 +169,9 @@ func (s *Store) Unlock(ctx context.Context, resource, owner string) (Status, err
 	if err != nil {
 		return InternalError, err
 	}
+	if status == Success {
+		s.waiting.wake(resource)
+	}
 	return status, nil
 }
 
@@ -171,10 +179,7 @@ func (s *Store) Unlock(ctx context.Context, resource, owner string) (Status, err
 // NotFound when nobody holds it, PermissionDenied when another owner does, and
 // Unimplemented when the store cannot renew.
 func (s *Store) Renew(ctx context.Context, resource, owner string, ttl time.Duration) (Lease, error) {
-	if err := s.check(resource, owner); err != nil {
-		return Lease{}, err
-	}
-	if err := s.checkTTL(ttl); err != nil {
+	if err := s.checkRequest(Request{Resource: resource, Owner: owner, TTL: ttl}); err != nil {
 		return Lease{}, err
 	}
 	call := policy.Call{Key: resource, Idempotent: true}
@@ -206,10 +211,17 @@ func (s *Store) check(resource, owner string) error {
 	return nil
 }
 
-func (s *Store) checkTTL(ttl time.Duration) error {
-	if ttl <= 0 {
-		return fault.New(fault.InvalidArgument, "lock store %q: the expiry must be positive, not %v", s.Name(), ttl).
+func (s *Store) checkRequest(r Request) error {
+	if err := s.check(r.Resource, r.Owner); err != nil {
+		return err
+	}
+	switch {
+	case r.TTL <= 0:
+		return fault.New(fault.InvalidArgument, "lock store %q: the expiry must be positive, not %v", s.Name(), r.TTL).
 			WithReason(ReasonBadTTL)
+	case r.Wait < 0:
+		return fault.New(fault.InvalidArgument, "lock store %q: the time to wait must not be negative, as %v is", s.Name(), r.Wait).
+			WithReason(ReasonBadWait)
 	}
 	return nil
 }

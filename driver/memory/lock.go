@@ -12,12 +12,20 @@ import (
 // LockConfig configures a lock store in memory. There is nothing to configure.
 type LockConfig struct{}
 
-// Lock is a lock.Driver and a lock.Renewer.
+// Lock is a lock.Driver, a lock.Renewer and a lock.Watcher.
 type Lock struct {
 	mu    sync.Mutex
 	held  map[string]heldLock // by name; some may have expired
 	token uint64              // of the last Acquire of any lock
 	sweep int                 // size of held at which expired locks are removed
+
+	watched map[string]*watchedLock // by name; locks that somebody awaits
+}
+
+// watchedLock is a lock that somebody awaits.
+type watchedLock struct {
+	watchers int
+	changed  chan struct{} // closed and replaced when the lock is released or renewed
 }
 
 type heldLock struct {
@@ -31,7 +39,7 @@ const minSweep = 1024
 
 // OpenLock returns a store in which no lock is held.
 func OpenLock(context.Context, LockConfig, component.Env) (*Lock, error) {
-	return &Lock{held: map[string]heldLock{}, sweep: minSweep}, nil
+	return &Lock{held: map[string]heldLock{}, sweep: minSweep, watched: map[string]*watchedLock{}}, nil
 }
 
 // Acquire implements lock.Driver.
@@ -63,6 +71,7 @@ func (l *Lock) Release(ctx context.Context, name, owner string) error {
 		return err
 	}
 	delete(l.held, name)
+	l.tell(name)
 	return nil
 }
 
@@ -79,7 +88,55 @@ func (l *Lock) Renew(ctx context.Context, name, owner string, ttl time.Duration)
 	}
 	h.Expires = time.Now().Add(ttl)
 	l.held[name] = h
+	l.tell(name)
 	return h.Lease, nil
+}
+
+// AwaitFree implements lock.Watcher.
+func (l *Lock) AwaitFree(ctx context.Context, name string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	w := l.watched[name]
+	if w == nil {
+		w = &watchedLock{changed: make(chan struct{})}
+		l.watched[name] = w
+	}
+	w.watchers++
+	defer func() {
+		if w.watchers--; w.watchers == 0 {
+			delete(l.watched, name)
+		}
+	}()
+	for ctx.Err() == nil {
+		h, ok := l.held[name]
+		left := time.Until(h.Expires)
+		if !ok || left <= 0 {
+			return nil
+		}
+		l.await(ctx, w.changed, left)
+	}
+	return context.Cause(ctx)
+}
+
+// await waits without the mutex that it is called with.
+func (l *Lock) await(ctx context.Context, changed <-chan struct{}, d time.Duration) {
+	l.mu.Unlock()
+	defer l.mu.Lock()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-changed:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// tell wakes those who await a lock.
+func (l *Lock) tell(name string) {
+	if w := l.watched[name]; w != nil {
+		close(w.changed)
+		w.changed = make(chan struct{})
+	}
 }
 
 // Close implements io.Closer.

@@ -3,6 +3,7 @@ package nats
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"time"
 
 	"github.com/proa-io/proa/block/lock"
@@ -27,7 +28,7 @@ func (c LockConfig) Validate() error {
 	return checkBucket(c.Bucket)
 }
 
-// Lock is a lock.Driver and a lock.Renewer.
+// Lock is a lock.Driver, a lock.Renewer and a lock.Watcher.
 //
 // A lock is a key that whoever takes it creates, or overwrites if the lease in
 // it is over, in both cases provided that nobody else was faster. The time of a
@@ -158,6 +159,48 @@ func (l *Lock) Renew(ctx context.Context, name, owner string, ttl time.Duration)
 		return lock.Lease{Token: h.token(), Expires: began.Add(ttl)}, nil
 	}
 	return lock.Lease{}, errBusy()
+}
+
+// errFree ends the watch of a lock that is free.
+var errFree = errors.New("the lock is free")
+
+// AwaitFree implements lock.Watcher. When a lease has ended it relies on the
+// clock of this process: the holder may have the lock a little longer, or the
+// server may have told first.
+func (l *Lock) AwaitFree(ctx context.Context, name string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	watching, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	over := time.AfterFunc(time.Hour, func() { cancel(errFree) })
+	over.Stop() // until there is a lease
+	defer over.Stop()
+	absent := true
+	err := l.bucket.Watch(watching, encodeKey(name), func(u engine.Update) error {
+		var v lease
+		switch {
+		case u.Op == engine.OpSynced && absent, u.Op == engine.OpDelete && !absent:
+			return errFree
+		case u.Op != engine.OpPut:
+			return nil
+		}
+		absent = false
+		if json.Unmarshal(u.Value, &v) != nil {
+			return nil // no lock: Acquire will tell
+		}
+		over.Reset(u.Created.Add(v.TTL).Sub(l.now()))
+		return nil
+	})
+	switch {
+	case errors.Is(err, errFree):
+		return nil
+	case err != nil:
+		return err
+	case ctx.Err() == nil:
+		return nil // cancelled by over
+	}
+	return context.Cause(ctx)
 }
 
 func errBusy() error {

@@ -47,6 +47,12 @@ func Run(t *testing.T, open Open) {
 		{"RenewOfAFreeLockIsNotFound", renewFree},
 		{"RenewByAnotherIsRefused", renewByAnother},
 		{"RenewAfterExpiryIsNotFound", renewExpired},
+		{"FreeLockNeedNotBeAwaited", awaitFreeLock},
+		{"ReleaseIsToldToThoseWhoWait", awaitRelease},
+		{"EndOfALeaseIsToldToThoseWhoWait", awaitExpiry},
+		{"RenewedLeaseIsAwaitedToItsNewEnd", awaitRenewed},
+		{"WaitForAHeldLockIsNoSpinning", awaitHeld},
+		{"WaitsForDifferentLocksAreIndependent", awaitOthers},
 		{"CanceledContextReturnsCanceled", canceled},
 	} {
 		t.Run(p.name, func(t *testing.T) { p.test(t, open(t)) })
@@ -338,6 +344,144 @@ func renewExpired(t *testing.T, d lock.Driver) {
 	wantCode(t, "Renew", err, fault.NotFound)
 }
 
+func awaitFreeLock(t *testing.T, d lock.Driver) {
+	w := watcher(t, d)
+	wait := func(what string) {
+		t.Helper()
+		if err := w.AwaitFree(t.Context(), "l"); err != nil {
+			t.Fatalf("AwaitFree of %s: %v", what, err)
+		}
+	}
+	wait("a lock that never was")
+	acquire(t, d, "l", "me", long)
+	release(t, d, "l", "me")
+	wait("a released lock")
+	acquire(t, d, "l", "me", short)
+	awaitFree(t, d, "l", "you")
+	release(t, d, "l", "you")
+	wait("a lock whose lease was over")
+}
+
+// waiting waits for the lock in the background and takes it; the result gets
+// what went wrong.
+func waiting(t *testing.T, d lock.Driver, name, owner string) <-chan error {
+	t.Helper()
+	w, result := watcher(t, d), make(chan error, 1)
+	var begun, work sync.WaitGroup
+	begun.Add(1)
+	work.Go(func() {
+		begun.Done()
+		for {
+			if err := w.AwaitFree(t.Context(), name); err != nil {
+				result <- err
+				return
+			}
+			if _, err := d.Acquire(t.Context(), name, owner, long); !isHeld(err) {
+				result <- err
+				return
+			}
+		}
+	})
+	t.Cleanup(work.Wait)
+	begun.Wait()
+	return result
+}
+
+func wantTold(t *testing.T, result <-chan error) {
+	t.Helper()
+	select {
+	case err := <-result:
+		if err != nil {
+			t.Fatalf("whoever waited got %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("whoever waits has not been told in 20 s")
+	}
+}
+
+func awaitRelease(t *testing.T, d lock.Driver) {
+	watcher(t, d)
+	for i := range 5 {
+		owner := fmt.Sprint("owner", i)
+		acquire(t, d, "l", owner, long)
+		told := waiting(t, d, "l", "next")
+		if i%2 == 0 { // released as the wait begins, and some time after
+			wantHeldFor(t, told)
+		}
+		release(t, d, "l", owner)
+		wantTold(t, told)
+		release(t, d, "l", "next")
+	}
+}
+
+// wantHeldFor gives those who wait some time to begin, in which they must not
+// get the lock.
+func wantHeldFor(t *testing.T, result <-chan error) {
+	t.Helper()
+	select {
+	case err := <-result:
+		t.Fatalf("whoever waits got a lock that is held, or %v", err)
+	case <-time.After(100 * time.Millisecond):
+	}
+}
+
+func awaitExpiry(t *testing.T, d lock.Driver) {
+	watcher(t, d)
+	acquire(t, d, "l", "me", short)
+	wantTold(t, waiting(t, d, "l", "you"))
+}
+
+func awaitRenewed(t *testing.T, d lock.Driver) {
+	watcher(t, d)
+	r := renewer(t, d)
+	acquire(t, d, "l", "me", 2*time.Second)
+	told := waiting(t, d, "l", "you")
+	lease, err := r.Renew(t.Context(), "l", "me", 3*time.Second)
+	if err != nil {
+		t.Fatalf("Renew: %v", err)
+	}
+	wantTold(t, told)
+	if now := time.Now(); now.Before(lease.Expires) {
+		t.Errorf("somebody else got the lock %v before the renewed lease ends", lease.Expires.Sub(now))
+	}
+}
+
+func awaitHeld(t *testing.T, d lock.Driver) {
+	w := watcher(t, d)
+	acquire(t, d, "l", "me", long)
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	for range 20 {
+		if err := w.AwaitFree(ctx, "l"); err != nil {
+			wantCode(t, "AwaitFree when its context ends", err, fault.DeadlineExceeded)
+			return
+		}
+	}
+	if ctx.Err() == nil {
+		t.Error("AwaitFree said 20 times within 500 ms that a held lock is free")
+	}
+}
+
+func awaitOthers(t *testing.T, d lock.Driver) {
+	names := []string{"a", "a.b", "a||b", "*", "grüße"}
+	told := map[string]<-chan error{}
+	watcher(t, d)
+	for _, name := range names {
+		acquire(t, d, name, "me", long)
+		told[name] = waiting(t, d, name, "you")
+	}
+	for i, name := range names {
+		release(t, d, name, "me")
+		wantTold(t, told[name])
+		for _, other := range names[i+1:] {
+			wantHeld(t, d, other, "them")
+			if err := d.Release(t.Context(), other, "you"); !fault.Is(err, fault.PermissionDenied) {
+				t.Errorf("Release of %q, for which somebody waits, by them: %v", other, err)
+			}
+		}
+	}
+}
+
 func canceled(t *testing.T, d lock.Driver) {
 	acquire(t, d, "held", "me", long)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -348,6 +492,9 @@ func canceled(t *testing.T, d lock.Driver) {
 	if r, ok := d.(lock.Renewer); ok {
 		_, err := r.Renew(ctx, "held", "me", long)
 		wantCode(t, "Renew", err, fault.Canceled)
+	}
+	if w, ok := d.(lock.Watcher); ok {
+		wantCode(t, "AwaitFree", w.AwaitFree(ctx, "held"), fault.Canceled)
 	}
 	wantHeld(t, d, "held", "you")
 	acquire(t, d, "free", "you", long)
@@ -411,6 +558,15 @@ func renewer(t *testing.T, d lock.Driver) lock.Renewer {
 		t.Skip("the driver is no lock.Renewer")
 	}
 	return r
+}
+
+func watcher(t *testing.T, d lock.Driver) lock.Watcher {
+	t.Helper()
+	w, ok := d.(lock.Watcher)
+	if !ok {
+		t.Skip("the driver is no lock.Watcher")
+	}
+	return w
 }
 
 func wantCode(t *testing.T, what string, err error, want fault.Code) {

@@ -45,6 +45,9 @@ func RunNetwork(t *testing.T, open OpenThrough) {
 					return err
 				})
 			}
+			if w, ok := d.(lock.Watcher); ok {
+				endsInTime(t, func(ctx context.Context) error { return w.AwaitFree(ctx, "held") })
+			}
 			proxy.Heal()
 			awaitRecovery(t, d)
 			wantHeld(t, d, "held", "you")
@@ -65,6 +68,22 @@ func failsInTime(t *testing.T, what string, fn func(context.Context) error) {
 	}
 	if took := time.Since(begun); took > 10*time.Second {
 		t.Errorf("%s took %v with a deadline of 1 s", what, took)
+	}
+}
+
+// endsInTime calls AwaitFree with a second to go. It may wait for the network to
+// come back.
+func endsInTime(t *testing.T, fn func(context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	begun := time.Now()
+	err := fn(ctx)
+	if err != nil && !fault.Is(err, fault.Unavailable) && !fault.Is(err, fault.DeadlineExceeded) {
+		t.Errorf("AwaitFree during the fault: error %v, want unavailable or deadline_exceeded", err)
+	}
+	if took := time.Since(begun); took > 10*time.Second {
+		t.Errorf("AwaitFree took %v with a deadline of 1 s", took)
 	}
 }
 
