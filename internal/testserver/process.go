@@ -30,6 +30,8 @@ const (
 	pollEvery = 10 * time.Millisecond
 	// portAttempts is how many ports are tried when others keep taking them.
 	portAttempts = 8
+	// restartAttempts is how often a server is started again on its own port.
+	restartAttempts = 50
 	// outputLimit is how much of a server's output failures show.
 	outputLimit = 16 << 10
 )
@@ -38,6 +40,8 @@ const (
 type spec struct {
 	// program is the path of the executable.
 	program string
+	// setUp fills p.Dir before the first start; nil when there is nothing to do.
+	setUp func(p *Process) error
 	// args returns the arguments to listen on 127.0.0.1:port and keep
 	// everything in dir, writing a configuration file there if need be. It is
 	// called once per port tried.
@@ -46,6 +50,12 @@ type spec struct {
 	// far as its protocol can, that it is the very process p runs: another one
 	// may have taken the port.
 	probe func(p *Process) (version string, err error)
+	// unprivileged is for servers that refuse to run as root: tests that do are
+	// to start them as another user.
+	unprivileged bool
+	// lingers is what the server prints when something of the process before it
+	// is not gone yet, and it should be tried again; "" for nothing.
+	lingers string
 	// pickPort replaces freeport.Pick in this package's own tests.
 	pickPort func() (int, error)
 }
@@ -58,6 +68,7 @@ type Process struct {
 	dir  string
 	port int
 	args []string
+	user *account // nil for our own
 
 	mu      sync.Mutex
 	cmd     *exec.Cmd
@@ -78,6 +89,16 @@ func start(tb TB, s spec) *Process {
 	}
 	p := &Process{tb: tb, spec: s, dir: dir}
 	tb.Cleanup(p.cleanup)
+	if s.unprivileged {
+		if p.user, err = otherUser(dir); err != nil {
+			tb.Fatalf("testserver: %s: %v", p.name(), err)
+		}
+	}
+	if s.setUp != nil {
+		if err := s.setUp(p); err != nil {
+			tb.Fatalf("testserver: %v", err)
+		}
+	}
 	for attempt := 1; ; attempt++ {
 		if p.port, err = s.pickPort(); err != nil {
 			tb.Fatalf("testserver: %v", err)
@@ -162,7 +183,7 @@ func (p *Process) Restart() {
 		if err == nil {
 			return
 		}
-		if attempt == portAttempts || !p.portWasTaken(err) {
+		if attempt == restartAttempts || !p.portWasTaken(err) && !p.lingering(err) {
 			p.tb.Fatalf("restart: %v", err)
 		}
 		time.Sleep(100 * time.Millisecond)
@@ -206,6 +227,7 @@ func (p *Process) launch() error {
 	cmd := exec.Command(p.spec.program, p.args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = p.dir, out, out
 	cmd.SysProcAttr = dieWithParent()
+	p.user.apply(cmd)
 
 	started, exited := make(chan error), make(chan struct{})
 	go func() {
@@ -268,6 +290,28 @@ func (p *Process) portWasTaken(err error) bool {
 	}
 	_ = l.Close()
 	return false
+}
+
+// lingering tells a server that found remains of the one before it from one
+// that could not start at all.
+func (p *Process) lingering(err error) bool {
+	return p.spec.lingers != "" && errors.Is(err, errExited) && strings.Contains(err.Error(), p.spec.lingers)
+}
+
+// runToEnd runs a program as the user that the server will run as.
+func (p *Process) runToEnd(program string, args ...string) error { return p.feed("", program, args...) }
+
+// feed is runToEnd for a program that reads text.
+func (p *Process) feed(text, program string, args ...string) error {
+	cmd := exec.Command(program, args...)
+	cmd.Stdin = strings.NewReader(text)
+	cmd.Dir, cmd.Env = p.dir, append(os.Environ(), "LC_ALL=C", "HOME="+p.dir)
+	p.user.apply(cmd)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s: %w; it printed:\n%s", filepath.Base(program), err, out)
+	}
+	return nil
 }
 
 // cleanup ends the server and removes its directory. It does not ask nicely:

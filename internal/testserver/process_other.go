@@ -4,6 +4,7 @@ package testserver
 
 import (
 	"os"
+	"os/exec"
 	"syscall"
 )
 
@@ -17,3 +18,11 @@ func signalGroup(p *os.Process, sig syscall.Signal) {
 		_ = p.Kill()
 	}
 }
+
+// account is the user that a server runs as which does not want to be root.
+// Where this is not Linux tests are not expected to run as root.
+type account struct{}
+
+func otherUser(string) (*account, error) { return nil, nil }
+
+func (*account) apply(*exec.Cmd) {}

@@ -30,6 +30,8 @@ type server interface {
 }
 
 var kinds = map[string]func(TB) server{
+	"postgres":  func(tb TB) server { return Postgres(tb, PostgresOptions{}) },
+	"mariadb":   func(tb TB) server { return MariaDB(tb, MariaDBOptions{}) },
 	"redis":     func(tb TB) server { return Redis(tb, RedisOptions{}) },
 	"memcached": func(tb TB) server { return Memcached(tb) },
 	"nats":      func(tb TB) server { return NATS(tb, NATSOptions{}) },
@@ -45,7 +47,7 @@ func TestServersAnswerUntilDownAndAgainAfterRestart(t *testing.T) {
 			srv := start(t)
 			addr, first := srv.Addr(), srv.Pid()
 			mustAnswer(t, addr)
-			if v := srv.Version(); strings.Count(v, ".") != 2 {
+			if v := srv.Version(); !strings.Contains(v, ".") || strings.Trim(v, "0123456789.") != "" {
 				t.Errorf("version is %q", v)
 			}
 
