@@ -103,6 +103,24 @@ func (h *Handle[D]) Status() Status {
 	return h.status
 }
 
+// Await waits until the driver is open or closed for good, or ctx ends, and
+// returns the status then. Unlike Get it has no bound of its own.
+func (h *Handle[D]) Await(ctx context.Context) Status {
+	for {
+		h.mu.Lock()
+		status, changed := h.status, h.changed
+		h.mu.Unlock()
+		if status.State != Opening {
+			return status
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return status
+		}
+	}
+}
+
 // Get returns the driver. When it is not open yet, Get waits until it is, ctx
 // ends, or the handle's Wait is over, and then fails with Unavailable naming
 // the component and why it is not ready.

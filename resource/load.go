@@ -252,6 +252,9 @@ func read[T any, P checker[T]](l *loader, path string, n *yaml.Node) (out T, ok 
 		P(&out).check(&l.problems)
 	}
 	h := P(&out).head()
+	if len(l.problems.errs) == before {
+		h.digest = digestOf(n)
+	}
 	mine := inScope(h.Scopes, l.options.AppID) &&
 		(l.options.Namespace == "" || h.Metadata.Namespace == "" || h.Metadata.Namespace == l.options.Namespace)
 	return out, mine && len(l.problems.errs) == before

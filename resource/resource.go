@@ -37,6 +37,8 @@ type header struct {
 	Scopes     []string           `yaml:"scopes"`
 	Status     Value              `yaml:"status"` // of an exported resource; ignored
 	Pos        component.Position `yaml:"-"`
+
+	digest string
 }
 
 // Set is everything that was read, in the order it was read, cut down to what

@@ -15,11 +15,11 @@ func (rt *Runtime) buildAPIs() {
 	h := httpapi.Options{
 		AppID: rt.cfg.AppID, Blocks: rt, Invoker: rt.invoker, Tracing: rt.tracing, Token: token,
 		AllowedOrigins: rt.cfg.AllowedOrigins, MaxBody: rt.cfg.MaxBodySize,
-		Allows: apiRule(rt.set.Configuration.Spec.API, "http"),
+		Allows: apiRule(rt.table.Load().set.Configuration.Spec.API, "http"),
 	}
 	g := grpcapi.Options{
 		AppID: rt.cfg.AppID, Blocks: rt, Invoker: rt.invoker, Tracing: rt.tracing, Token: token,
-		MaxMessage: int(rt.cfg.MaxBodySize), Allows: apiRule(rt.set.Configuration.Spec.API, "grpc"),
+		MaxMessage: int(rt.cfg.MaxBodySize), Allows: apiRule(rt.table.Load().set.Configuration.Spec.API, "grpc"),
 	}
 	if rt.app != nil {
 		h.ConfigurationApp = rt.app.channel
@@ -31,7 +31,7 @@ func (rt *Runtime) buildAPIs() {
 // logCalls logs every API call when the flag or the Configuration asks for it.
 func (rt *Runtime) logCalls(h *httpapi.Options, g *grpcapi.Options) {
 	on, omitHealth, hidePath := rt.cfg.LogAPI, false, false
-	if l := rt.set.Configuration.Spec.Logging; l != nil && l.APILogging != nil {
+	if l := rt.table.Load().set.Configuration.Spec.Logging; l != nil && l.APILogging != nil {
 		if l.APILogging.Enabled != nil {
 			on = on || *l.APILogging.Enabled
 		}

@@ -78,11 +78,11 @@ func newApplication(rt *Runtime) *application {
 		BindingProbeTimeout: c.BindingProbeTimeout, Tracing: rt.tracing, Log: c.Log,
 	})
 	a.runner = pubsub.NewRunner(pubsub.RunnerOptions{
-		Broker: func(name string) (*pubsub.Broker, bool) { b, ok := rt.comps.brokers[name]; return b, ok },
+		Broker: func(name string) (*pubsub.Broker, bool) { b, ok := rt.table.Load().brokers[name]; return b, ok },
 		App:    a.channel, Log: c.Log,
 	})
-	for i := range rt.set.Subscriptions {
-		a.declared = append(a.declared, subscriptionSpec(&rt.set.Subscriptions[i]))
+	for i, list := 0, rt.table.Load().set.Subscriptions; i < len(list); i++ {
+		a.declared = append(a.declared, subscriptionSpec(&list[i]))
 	}
 	return a
 }
@@ -185,7 +185,7 @@ func (a *application) discover(ctx context.Context) {
 func (a *application) startBindings(ctx context.Context) {
 	bctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
-	for name, b := range a.rt.comps.bindings {
+	for name, b := range a.rt.table.Load().bindings {
 		if !b.IsInput() {
 			continue
 		}
@@ -246,6 +246,7 @@ type outlet struct{ rt *Runtime }
 
 // SaveState implements binding.Outlet.
 func (o outlet) SaveState(ctx context.Context, store string, items []binding.StateItem) error {
+	defer o.rt.pinned().release()
 	s, err := o.rt.State(store)
 	if err != nil {
 		return err
@@ -269,6 +270,7 @@ func (o outlet) SaveState(ctx context.Context, store string, items []binding.Sta
 
 // InvokeBinding implements binding.Outlet.
 func (o outlet) InvokeBinding(ctx context.Context, name string, r binding.Request) error {
+	defer o.rt.pinned().release()
 	b, err := o.rt.Binding(name)
 	if err != nil {
 		return fault.Wrap(err, fault.CodeOf(err), "send the answer to binding %q", name)

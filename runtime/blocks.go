@@ -18,32 +18,32 @@ var _ dapr.Blocks = (*Runtime)(nil)
 
 // State implements dapr.Blocks, as do the following.
 func (rt *Runtime) State(name string) (*state.Store, error) {
-	return dapr.Lookup(state.Block, rt.comps.states, name)
+	return dapr.Lookup(state.Block, rt.table.Load().states, name)
 }
 
 // PubSub returns the named broker.
 func (rt *Runtime) PubSub(name string) (*pubsub.Broker, error) {
-	return dapr.Lookup(pubsub.Block, rt.comps.brokers, name)
+	return dapr.Lookup(pubsub.Block, rt.table.Load().brokers, name)
 }
 
 // Secret returns the named secret store.
 func (rt *Runtime) Secret(name string) (*secret.Store, error) {
-	return dapr.Lookup(secret.Block, rt.comps.secrets, name)
+	return dapr.Lookup(secret.Block, rt.table.Load().secrets, name)
 }
 
 // Lock returns the named lock store.
 func (rt *Runtime) Lock(name string) (*lock.Store, error) {
-	return dapr.Lookup(lock.Block, rt.comps.locks, name)
+	return dapr.Lookup(lock.Block, rt.table.Load().locks, name)
 }
 
 // Config returns the named configuration store.
 func (rt *Runtime) Config(name string) (*config.Store, error) {
-	return dapr.Lookup(config.Block, rt.comps.configs, name)
+	return dapr.Lookup(config.Block, rt.table.Load().configs, name)
 }
 
 // Binding returns the named binding.
 func (rt *Runtime) Binding(name string) (*binding.Binding, error) {
-	return dapr.Lookup(binding.Block, rt.comps.bindings, name)
+	return dapr.Lookup(binding.Block, rt.table.Load().bindings, name)
 }
 
 // SetMetadata keeps an entry that the application says of itself.
@@ -62,19 +62,21 @@ func (rt *Runtime) Metadata() dapr.Metadata {
 	extended := maps.Clone(rt.extended)
 	rt.mu.Unlock()
 	extended["proa.pid"] = strconv.Itoa(os.Getpid())
+	table := rt.table.Load()
+	set := table.set
 	m := dapr.Metadata{
-		AppID: rt.cfg.AppID, Version: rt.cfg.Version, Components: rt.comps.describe(), Extended: extended,
+		AppID: rt.cfg.AppID, Version: rt.cfg.Version, Components: table.describe(), Extended: extended,
 	}
-	for _, f := range rt.set.Configuration.Spec.Features {
+	for _, f := range set.Configuration.Spec.Features {
 		if f.Enabled {
 			m.Features = append(m.Features, f.Name)
 		}
 	}
-	for i := range rt.set.HTTPEndpoints {
-		m.HTTPEndpoints = append(m.HTTPEndpoints, rt.set.HTTPEndpoints[i].Name())
+	for i := range set.HTTPEndpoints {
+		m.HTTPEndpoints = append(m.HTTPEndpoints, set.HTTPEndpoints[i].Name())
 	}
-	for i := range rt.set.Resiliencies {
-		m.Resiliencies = append(m.Resiliencies, rt.set.Resiliencies[i].Name())
+	for i := range set.Resiliencies {
+		m.Resiliencies = append(m.Resiliencies, set.Resiliencies[i].Name())
 	}
 	m.App = dapr.AppConnection{
 		Port: rt.cfg.AppPort, Protocol: rt.cfg.AppProtocol, ChannelAddress: rt.cfg.AppAddress,
@@ -92,7 +94,7 @@ func (rt *Runtime) Metadata() dapr.Metadata {
 
 // NotReady names what keeps the process from being ready.
 func (rt *Runtime) NotReady(outbound bool) []string {
-	missing := rt.comps.notReady()
+	missing := rt.table.Load().notReady()
 	if !outbound && rt.app != nil && !rt.app.ready.Load() {
 		missing = append(missing, "application")
 	}

@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,42 +19,21 @@ import (
 	"github.com/proa-io/proa/block/secret"
 	"github.com/proa-io/proa/block/state"
 	"github.com/proa-io/proa/component"
-	"github.com/proa-io/proa/dialect/dapr"
-	"github.com/proa-io/proa/fault"
-	"github.com/proa-io/proa/policy"
 	"github.com/proa-io/proa/resource"
 	"github.com/proa-io/proa/telemetry"
 )
 
-// components are the blocks of a process, by name, and the handles that open
-// their drivers.
-type components struct {
-	states   map[string]*state.Store
-	brokers  map[string]*pubsub.Broker
-	secrets  map[string]*secret.Store
-	locks    map[string]*lock.Store
-	configs  map[string]*config.Store
-	bindings map[string]*binding.Binding
-	handles  []opening
-}
-
-// opening is one component on its way from a resource to an open driver.
-type opening struct {
-	name string
-	spec component.Spec
-	// run keeps it open until its context ends.
-	run    func(context.Context) error
-	status func() component.Status
-}
-
-// builder turns Component resources into blocks.
+// builder turns Component resources into units.
 type builder struct {
-	cfg     *Config
-	set     *resource.Set
-	catalog *component.Catalog
-	chains  policy.Chains
-	metrics *telemetry.Metrics
-	out     *components
+	cfg        *Config
+	set        *resource.Set
+	catalog    *component.Catalog
+	resiliency *resiliency
+	metrics    *telemetry.Metrics
+	// old are the components to take units from that stay as they are; nil
+	// for none.
+	old *components
+	out *components
 }
 
 // defaultComponents are what exists without any resource: on the engine, but
@@ -85,24 +65,43 @@ func withDefaults(declared []resource.Component) []resource.Component {
 	return out
 }
 
-// build makes all blocks. The error joins what is wrong with each component.
+// build makes all components, of new units and of those of b.old that have not
+// changed. The error joins what is wrong with each; new units of a table that
+// is not used must be discarded.
 func (b *builder) build(list []resource.Component) (*components, error) {
-	b.out = &components{
-		states: map[string]*state.Store{}, brokers: map[string]*pubsub.Broker{}, secrets: map[string]*secret.Store{},
-		locks: map[string]*lock.Store{}, configs: map[string]*config.Store{}, bindings: map[string]*binding.Binding{},
+	b.out = newComponents(b.set)
+	stores := map[string]string{} // fingerprints of secret stores
+	for i := range list {
+		if c := &list[i]; c.Block() == secret.Block {
+			stores[c.Name()] = b.fingerprint(c, nil)
+		}
 	}
 	var errs []error
 	for i := range list {
 		c := &list[i]
 		spec, err := b.check(c)
 		if err == nil {
-			err = b.add(c, spec)
+			err = b.add(c, spec, b.fingerprint(c, stores))
 		}
 		if err != nil {
 			errs = append(errs, err)
 		}
 	}
 	return b.out, errors.Join(errs...)
+}
+
+// fingerprint is equal for two resources that make the same component: what
+// they say is the same, and so is what they refer to. stores has the
+// fingerprints of the secret stores.
+func (b *builder) fingerprint(c *resource.Component, stores map[string]string) string {
+	print := c.Spec.Type + " " + c.Digest()
+	if c.Block() == secret.Block {
+		print += fmt.Sprintf(" %q", b.scope(c.Name()))
+	}
+	if c.UsesSecrets() {
+		print += " " + stores[c.Auth.SecretStore]
+	}
+	return print
 }
 
 // check finds the driver and decodes the settings, as far as they are known
@@ -159,49 +158,75 @@ func (b *builder) hasSecretStore(name string) bool {
 	})
 }
 
-func (b *builder) add(c *resource.Component, spec component.Spec) error {
-	name := c.Name()
-	switch spec.Block {
+// add puts the component into b.out: the unit there is, or a new one. What a
+// block needs is told to its unit: put makes it known by its name.
+func (b *builder) add(c *resource.Component, spec component.Spec, print string) error {
+	if u := b.old.unit(spec.Block, c.Name()); u != nil && u.print == print {
+		b.out.add(u)
+		return nil
+	}
+	u := &unit{
+		name: c.Name(), spec: spec, print: print, timeout: cmp.Or(max(0, c.Spec.InitTimeout.Std()), defaultInitTimeout),
+		chains: b.resiliency.owner(), quit: make(chan struct{}), done: make(chan struct{}),
+	}
+	if err := b.block(u, c); err != nil {
+		u.chains.end()
+		return err
+	}
+	b.out.add(u)
+	return nil
+}
+
+// block makes the handle and the block of a unit.
+func (b *builder) block(u *unit, c *resource.Component) error {
+	switch u.spec.Block {
 	case state.Block:
-		h := handle[state.Driver](b, c, spec)
-		cfg, err := blockConfig[state.Config](b, c, spec)
+		h := handle[state.Driver](b, u, c)
+		cfg, err := blockConfig[state.Config](b, c, u.spec)
 		if err != nil {
 			return err
 		}
-		b.out.states[name] = state.New(h, state.Options{AppID: b.cfg.AppID, Namespace: b.cfg.Namespace, Config: cfg, Chains: b.chains})
+		s := state.New(h, state.Options{AppID: b.cfg.AppID, Namespace: b.cfg.Namespace, Config: cfg, Chains: u.chains})
+		u.put = func(out *components) { out.states[u.name] = s }
 	case pubsub.Block:
-		h := handle[pubsub.Driver](b, c, spec)
-		cfg, err := blockConfig[pubsub.Config](b, c, spec)
+		h := handle[pubsub.Driver](b, u, c)
+		cfg, err := blockConfig[pubsub.Config](b, c, u.spec)
 		if err != nil {
 			return err
 		}
-		b.out.brokers[name] = pubsub.New(h, pubsub.Options{
-			AppID: b.cfg.AppID, Config: cfg, Chains: b.chains, Grace: b.cfg.deliveryGrace(), Log: b.log(c),
+		s := pubsub.New(h, pubsub.Options{
+			AppID: b.cfg.AppID, Config: cfg, Chains: u.chains, Grace: b.cfg.deliveryGrace(), Log: b.log(c),
 		})
+		u.put = func(out *components) { out.brokers[u.name] = s }
 	case secret.Block:
-		h := handle[secret.Driver](b, c, spec)
-		b.out.secrets[name] = secret.New(h, secret.Options{Chains: b.chains, Scope: b.scope(name)})
+		h := handle[secret.Driver](b, u, c)
+		s := secret.New(h, secret.Options{Chains: u.chains, Scope: b.scope(u.name)})
+		u.put = func(out *components) { out.secrets[u.name] = s }
 	case lock.Block:
-		h := handle[lock.Driver](b, c, spec)
-		cfg, err := blockConfig[lock.Config](b, c, spec)
+		h := handle[lock.Driver](b, u, c)
+		cfg, err := blockConfig[lock.Config](b, c, u.spec)
 		if err != nil {
 			return err
 		}
-		b.out.locks[name] = lock.New(h, lock.Options{AppID: b.cfg.AppID, Config: cfg, Chains: b.chains})
+		s := lock.New(h, lock.Options{AppID: b.cfg.AppID, Config: cfg, Chains: u.chains})
+		u.put = func(out *components) { out.locks[u.name] = s }
 	case config.Block:
-		h := handle[config.Driver](b, c, spec)
-		b.out.configs[name] = config.New(h, config.Options{Chains: b.chains, Log: b.log(c)})
+		h := handle[config.Driver](b, u, c)
+		s := config.New(h, config.Options{Chains: u.chains, Log: b.log(c)})
+		u.runs = append(u.runs, s.Run)
+		u.put = func(out *components) { out.configs[u.name] = s }
 	case binding.Block:
-		h := handle[binding.Driver](b, c, spec)
-		cfg, err := blockConfig[binding.Config](b, c, spec)
+		h := handle[binding.Driver](b, u, c)
+		cfg, err := blockConfig[binding.Config](b, c, u.spec)
 		if err != nil {
 			return err
 		}
-		b.out.bindings[name] = binding.New(h, binding.Options{
-			Chains: b.chains, Config: cfg, Capabilities: spec.Capabilities, Grace: b.cfg.deliveryGrace(), Log: b.log(c),
+		s := binding.New(h, binding.Options{
+			Chains: u.chains, Config: cfg, Capabilities: u.spec.Capabilities, Grace: b.cfg.deliveryGrace(), Log: b.log(c),
 		})
+		u.put = func(out *components) { out.bindings[u.name] = s }
 	default:
-		return c.TypeError("there is no building block %q", spec.Block)
+		return c.TypeError("there is no building block %q", u.spec.Block)
 	}
 	return nil
 }
@@ -225,33 +250,29 @@ func (b *builder) scope(store string) secret.Scope {
 // otherwise.
 const defaultInitTimeout = 5 * time.Second
 
-// handle returns the handle that will open the component's driver.
-func handle[D io.Closer](b *builder, c *resource.Component, spec component.Spec) *component.Handle[D] {
-	log := b.log(c)
+// handle makes the handle that will open the driver of u.
+func handle[D io.Closer](b *builder, u *unit, c *resource.Component) *component.Handle[D] {
+	log, typ := b.log(c), u.spec.Type()
 	env := component.Env{Name: c.Name(), AppID: b.cfg.AppID, Namespace: b.cfg.Namespace, Log: log}
 	if file := c.Position().File; file != "" {
 		env.Dir = filepath.Dir(file)
 	}
-	timeout := c.Spec.InitTimeout.Std()
-	if timeout <= 0 {
-		timeout = defaultInitTimeout
-	}
-	h := component.NewHandle(component.HandleOptions{Name: c.Name(), Type: spec.Type(), Log: log}, func(ctx context.Context) (D, error) {
+	lookup := b.out.lookupSecret // of the table that the unit is made for
+	h := component.NewHandle(component.HandleOptions{Name: c.Name(), Type: typ, Log: log}, func(ctx context.Context) (D, error) {
 		var none D
-		sctx, cancel := context.WithTimeout(ctx, timeout)
+		sctx, cancel := context.WithTimeout(ctx, u.timeout)
 		defer cancel()
-		settings, err := c.Settings(sctx, b.cfg.identity(), b.out.lookupSecret)
+		settings, err := c.Settings(sctx, b.cfg.identity(), lookup)
 		if err != nil {
 			return none, err
 		}
-		d, err := component.Opener[D](spec, settings, env)(sctx)
+		d, err := component.Opener[D](u.spec, settings, env)(sctx)
 		if err == nil {
-			b.metrics.ComponentReady(c.Name(), spec.Type(), true)
+			b.metrics.ComponentReady(c.Name(), typ, true)
 		}
 		return d, err
 	})
-	b.metrics.ComponentReady(c.Name(), spec.Type(), false)
-	b.out.handles = append(b.out.handles, opening{name: c.Name(), spec: spec, run: h.Run, status: h.Status})
+	u.runs, u.status, u.await = append(u.runs, h.Run), h.Status, h.Await
 	return h
 }
 
@@ -262,52 +283,4 @@ func blockConfig[C any](b *builder, c *resource.Component, spec component.Spec) 
 		return none, err
 	}
 	return component.BlockConfig[C](spec, settings)
-}
-
-// lookupSecret resolves the secretKeyRef of a component.
-func (c *components) lookupSecret(ctx context.Context, store, name, key string) (string, error) {
-	s, ok := c.secrets[store]
-	if !ok {
-		return "", fault.New(fault.FailedPrecondition, "there is no secret store %q", store)
-	}
-	value, err := s.Resolve(ctx, name, key)
-	if err != nil {
-		return "", err
-	}
-	return value.Reveal(), nil
-}
-
-// services are the services that keep the components open.
-func (c *components) services() []service {
-	var out []service
-	for _, h := range c.handles {
-		out = append(out, service{"component " + h.name, h.run})
-	}
-	for name, s := range c.configs {
-		out = append(out, service{"configuration " + name, s.Run})
-	}
-	return out
-}
-
-// describe lists the components for the metadata API.
-func (c *components) describe() []dapr.Component {
-	var out []dapr.Component
-	for _, h := range c.handles {
-		out = append(out, dapr.Component{
-			Name: h.name, Type: h.spec.Type(), Version: h.spec.VersionOrDefault(), Capabilities: h.spec.Capabilities,
-		})
-	}
-	return out
-}
-
-// notReady names the components that have not been tried yet. One that failed
-// does not count: it is tried again, and its calls say why.
-func (c *components) notReady() []string {
-	var out []string
-	for _, h := range c.handles {
-		if s := h.status(); s.State == component.Opening && s.Attempts == 0 {
-			out = append(out, h.name)
-		}
-	}
-	return out
 }

@@ -17,8 +17,9 @@ import (
 // and keys from secret stores are resolved when the first request needs them.
 func (rt *Runtime) endpoints() ([]invoke.Endpoint, error) {
 	var out []invoke.Endpoint
-	for i := range rt.set.HTTPEndpoints {
-		e := &rt.set.HTTPEndpoints[i]
+	list := rt.table.Load().set.HTTPEndpoints
+	for i := range list {
+		e := &list[i]
 		base, err := url.Parse(e.Spec.BaseURL)
 		if err != nil {
 			return nil, err
@@ -59,7 +60,7 @@ func (t *endpointTransport) resolve(ctx context.Context) (proxy.RoundTripper, pr
 	if t.ready != nil {
 		return t.ready, t.header, nil
 	}
-	lookup := t.rt.comps.lookupSecret
+	lookup := t.rt.table.Load().lookupSecret
 	fields, err := t.resource.HeaderFields(ctx, t.rt.cfg.identity(), lookup)
 	if err != nil {
 		return nil, nil, err

@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -12,56 +13,83 @@ import (
 	"github.com/proa-io/proa/telemetry"
 )
 
-// resiliency compiles Resiliency resources into the chains around calls. It is
-// the policy.Chains of the process.
+// resiliency gives every call the policies that the Resiliency resources say,
+// and others when those change.
 type resiliency struct {
 	log     *slog.Logger
 	metrics *telemetry.Metrics
 	tracing *telemetry.Tracing
 
+	mu     sync.Mutex // guards the fields below, and those of all owners
+	now    *policies
+	owners map[*owner]struct{}
+}
+
+// policies are compiled Resiliency resources. They do not change.
+type policies struct {
 	timeouts map[string]time.Duration
 	retries  map[string]policy.Retry
-	breakers map[string]policy.BreakerOptions
+	breakers map[string]breakerRule
 	apps     map[string]resource.TargetPolicies
 	comps    map[string]resource.ComponentPolicies
+}
 
-	mu     sync.Mutex
-	shared map[string]*policy.CircuitBreaker // by target: its operations share one
+// breakerRule is a circuit breaker as it is written down.
+type breakerRule struct {
+	policy.BreakerOptions
+	print string // equal for rules that say the same
 }
 
 // builtInRetries is what an invocation gets when no policy says otherwise: a
 // few tries at connections that failed before the application saw anything.
 const builtInRetries = "DaprBuiltInServiceRetries"
 
-// newResiliency compiles the resources, which have been checked one by one.
+// newResiliency returns a resiliency with the policies p.
+func newResiliency(p *policies, log *slog.Logger, m *telemetry.Metrics, t *telemetry.Tracing) *resiliency {
+	return &resiliency{log: log, metrics: m, tracing: t, now: p, owners: map[*owner]struct{}{}}
+}
+
+// set replaces the policies. Calls under way go on with those that they began
+// with. Circuit breakers that stay as they are keep their state.
+func (r *resiliency) set(p *policies) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.now = p
+	for o := range r.owners {
+		o.bind()
+	}
+}
+
+// compilePolicies compiles the resources, which have been checked one by one.
 // The error says which condition does not compile, and where it stands.
-func newResiliency(list []resource.Resiliency, log *slog.Logger, m *telemetry.Metrics, t *telemetry.Tracing) (*resiliency, error) {
-	r := &resiliency{
-		log: log, metrics: m, tracing: t,
+func compilePolicies(list []resource.Resiliency) (*policies, error) {
+	p := &policies{
 		timeouts: map[string]time.Duration{},
 		retries:  map[string]policy.Retry{builtInRetries: {Max: 3, Delay: time.Second, Jitter: .2, SafeOnly: true}},
-		breakers: map[string]policy.BreakerOptions{},
+		breakers: map[string]breakerRule{},
 		apps:     map[string]resource.TargetPolicies{},
 		comps:    map[string]resource.ComponentPolicies{},
-		shared:   map[string]*policy.CircuitBreaker{},
 	}
 	var errs []error
 	for _, res := range list {
-		errs = append(errs, r.add(res))
+		errs = append(errs, p.add(res))
 	}
-	return r, errors.Join(errs...)
+	return p, errors.Join(errs...)
 }
 
-func (r *resiliency) add(res resource.Resiliency) error {
+func (p *policies) add(res resource.Resiliency) error {
 	for name, d := range res.Spec.Policies.Timeouts {
-		r.timeouts[name] = d.Std()
+		p.timeouts[name] = d.Std()
 	}
 	for name, retry := range res.Spec.Policies.Retries {
-		r.retries[name] = compileRetry(retry)
+		p.retries[name] = compileRetry(retry)
 	}
 	var errs []error
 	for name, cb := range res.Spec.Policies.CircuitBreakers {
-		opt := policy.BreakerOptions{HalfOpenRequests: cb.MaxRequests, Interval: cb.Interval.Std(), OpenFor: cb.Timeout.Std()}
+		rule := breakerRule{
+			BreakerOptions: policy.BreakerOptions{HalfOpenRequests: cb.MaxRequests, Interval: cb.Interval.Std(), OpenFor: cb.Timeout.Std()},
+			print:          fmt.Sprintf("%d %s %s %q", cb.MaxRequests, cb.Interval.Std(), cb.Timeout.Std(), cb.Trip),
+		}
 		if cb.Trip != "" {
 			trip, err := policy.ParseTrip(cb.Trip)
 			if err != nil {
@@ -70,15 +98,15 @@ func (r *resiliency) add(res resource.Resiliency) error {
 					Field: "spec.policies.circuitBreakers." + name + ".trip", Problem: err.Error(),
 				})
 			}
-			opt.Trip = trip
+			rule.Trip = trip
 		}
-		r.breakers[name] = opt
+		p.breakers[name] = rule
 	}
 	for id, target := range res.Spec.Targets.Apps {
-		r.apps[id] = target
+		p.apps[id] = target
 	}
 	for name, target := range res.Spec.Targets.Components {
-		r.comps[name] = target
+		p.comps[name] = target
 	}
 	return errors.Join(errs...)
 }
@@ -140,16 +168,19 @@ func within(code int, ranges []resource.CodeRange) bool {
 	return false
 }
 
-// Component implements policy.Chains.
-func (r *resiliency) Component(block, name string, inbound bool) policy.Chain {
-	direction, kinds := "outbound", []string{"ComponentOutbound", "Component"}
-	target := r.comps[name].Outbound
+// component returns the policies of a component's target.
+func (p *policies) component(block, name string, inbound bool) resource.TargetPolicies {
+	direction, target := "Outbound", p.comps[name].Outbound
 	if inbound {
-		direction, kinds = "inbound", []string{"ComponentInbound", "Component"}
-		target = r.comps[name].Inbound
+		direction, target = "Inbound", p.comps[name].Inbound
 	}
-	kinds = append([]string{kindOf(block) + kinds[0], kindOf(block) + "Component"}, kinds...)
-	return r.chain(block+"/"+name+"/"+direction, r.withDefaults(target, kinds, ""))
+	kind := kindOf(block) + "Component"
+	return p.withDefaults(target, []string{kind + direction, kind, "Component" + direction, "Component"}, "")
+}
+
+// app returns the policies of an application.
+func (p *policies) app(id string) resource.TargetPolicies {
+	return p.withDefaults(p.apps[id], []string{"App"}, builtInRetries)
 }
 
 // kindOf is how default policies spell a block: Default<Kind>ComponentOutboundRetryPolicy.
@@ -169,23 +200,18 @@ func kindOf(block string) string {
 	return strings.ToUpper(block[:1]) + block[1:]
 }
 
-// App implements policy.Chains.
-func (r *resiliency) App(id string) policy.Chain {
-	return r.chain("app/"+id, r.withDefaults(r.apps[id], []string{"App"}, builtInRetries))
-}
-
 // withDefaults fills in the policies that a target does not name from those
 // called Default<Kind><Policy>Policy, the most specific kind first.
-func (r *resiliency) withDefaults(t resource.TargetPolicies, kinds []string, retry string) resource.TargetPolicies {
+func (p *policies) withDefaults(t resource.TargetPolicies, kinds []string, retry string) resource.TargetPolicies {
 	kinds = append(kinds, "")
 	for _, kind := range kinds {
-		if name := "Default" + kind + "TimeoutPolicy"; t.Timeout == "" && has(r.timeouts, name) {
+		if name := "Default" + kind + "TimeoutPolicy"; t.Timeout == "" && has(p.timeouts, name) {
 			t.Timeout = name
 		}
-		if name := "Default" + kind + "RetryPolicy"; t.Retry == "" && has(r.retries, name) {
+		if name := "Default" + kind + "RetryPolicy"; t.Retry == "" && has(p.retries, name) {
 			t.Retry = name
 		}
-		if name := "Default" + kind + "CircuitBreakerPolicy"; t.CircuitBreaker == "" && has(r.breakers, name) {
+		if name := "Default" + kind + "CircuitBreakerPolicy"; t.CircuitBreaker == "" && has(p.breakers, name) {
 			t.CircuitBreaker = name
 		}
 	}
@@ -196,43 +222,3 @@ func (r *resiliency) withDefaults(t resource.TargetPolicies, kinds []string, ret
 }
 
 func has[V any](m map[string]V, key string) bool { _, ok := m[key]; return ok }
-
-// chain is the one place that says in which order policies stand. Retry is
-// outside of the breaker, so that an open breaker is not hammered within one
-// call, and the timeout is innermost, so that each try has the whole of it.
-func (r *resiliency) chain(target string, t resource.TargetPolicies) policy.Chain {
-	c := policy.Chain{
-		policy.Recover(r.log),
-		policy.Trace(r.tracing),
-		policy.Metrics(r.metrics),
-		policy.Log(r.log),
-	}
-	if retry, ok := r.retries[t.Retry]; ok && retry.Max != 0 {
-		c = append(c, retry.Policy)
-	}
-	if opt, ok := r.breakers[t.CircuitBreaker]; ok {
-		c = append(c, r.breaker(target, opt).Policy)
-	}
-	if d := r.timeouts[t.Timeout]; d > 0 {
-		c = append(c, policy.Timeout(d))
-	}
-	return c
-}
-
-// breaker returns the breaker of a target, the same for all its operations.
-func (r *resiliency) breaker(target string, opt policy.BreakerOptions) *policy.CircuitBreaker {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if b, ok := r.shared[target]; ok {
-		return b
-	}
-	opt.OnChange = func(from, to policy.BreakerState) {
-		r.metrics.BreakerState(target, float64(to))
-		r.log.Warn("circuit breaker changed", "target", target, "from", from.String(), "to", to.String())
-	}
-	b := policy.NewCircuitBreaker(opt)
-	r.shared[target] = b
-	return b
-}
-
-var _ policy.Chains = (*resiliency)(nil)

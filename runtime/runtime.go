@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/proa-io/proa/block/invoke"
@@ -30,12 +31,13 @@ import (
 // Runtime is a wired process, ready to Run.
 type Runtime struct {
 	cfg        Config
-	set        *resource.Set
 	engine     *engine.Engine
+	catalog    *component.Catalog
 	metrics    *telemetry.Metrics
 	tracing    *telemetry.Tracing
-	chains     *resiliency
-	comps      *components
+	resiliency *resiliency
+	table      atomic.Pointer[components]
+	roster     *roster
 	names      *resolution
 	directory  *discovery.Directory
 	transports *transports
@@ -57,17 +59,18 @@ func New(ctx context.Context, c Config) (_ *Runtime, err error) {
 	if c, err = c.withDefaults(); err != nil {
 		return nil, err
 	}
-	rt := &Runtime{cfg: c, extended: map[string]string{}, transports: &transports{log: c.Log}}
+	rt := &Runtime{cfg: c, extended: map[string]string{}, transports: &transports{log: c.Log}, roster: newRoster()}
 	rt.metrics = telemetry.NewMetrics(c.AppID, c.Namespace)
-	if rt.set, err = resource.Load(resource.Options{
+	set, err := resource.Load(resource.Options{
 		Paths: c.ResourcesPaths, ConfigPaths: c.ConfigPaths, AppID: c.AppID, Namespace: os.Getenv("NAMESPACE"),
-	}); err != nil {
+	})
+	if err != nil {
 		return nil, fmt.Errorf("the resources have problems:\n%w", err)
 	}
-	for _, ig := range rt.set.Ignored {
+	for _, ig := range set.Ignored {
 		c.Log.Warn("a document is passed over: its kind is not one that is read", "place", ig.Pos.String(), "kind", ig.Kind, "name", ig.Name)
 	}
-	if err := rt.build(ctx); err != nil {
+	if err := rt.build(ctx, set); err != nil {
 		return nil, err
 	}
 	if rt.listeners, err = bind(&rt.cfg); err != nil {
@@ -77,37 +80,29 @@ func New(ctx context.Context, c Config) (_ *Runtime, err error) {
 }
 
 // build makes everything that needs no socket, from the bottom up.
-func (rt *Runtime) build(ctx context.Context) (err error) {
+func (rt *Runtime) build(ctx context.Context, set *resource.Set) (err error) {
 	c := &rt.cfg
 	c.Engine.Name, c.Engine.Log = c.AppID, c.Log
 	if rt.engine, err = engine.Open(ctx, c.Engine); err != nil {
 		return err
 	}
-	if rt.tracing, err = newTracing(ctx, c, &rt.set.Configuration); err != nil {
+	if rt.tracing, err = newTracing(ctx, c, &set.Configuration); err != nil {
 		return err
 	}
-	if rt.chains, err = newResiliency(rt.set.Resiliencies, c.Log, rt.metrics, rt.tracing); err != nil {
-		return fmt.Errorf("the resources have problems:\n%w", err)
-	}
-	catalog, err := component.NewCatalog(all.Specs(all.Deps{Engine: rt.engine})...)
-	if err != nil {
+	if rt.catalog, err = component.NewCatalog(all.Specs(all.Deps{Engine: rt.engine})...); err != nil {
 		return err
 	}
-	list := rt.set.Components
-	if !c.NoDefaultComponents {
-		list = withDefaults(list)
-	}
-	b := &builder{cfg: c, set: rt.set, catalog: catalog, chains: rt.chains, metrics: rt.metrics}
-	var problems []error
-	if rt.comps, err = b.build(list); err != nil {
-		problems = append(problems, err)
-	}
-	if rt.names, err = newResolution(rt.set.Configuration.Spec.NameResolution, rt.engine, c); err != nil {
+	p, err := compilePolicies(set.Resiliencies)
+	problems := []error{err}
+	rt.resiliency = newResiliency(p, c.Log, rt.metrics, rt.tracing)
+	table, err := rt.components(set, nil)
+	problems = append(problems, err)
+	rt.table.Store(table)
+	if rt.names, err = newResolution(set.Configuration.Spec.NameResolution, rt.engine, c); err != nil {
 		problems = append(problems, err)
 	} else {
 		rt.directory = discovery.New(discovery.Options{Sources: rt.names.sources, Log: c.Log})
 	}
-	problems = append(problems, checkSubscriptions(rt.set, rt.comps, c.AppID))
 	if err := errors.Join(problems...); err != nil {
 		return fmt.Errorf("the resources have problems:\n%w", err)
 	}
@@ -117,6 +112,18 @@ func (rt *Runtime) build(ctx context.Context) (err error) {
 	}
 	rt.buildAPIs()
 	return nil
+}
+
+// components makes a table of what set declares, with the units of old that
+// stay. The error joins all problems.
+func (rt *Runtime) components(set *resource.Set, old *components) (*components, error) {
+	list := set.Components
+	if !rt.cfg.NoDefaultComponents {
+		list = withDefaults(list)
+	}
+	b := &builder{cfg: &rt.cfg, set: set, catalog: rt.catalog, resiliency: rt.resiliency, metrics: rt.metrics, old: old}
+	table, err := b.build(list)
+	return table, errors.Join(err, checkSubscriptions(set, table, rt.cfg.AppID))
 }
 
 // newTracing reads the Configuration's tracing and the standard environment of
@@ -149,7 +156,7 @@ func (rt *Runtime) buildInvoker() error {
 		return err
 	}
 	o := invoke.Options{
-		AppID: rt.cfg.AppID, Namespace: rt.cfg.Namespace, Host: rt.cfg.advertised(), Chains: rt.chains,
+		AppID: rt.cfg.AppID, Namespace: rt.cfg.Namespace, Host: rt.cfg.advertised(), Chains: rt.resiliency.owner(),
 		Inbound:   policy.Chain{policy.Recover(rt.cfg.Log), policy.Trace(rt.tracing), policy.Metrics(rt.metrics), policy.Log(rt.cfg.Log)},
 		Directory: rt.directory, Peer: rt.transports.peer, External: rt.transports.origin,
 		Endpoints: endpoints, Tracing: rt.tracing, Log: rt.cfg.Log,
@@ -164,11 +171,21 @@ func (rt *Runtime) buildInvoker() error {
 // handle serves both APIs on every API port: what is gRPC is known by its
 // content type.
 func (rt *Runtime) handle(ex proxy.Exchange) {
+	defer rt.pinned().release()
 	if rpc.IsGRPC(ex.Request().Header) {
 		rt.grpc.Handle(ex)
 		return
 	}
 	rt.http.Handle(ex)
+}
+
+// pinned returns the table in use, pinned.
+func (rt *Runtime) pinned() *components {
+	for {
+		if t := rt.table.Load(); t.pin() {
+			return t
+		}
+	}
 }
 
 // Addresses tells where the process can be reached.
@@ -180,7 +197,7 @@ func (rt *Runtime) Addresses() Addresses {
 	if rt.listeners.metrics != nil {
 		a.MetricsPort = portOf(rt.listeners.metrics)
 	}
-	for _, c := range rt.comps.describe() {
+	for _, c := range rt.table.Load().describe() {
 		a.Components = append(a.Components, c.Name+" ("+c.Type+")")
 	}
 	return a
@@ -229,7 +246,10 @@ func (rt *Runtime) stages() [][]service {
 	if l.profile != nil {
 		bottom = append(bottom, service{"profiles", func(ctx context.Context) error { return telemetry.ServeHTTP(ctx, l.profile, profiles()) }})
 	}
-	components := append(rt.comps.services(), service{"discovery", rt.directory.Run})
+	components := []service{
+		{"components", func(ctx context.Context) error { return rt.roster.run(ctx, rt.table.Load().units) }},
+		{"discovery", rt.directory.Run},
+	}
 	servers := []service{
 		{"API", serveHTTP(rt.handle, &rt.cfg, append(append([]net.Listener{}, l.http...), l.grpc...)...)},
 		{"internal server", servePeers(rt.invoker.Receive, &rt.cfg, l.internal)},

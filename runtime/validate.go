@@ -35,9 +35,9 @@ func Validate(paths, configPaths []string, appID string) (Report, error) {
 	}
 	log := slog.New(slog.DiscardHandler)
 	cfg := &Config{AppID: appID, Namespace: "default", Log: log}
-	res, err := newResiliency(set.Resiliencies, log, nil, nil)
+	p, err := compilePolicies(set.Resiliencies)
 	errs = append(errs, err)
-	b := &builder{cfg: cfg, set: set, catalog: catalog, chains: res}
+	b := &builder{cfg: cfg, set: set, catalog: catalog, resiliency: newResiliency(p, log, nil, nil)}
 	comps, err := b.build(withDefaults(set.Components))
 	errs = append(errs, err, checkSubscriptions(set, comps, appID))
 	if _, err := newResolution(set.Configuration.Spec.NameResolution, nil, cfg); err != nil {

@@ -1,0 +1,154 @@
+package runtime
+
+import (
+	"context"
+	"slices"
+	"sync/atomic"
+
+	"github.com/proa-io/proa/policy"
+	"github.com/proa-io/proa/resource"
+)
+
+// owner is who gets chains from a resiliency, such as one component. Its
+// circuit breakers are its own: a component that replaces another one starts
+// with closed ones. It is a policy.Chains.
+type owner struct {
+	of    *resiliency
+	calls inFlight
+	slots []*slot             // guarded by of.mu
+	state map[string]*breaker // by target: its operations share one; guarded by of.mu
+}
+
+type breaker struct {
+	*policy.CircuitBreaker
+	print string
+}
+
+// owner returns a new one. Its end must be called once it is of no more use.
+func (r *resiliency) owner() *owner {
+	o := &owner{of: r, state: map[string]*breaker{}}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.owners[o] = struct{}{}
+	return o
+}
+
+// end says that the policies need no longer follow the resources.
+func (o *owner) end() {
+	o.of.mu.Lock()
+	defer o.of.mu.Unlock()
+	delete(o.of.owners, o)
+}
+
+// Component implements policy.Chains.
+func (o *owner) Component(block, name string, inbound bool) policy.Chain {
+	direction := "outbound"
+	if inbound {
+		direction = "inbound"
+	}
+	return o.chain(block+"/"+name+"/"+direction, func(p *policies) resource.TargetPolicies { return p.component(block, name, inbound) })
+}
+
+// App implements policy.Chains.
+func (o *owner) App(id string) policy.Chain {
+	return o.chain("app/"+id, func(p *policies) resource.TargetPolicies { return p.app(id) })
+}
+
+// chain is the one place that says in which order policies stand, together
+// with owner.policies.
+func (o *owner) chain(target string, pick func(*policies) resource.TargetPolicies) policy.Chain {
+	return policy.Chain{
+		o.calls.policy,
+		policy.Recover(o.of.log),
+		policy.Trace(o.of.tracing),
+		policy.Metrics(o.of.metrics),
+		policy.Log(o.of.log),
+		func(op policy.Op, next policy.Handler) policy.Handler {
+			s := &slot{target: target, pick: pick, op: op, next: next}
+			o.of.mu.Lock()
+			defer o.of.mu.Unlock()
+			o.slots = append(o.slots, s)
+			o.fill(s)
+			return s.handle
+		},
+	}
+}
+
+// slot is the part of a bound chain that Resiliency resources decide.
+type slot struct {
+	target string
+	pick   func(*policies) resource.TargetPolicies
+	op     policy.Op
+	next   policy.Handler
+
+	handler atomic.Pointer[policy.Handler]
+}
+
+func (s *slot) handle(ctx context.Context, c *policy.Call) error { return (*s.handler.Load())(ctx, c) }
+
+// bind fills all slots anew. o.of.mu is held.
+func (o *owner) bind() {
+	for _, s := range o.slots {
+		o.fill(s)
+	}
+}
+
+// fill binds the policies of a slot. o.of.mu is held.
+func (o *owner) fill(s *slot) {
+	h := s.next
+	for _, p := range slices.Backward(o.policies(s.target, s.pick(o.of.now))) {
+		h = p(s.op, h)
+	}
+	s.handler.Store(&h)
+}
+
+// policies are those of a target. Retry is outside of the breaker, so that an
+// open breaker is not hammered within one call, and the timeout is innermost,
+// so that each try has the whole of it. o.of.mu is held.
+func (o *owner) policies(target string, t resource.TargetPolicies) policy.Chain {
+	var c policy.Chain
+	now := o.of.now
+	if retry, ok := now.retries[t.Retry]; ok && retry.Max != 0 {
+		c = append(c, retry.Policy)
+	}
+	if rule, ok := now.breakers[t.CircuitBreaker]; ok {
+		c = append(c, o.breaker(target, rule).Policy)
+	} else {
+		delete(o.state, target)
+	}
+	if d := now.timeouts[t.Timeout]; d > 0 {
+		c = append(c, policy.Timeout(d))
+	}
+	return c
+}
+
+// breaker returns the breaker of a target, the same for all its operations and
+// for as long as its rule is. o.of.mu is held.
+func (o *owner) breaker(target string, rule breakerRule) *policy.CircuitBreaker {
+	if b, ok := o.state[target]; ok && b.print == rule.print {
+		return b.CircuitBreaker
+	}
+	opt, r := rule.BreakerOptions, o.of
+	opt.OnChange = func(from, to policy.BreakerState) {
+		r.metrics.BreakerState(target, float64(to))
+		r.log.Warn("circuit breaker changed", "target", target, "from", from.String(), "to", to.String())
+	}
+	b := &breaker{policy.NewCircuitBreaker(opt), rule.print}
+	r.metrics.BreakerState(target, 0)
+	o.state[target] = b
+	return b.CircuitBreaker
+}
+
+var _ policy.Chains = (*owner)(nil)
+
+// inFlight counts the calls that are under way.
+type inFlight struct{ n atomic.Int64 }
+
+// policy counts the calls that cross it.
+func (f *inFlight) policy(_ policy.Op, next policy.Handler) policy.Handler {
+	return func(ctx context.Context, c *policy.Call) error {
+		f.n.Add(1)
+		defer f.n.Add(-1)
+		return next(ctx, c)
+	}
+}

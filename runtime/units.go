@@ -1,0 +1,213 @@
+package runtime
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/proa-io/proa/block/binding"
+	"github.com/proa-io/proa/block/config"
+	"github.com/proa-io/proa/block/lock"
+	"github.com/proa-io/proa/block/pubsub"
+	"github.com/proa-io/proa/block/secret"
+	"github.com/proa-io/proa/block/state"
+	"github.com/proa-io/proa/component"
+	"github.com/proa-io/proa/dialect/dapr"
+	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/resource"
+)
+
+// components is a table of everything that resources make and calls reach, as
+// it is at one moment. Once it is published nothing in it changes: reloading
+// publishes another one, which shares the units that stay.
+//
+// Who looks something up in a table pins it, so that no unit is closed while
+// somebody may hold a block on it.
+type components struct {
+	set *resource.Set
+
+	states   map[string]*state.Store
+	brokers  map[string]*pubsub.Broker
+	secrets  map[string]*secret.Store
+	locks    map[string]*lock.Store
+	configs  map[string]*config.Store
+	bindings map[string]*binding.Binding
+
+	units []*unit // in the order they were declared
+
+	pins  atomic.Int64  // and one while it is the table in use
+	unset chan struct{} // closed when pins is 0, for good
+}
+
+func newComponents(set *resource.Set) *components {
+	c := &components{
+		set:    set,
+		states: map[string]*state.Store{}, brokers: map[string]*pubsub.Broker{}, secrets: map[string]*secret.Store{},
+		locks: map[string]*lock.Store{}, configs: map[string]*config.Store{}, bindings: map[string]*binding.Binding{},
+		unset: make(chan struct{}),
+	}
+	c.pins.Store(1)
+	return c
+}
+
+// add makes the block of u known. It is for tables that are not in use yet.
+func (c *components) add(u *unit) {
+	c.units = append(c.units, u)
+	u.put(c)
+}
+
+// unit returns the component of the block with the name; nil when there is
+// none.
+func (c *components) unit(block, name string) *unit {
+	if c == nil {
+		return nil
+	}
+	for _, u := range c.units {
+		if u.spec.Block == block && u.name == name {
+			return u
+		}
+	}
+	return nil
+}
+
+// pin keeps the units of c open until release is called. It reports false when
+// c is no longer in use.
+func (c *components) pin() bool {
+	for {
+		n := c.pins.Load()
+		if n == 0 {
+			return false
+		}
+		if c.pins.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
+// release undoes one pin.
+func (c *components) release() {
+	if c.pins.Add(-1) == 0 {
+		close(c.unset)
+	}
+}
+
+// unit is one component: the handle that opens its driver and the block on it,
+// built, replaced and closed together.
+type unit struct {
+	name string
+	spec component.Spec
+	// print is the fingerprint of what it is made from.
+	print   string
+	timeout time.Duration // of one attempt to open it
+	chains  *owner
+	// put makes the block known in a table, by its name.
+	put func(*components)
+	// runs keep the component open, and do what its block does by itself,
+	// until their context ends.
+	runs   []func(context.Context) error
+	status func() component.Status
+	// await waits until it is open or closed, or ctx ends.
+	await func(context.Context) component.Status
+
+	once sync.Once
+	quit chan struct{} // closed to stop it
+	done chan struct{} // closed when run has returned
+}
+
+// run keeps the component open until ctx ends or stop is called.
+func (u *unit) run(ctx context.Context) {
+	defer close(u.done)
+	defer u.chains.end()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, run := range u.runs {
+		wg.Go(func() { _ = run(ctx) }) // nil when ctx has ended
+	}
+	wg.Go(func() {
+		select {
+		case <-u.quit:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	wg.Wait()
+}
+
+// stop makes run return.
+func (u *unit) stop() { u.once.Do(func() { close(u.quit) }) }
+
+// roster runs the units of a process.
+type roster struct {
+	spawn   chan *unit
+	stopped chan struct{} // closed when run takes no more
+}
+
+func newRoster() *roster { return &roster{spawn: make(chan *unit), stopped: make(chan struct{})} }
+
+// run runs the given units, and those that start is called with, until ctx
+// ends; then it waits for them.
+func (r *roster) run(ctx context.Context, units []*unit) error {
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer close(r.stopped)
+	for _, u := range units {
+		running.Go(func() { u.run(ctx) })
+	}
+	for {
+		select {
+		case u := <-r.spawn:
+			running.Go(func() { u.run(ctx) })
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// start runs one more unit. It waits for run to be called, and reports false
+// when that has returned.
+func (r *roster) start(u *unit) bool {
+	select {
+	case r.spawn <- u:
+		return true
+	case <-r.stopped:
+		return false
+	}
+}
+
+// lookupSecret resolves the secretKeyRef of a component.
+func (c *components) lookupSecret(ctx context.Context, store, name, key string) (string, error) {
+	s, ok := c.secrets[store]
+	if !ok {
+		return "", fault.New(fault.FailedPrecondition, "there is no secret store %q", store)
+	}
+	value, err := s.Resolve(ctx, name, key)
+	if err != nil {
+		return "", err
+	}
+	return value.Reveal(), nil
+}
+
+// describe lists the components for the metadata API.
+func (c *components) describe() []dapr.Component {
+	var out []dapr.Component
+	for _, u := range c.units {
+		out = append(out, dapr.Component{
+			Name: u.name, Type: u.spec.Type(), Version: u.spec.VersionOrDefault(), Capabilities: u.spec.Capabilities,
+		})
+	}
+	return out
+}
+
+// notReady names the components that have not been tried yet. One that failed
+// does not count: it is tried again, and its calls say why.
+func (c *components) notReady() []string {
+	var out []string
+	for _, u := range c.units {
+		if s := u.status(); s.State == component.Opening && s.Attempts == 0 {
+			out = append(out, u.name)
+		}
+	}
+	return out
+}
