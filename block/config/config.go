@@ -22,6 +22,8 @@ const (
 	ReasonNoSubscription fault.Reason = "config.no_subscription"
 	// ReasonCannotWrite marks a store whose items cannot be changed.
 	ReasonCannotWrite fault.Reason = "config.cannot_write"
+	// ReasonBadWrite marks changes that no store could make.
+	ReasonBadWrite fault.Reason = "config.bad_write"
 )
 
 // Options configure a Store.
@@ -38,8 +40,7 @@ type Store struct {
 	handle  *component.Handle[Driver]
 	log     *slog.Logger
 	get     *policy.Operation
-	set     *policy.Operation
-	del     *policy.Operation
+	write   *policy.Operation
 	watch   *policy.Operation
 	deliver *policy.Operation
 
@@ -62,7 +63,7 @@ func New(h *component.Handle[Driver], o Options) *Store {
 	inbound := o.Chains.Component(Block, h.Name(), true)
 	return &Store{
 		handle: h, log: o.Log,
-		get: bind("get"), set: bind("set"), del: bind("delete"), watch: bind("watch"),
+		get: bind("get"), write: bind("write"), watch: bind("watch"),
 		deliver: inbound.Bind(policy.Op{Block: Block, Component: h.Name(), Name: "deliver", Inbound: true}),
 		spawn:   make(chan func(context.Context)), stopped: make(chan struct{}),
 		subs: map[string]context.CancelCauseFunc{},
@@ -103,59 +104,6 @@ func asText(items map[string]Item) map[string]Item {
 		}
 	}
 	return items
-}
-
-// Set stores value at key and returns its version. It is Unimplemented when
-// the store's items cannot be changed.
-func (s *Store) Set(ctx context.Context, key, value string) (version string, err error) {
-	if err := s.checkKey(key); err != nil {
-		return "", err
-	}
-	call := policy.Call{Key: key, Bytes: len(value), Idempotent: true}
-	return policy.Do(ctx, s.set, call, func(ctx context.Context) (string, error) {
-		w, err := s.writer(ctx)
-		if err != nil {
-			return "", err
-		}
-		version, err := w.Set(ctx, key, value)
-		return version, s.wrap(err, "set in")
-	})
-}
-
-// Delete removes key. Deleting a key that does not exist succeeds. It is
-// Unimplemented when the store's items cannot be changed.
-func (s *Store) Delete(ctx context.Context, key string) error {
-	if err := s.checkKey(key); err != nil {
-		return err
-	}
-	call := policy.Call{Key: key, Idempotent: true}
-	return s.del.Run(ctx, &call, func(ctx context.Context) error {
-		w, err := s.writer(ctx)
-		if err != nil {
-			return err
-		}
-		return s.wrap(w.Delete(ctx, key), "delete from")
-	})
-}
-
-func (s *Store) writer(ctx context.Context) (Writer, error) {
-	d, err := s.handle.Get(ctx)
-	if err != nil {
-		return nil, err
-	}
-	w, ok := d.(Writer)
-	if !ok {
-		return nil, fault.New(fault.Unimplemented, "configuration store %q (%s) cannot be written through this API",
-			s.Name(), s.handle.Type()).WithReason(ReasonCannotWrite)
-	}
-	return w, nil
-}
-
-func (s *Store) checkKey(key string) error {
-	if key == "" {
-		return fault.New(fault.InvalidArgument, "configuration store %q: the key is empty", s.Name())
-	}
-	return nil
 }
 
 func (s *Store) wrap(err error, op string) error {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/proa-io/proa/block/config"
+	"github.com/proa-io/proa/block/config/configtest"
 	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/driver/memory"
 	"github.com/proa-io/proa/fault"
@@ -67,7 +68,7 @@ func (s *shaky) write(t *testing.T, items ...string) {
 	t.Helper()
 	for _, kv := range items {
 		k, v := kv[:1], kv[2:]
-		if _, err := s.Set(t.Context(), k, v); err != nil {
+		if _, err := configtest.Set(t.Context(), s, k, v); err != nil {
 			t.Error(err)
 		}
 	}
@@ -136,7 +137,7 @@ func TestSubscriberIsToldWhatChangesAfterSubscribe(t *testing.T) {
 		all.want(t)
 		some.want(t)
 		d.write(t, "a=2", "b=2", "x=1")
-		_ = d.Delete(t.Context(), "a")
+		_ = configtest.Delete(t.Context(), d, "a")
 		all.want(t, "a=2", "b=2", "x=1", "-a")
 		some.want(t, "a=2", "x=1", "-a")
 	})
@@ -151,7 +152,7 @@ func TestUpdateCarriesTheIdAndTheVersion(t *testing.T) {
 		if err != nil || id == "" {
 			t.Fatalf("Subscribe = %q, %v", id, err)
 		}
-		version, _ := d.Set(t.Context(), "a", "1")
+		version, _ := configtest.Set(t.Context(), d, "a", "1")
 		synctest.Wait()
 		if got.ID != id || got.Items["a"].Version != version {
 			t.Errorf("update %+v, want id %q and version %q", got, id, version)
@@ -241,14 +242,14 @@ func TestNothingIsLostOverAnOutage(t *testing.T) {
 		for range 2 {
 			d.breakDown(outage)
 			d.write(t, "a=2", "a=3", "d=1")
-			_ = d.Delete(t.Context(), "b")
+			_ = configtest.Delete(t.Context(), d, "b")
 			time.Sleep(10 * time.Minute)
 			box.want(t)
 			d.recover()
 			time.Sleep(time.Minute)
 			box.want(t, "a=3", "-b", "d=1")
 			d.write(t, "b=1", "a=1")
-			_ = d.Delete(t.Context(), "d")
+			_ = configtest.Delete(t.Context(), d, "d")
 			box.want(t, "b=1", "a=1", "-d")
 		}
 		// An interruption without a change says nothing.
@@ -493,25 +494,51 @@ func TestSubscriptionsAreBounded(t *testing.T) {
 func TestReadsAndWritesGoToTheDriver(t *testing.T) {
 	d := newShaky(t)
 	s := config.New(component.Opened[config.Driver]("settings", d), config.Options{Chains: policy.None{}})
-	version, err := s.Set(t.Context(), "a", "1")
+	versions, err := s.Write(t.Context(), []config.Write{{Key: "a", Value: "1"}, {Key: "b", Value: "2"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := s.Get(t.Context(), config.Query{Keys: []string{"a", "b"}})
-	if err != nil || len(got) != 1 || got["a"].Value != "1" || got["a"].Version != version {
+	got, err := s.Get(t.Context(), config.Query{Keys: []string{"a", "c"}})
+	if err != nil || len(got) != 1 || got["a"].Value != "1" || got["a"].Version != versions[0] {
 		t.Errorf("Get = %v, %v", got, err)
 	}
-	if err := s.Delete(t.Context(), "a"); err != nil {
+	deletion := []config.Write{{Key: "b", Delete: true, Expect: config.Expect{Version: versions[1]}}}
+	if _, err := s.Write(t.Context(), deletion); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := s.Get(t.Context(), config.Query{}); err != nil || len(got) != 0 {
-		t.Errorf("Get = %v, %v after Delete", got, err)
+	_, err = s.Write(t.Context(), deletion)
+	if !fault.Is(err, fault.Aborted) || fault.ReasonOf(err) != config.ReasonConflict ||
+		err.Error() != `write to configuration store "settings": item "b" does not have the version that was expected` {
+		t.Errorf("the second deletion: %v, want a conflict", err)
 	}
-	if _, err := s.Set(t.Context(), "", "1"); !fault.Is(err, fault.InvalidArgument) {
-		t.Errorf("Set of an empty key: %v", err)
+	if got, err := s.Get(t.Context(), config.Query{}); err != nil || len(got) != 1 {
+		t.Errorf("Get = %v, %v after the deletion", got, err)
 	}
-	if err := s.Delete(t.Context(), ""); !fault.Is(err, fault.InvalidArgument) {
-		t.Errorf("Delete of an empty key: %v", err)
+	if versions, err := s.Write(t.Context(), nil); err != nil || len(versions) != 0 {
+		t.Errorf("Write of nothing = %q, %v", versions, err)
+	}
+}
+
+func TestChangesThatNoStoreCouldMakeAreInvalid(t *testing.T) {
+	s := config.New(component.Opened[config.Driver]("settings", newShaky(t)), config.Options{Chains: policy.None{}})
+	many := make([]config.Write, config.MaxWrites+1)
+	for i := range many {
+		many[i].Key = fmt.Sprint(i)
+	}
+	for want, writes := range map[string][]config.Write{
+		"the key of change 2 is empty":                                                {{Key: "a"}, {Value: "x"}},
+		`key "a" is changed twice`:                                                    {{Key: "a"}, {Key: "b"}, {Key: "a", Delete: true}},
+		"the key or the value of change 1 (\"\\xff\") is not UTF-8":                   {{Key: "\xff"}},
+		`the key or the value of change 1 ("a") is not UTF-8`:                         {{Key: "a", Value: "\xff"}},
+		`key "a" cannot be expected to be absent and to have a version`:               {{Key: "a", Expect: config.Expect{Absent: true, Version: "1"}}},
+		`key "a" is to be deleted and yet expected to be absent`:                      {{Key: "a", Delete: true, Expect: config.Expect{Absent: true}}},
+		fmt.Sprint(config.MaxWrites+1, " changes at once are too many: at most 1000"): many,
+	} {
+		_, err := s.Write(t.Context(), writes)
+		if !fault.Is(err, fault.InvalidArgument) || fault.ReasonOf(err) != config.ReasonBadWrite ||
+			err.Error() != `configuration store "settings": `+want {
+			t.Errorf("error %v, want invalid_argument: %s", err, want)
+		}
 	}
 }
 
@@ -524,7 +551,7 @@ func TestBytesThatAreNoTextAreReplaced(t *testing.T) {
 			t.Fatal(err)
 		}
 		for key, value := range map[string]string{"a": "x\xffy", "bad\xff": "1"} {
-			if _, err := d.Set(t.Context(), key, value); err != nil {
+			if _, err := configtest.Set(t.Context(), d, key, value); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -541,11 +568,9 @@ type readOnly struct{ config.Driver }
 
 func TestWritingAStoreThatCannotIsUnimplemented(t *testing.T) {
 	s := config.New(component.Opened[config.Driver]("settings", readOnly{newShaky(t)}), config.Options{Chains: policy.None{}})
-	_, err := s.Set(t.Context(), "a", "1")
-	for op, err := range map[string]error{"Set": err, "Delete": s.Delete(t.Context(), "a")} {
-		if !fault.Is(err, fault.Unimplemented) || fault.ReasonOf(err) != config.ReasonCannotWrite {
-			t.Errorf("%s: %v, want unimplemented", op, err)
-		}
+	_, err := s.Write(t.Context(), []config.Write{{Key: "a", Value: "1"}})
+	if !fault.Is(err, fault.Unimplemented) || fault.ReasonOf(err) != config.ReasonCannotWrite {
+		t.Errorf("error %v, want unimplemented", err)
 	}
 }
 

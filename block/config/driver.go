@@ -5,6 +5,7 @@ import (
 	"io"
 
 	"github.com/proa-io/proa/component"
+	"github.com/proa-io/proa/fault"
 )
 
 // Block is the first part of the type string of every component of this block.
@@ -35,10 +36,58 @@ type Driver interface {
 
 // Writer is implemented by drivers that can change items.
 type Writer interface {
-	// Set stores value at key and returns the version that it gave it.
-	Set(ctx context.Context, key, value string) (version string, err error)
-	// Delete removes key. Deleting a key that does not exist succeeds.
-	Delete(ctx context.Context, key string) error
+	// Write makes all the changes or none of them, and returns the version of
+	// each item that it set, in their order; "" for one that it deleted.
+	// There is one at least, and no key twice. When what one of them expects
+	// is not so, Write fails with ErrConflict. A driver that cannot change
+	// several items as one fails with Unimplemented when there are several.
+	Write(ctx context.Context, writes []Write) (versions []string, err error)
+}
+
+// Write is one change of an item.
+type Write struct {
+	Key   string
+	Value string
+	// Delete removes the item, be there one or not; Value does not count.
+	Delete bool
+	// Expect is what must be so for the change to happen, compared and changed
+	// in one step.
+	Expect Expect
+}
+
+// Expect is what a Write expects of a key. The zero value expects nothing.
+type Expect struct {
+	// Absent expects that there is no item.
+	Absent bool
+	// Version, unless empty, expects an item that has it. An item without a
+	// version has none that could be expected, until it is written.
+	Version string
+}
+
+// Nothing reports whether there is nothing to compare.
+func (e Expect) Nothing() bool { return e == Expect{} }
+
+// Met reports whether an item, or there being none, is what was expected.
+func (e Expect) Met(item Item, exists bool) bool {
+	switch {
+	case e.Absent:
+		return !exists
+	case e.Version != "":
+		return exists && item.Version == e.Version
+	}
+	return true
+}
+
+// ReasonConflict marks a Write that found another version than it expected.
+const ReasonConflict fault.Reason = "config.conflict"
+
+// ErrConflict returns the error of a Write that found another version than it
+// expected at key; key is empty when it is not known at which.
+func ErrConflict(key string) error {
+	if key == "" {
+		return fault.New(fault.Aborted, "an item does not have the version that was expected").WithReason(ReasonConflict)
+	}
+	return fault.New(fault.Aborted, "item %q does not have the version that was expected", key).WithReason(ReasonConflict)
 }
 
 // Query selects items.

@@ -57,16 +57,30 @@ func (c *Config) selected(q config.Query) map[string]config.Item {
 	return out
 }
 
-// Set implements config.Writer.
-func (c *Config) Set(ctx context.Context, key, value string) (string, error) {
+// Write implements config.Writer.
+func (c *Config) Write(ctx context.Context, writes []config.Write) ([]string, error) {
 	if err := ctx.Err(); err != nil {
-		return "", err
+		return nil, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	item := c.set(key, value)
-	c.tell(key, config.Event{Items: map[string]config.Item{key: item}})
-	return item.Version, nil
+	for _, w := range writes {
+		if item, ok := c.items[w.Key]; !w.Expect.Met(item, ok) {
+			return nil, config.ErrConflict(w.Key)
+		}
+	}
+	versions := make([]string, len(writes))
+	for i, w := range writes {
+		if !w.Delete {
+			item := c.set(w.Key, w.Value)
+			versions[i] = item.Version
+			c.tell(w.Key, config.Event{Items: map[string]config.Item{w.Key: item}})
+		} else if _, ok := c.items[w.Key]; ok {
+			delete(c.items, w.Key)
+			c.tell(w.Key, config.Event{Deleted: []string{w.Key}})
+		}
+	}
+	return versions, nil
 }
 
 func (c *Config) set(key, value string) config.Item {
@@ -74,20 +88,6 @@ func (c *Config) set(key, value string) config.Item {
 	item := config.Item{Value: value, Version: strconv.FormatUint(c.version, 10)}
 	c.items[key] = item
 	return item
-}
-
-// Delete implements config.Writer.
-func (c *Config) Delete(ctx context.Context, key string) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if _, ok := c.items[key]; ok {
-		delete(c.items, key)
-		c.tell(key, config.Event{Deleted: []string{key}})
-	}
-	return nil
 }
 
 // maxEvents bounds what is kept for a watcher that does not keep up. Beyond it

@@ -46,7 +46,7 @@ func OpenConfig(ctx context.Context, shared *engine.Engine, cfg ConfigConfig, en
 	if cfg.Bucket == "" {
 		cfg.Bucket = bucketName("config", env.Namespace)
 	}
-	b, err := c.engine.KeyValue(ctx, engine.BucketConfig{Name: cfg.Bucket, Description: "configuration"})
+	b, err := c.engine.KeyValue(ctx, engine.BucketConfig{Name: cfg.Bucket, Description: "configuration", Atomic: c.engine.Supports(engine.AtomicBatch)})
 	if err != nil {
 		c.stop()
 		return nil, err
@@ -165,24 +165,63 @@ func (r *reporter) pass(u engine.Update) {
 	}
 }
 
-// Set implements config.Writer.
-func (c *Config) Set(ctx context.Context, key, value string) (string, error) {
+// Write implements config.Writer. A server older than 2.12 cannot change several
+// items as one.
+func (c *Config) Write(ctx context.Context, writes []config.Write) ([]string, error) {
 	if err := ctx.Err(); err != nil {
-		return "", err
+		return nil, err
 	}
-	revision, err := c.bucket.Put(ctx, encodeKey(key), []byte(value), engine.PutOptions{})
-	if err != nil {
-		return "", err
+	commit := make([]engine.Write, len(writes))
+	for i, w := range writes {
+		expect, ok := expectOf(w.Expect)
+		if !ok {
+			return nil, config.ErrConflict(w.Key)
+		}
+		commit[i] = engine.Write{
+			Key: encodeKey(w.Key), Value: []byte(w.Value), Delete: w.Delete, PutOptions: engine.PutOptions{Expect: expect},
+		}
 	}
-	return strconv.FormatUint(revision, 10), nil
+	revisions, err := c.commit(ctx, commit)
+	switch {
+	case conflict(err) && len(writes) == 1:
+		return nil, config.ErrConflict(writes[0].Key)
+	case conflict(err):
+		return nil, config.ErrConflict("")
+	case err != nil:
+		return nil, err
+	}
+	versions := make([]string, len(writes))
+	for i, w := range writes {
+		if !w.Delete {
+			versions[i] = strconv.FormatUint(revisions[i], 10)
+		}
+	}
+	return versions, nil
 }
 
-// Delete implements config.Writer.
-func (c *Config) Delete(ctx context.Context, key string) error {
-	if err := ctx.Err(); err != nil {
-		return err
+func (c *Config) commit(ctx context.Context, writes []engine.Write) ([]uint64, error) {
+	if len(writes) > 1 {
+		return c.bucket.Commit(ctx, writes)
 	}
-	return c.bucket.Delete(ctx, encodeKey(key), engine.Anything())
+	w := writes[0]
+	if w.Delete {
+		return nil, c.bucket.Delete(ctx, w.Key, w.Expect)
+	}
+	revision, err := c.bucket.Put(ctx, w.Key, w.Value, w.PutOptions)
+	return []uint64{revision}, err
+}
+
+// expectOf returns what the bucket has to expect, and false for a version
+// that none of its items has.
+func expectOf(e config.Expect) (engine.Expect, bool) {
+	switch {
+	case e.Absent:
+		return engine.Absent(), true
+	case e.Version == "":
+		return engine.Anything(), true
+	}
+	revision, err := strconv.ParseUint(e.Version, 10, 64)
+	return engine.Revision(revision), err == nil && revision > 0
 }
 
 // Close implements io.Closer. A shared engine stays open.

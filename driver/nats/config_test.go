@@ -43,7 +43,7 @@ func TestItemsWrittenWithOtherToolsAreRead(t *testing.T) {
 	if err != nil || len(got) != 3 || got["orderId1"].Value != "101" || got["app.colour"].Value != "red" || got["a.b/c-d_e"].Value != "y" {
 		t.Errorf("Get = %v, %v", got, err)
 	}
-	if _, err := c.Set(t.Context(), "app.colour", "blue"); err != nil {
+	if _, err := configtest.Set(t.Context(), c, "app.colour", "blue"); err != nil {
 		t.Fatal(err)
 	}
 	if e, err := kv.Get(t.Context(), "app.colour"); err != nil || string(e.Value()) != "blue" {

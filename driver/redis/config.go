@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -48,26 +49,50 @@ func (c ConfigConfig) Validate() error {
 // Items are strings of the form value||version, as for Dapr's component of the
 // same name; "||version" may be missing. Keys of other types are no items.
 type ConfigStore struct {
-	client      *client
-	cfg         ConfigConfig
-	log         *slog.Logger
-	set, remove script
-	warn        sync.Once
+	client *client
+	cfg    ConfigConfig
+	log    *slog.Logger
+	write  script
+	warn   sync.Once
 }
 
-// luaSet stores ARGV[1] at KEYS[1] with the version that follows the present
-// one's, and returns that.
-const luaSet = `
-local old = redis.call('GET', KEYS[1])
-local version = tonumber(old and string.match(old, '.*||(%d+)$') or 0) + 1
-version = string.format('%.0f', version)
-redis.call('SET', KEYS[1], ARGV[1] .. '||' .. version)
-return version`
-
-// luaRemove removes KEYS[1] unless it is no item.
-const luaRemove = `
-redis.call('GET', KEYS[1])
-return redis.call('DEL', KEYS[1])`
+// luaWrite changes KEYS. ARGV[1] is the time in microseconds. Then follow four
+// values for each key: "set" or "delete", the value, "absent" or "version" or ""
+// for what is expected, and the version expected. The answer is a version for
+// each key; when something else was expected of one, that one's number comes
+// behind as many empty ones, and nothing is changed.
+//
+// A version is the number that follows the item's present one. The first of an
+// item is the time, so that an item that was deleted and set again does not
+// have a version that it had before.
+const luaWrite = `
+local olds, out = {}, {}
+for i, key in ipairs(KEYS) do
+  local a = 1 + (i - 1) * 4
+  local old = redis.call('GET', key)
+  local version = old and string.match(old, '.*||(.*)$')
+  local want = ARGV[a + 3]
+  if want == 'absent' and old or want == 'version' and version ~= ARGV[a + 4] then
+    for n = 1, #KEYS do out[n] = '' end
+    out[#KEYS + 1] = tostring(i)
+    return out
+  end
+  olds[i] = version or ''
+end
+for i, key in ipairs(KEYS) do
+  local a = 1 + (i - 1) * 4
+  if ARGV[a + 1] == 'delete' then
+    redis.call('DEL', key)
+    out[i] = ''
+  else
+    local version = tonumber(ARGV[1])
+    local last = string.match(olds[i], '^%d+$') and tonumber(olds[i])
+    if last and last < 2^53 then version = last + 1 end
+    out[i] = string.format('%.0f', version)
+    redis.call('SET', key, ARGV[a + 2] .. '||' .. out[i])
+  end
+end
+return out`
 
 // OpenConfig connects to Redis. It takes no rights but to read.
 func OpenConfig(ctx context.Context, cfg ConfigConfig, env component.Env) (*ConfigStore, error) {
@@ -75,7 +100,7 @@ func OpenConfig(ctx context.Context, cfg ConfigConfig, env component.Env) (*Conf
 	if err != nil {
 		return nil, err
 	}
-	s := &ConfigStore{client: c, cfg: cfg, log: env.Log, set: namedScript(luaSet), remove: namedScript(luaRemove)}
+	s := &ConfigStore{client: c, cfg: cfg, log: env.Log, write: namedScript(luaWrite)}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -168,23 +193,40 @@ func parseItem(text string) config.Item {
 	return config.Item{Value: text}
 }
 
-// Set implements config.Writer.
-func (s *ConfigStore) Set(ctx context.Context, key, value string) (string, error) {
-	res, err := s.set.run(ctx, s.client, scriptCall{[]string{key}, []string{value}})
-	if err != nil {
-		return "", err
+// Write implements config.Writer.
+func (s *ConfigStore) Write(ctx context.Context, writes []config.Write) ([]string, error) {
+	call := scriptCall{keys: make([]string, len(writes)), args: make([]string, 1, 1+4*len(writes))}
+	call.args[0] = strconv.FormatInt(time.Now().UnixMicro(), 10)
+	for i, w := range writes {
+		op, expect := "set", ""
+		if w.Delete {
+			op = "delete"
+		}
+		if w.Expect.Absent {
+			expect = "absent"
+		} else if w.Expect.Version != "" {
+			expect = "version"
+		}
+		call.keys[i] = w.Key
+		call.args = append(call.args, op, w.Value, expect, w.Expect.Version)
 	}
-	version, err := res.ToString()
-	return version, classifyForeign(ctx, err)
-}
-
-// Delete implements config.Writer.
-func (s *ConfigStore) Delete(ctx context.Context, key string) error {
-	res, err := s.remove.run(ctx, s.client, scriptCall{keys: []string{key}})
+	res, err := s.write.run(ctx, s.client, call)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return classifyForeign(ctx, res.Error())
+	versions, err := res.AsStrSlice()
+	switch {
+	case err != nil:
+		return nil, classifyForeign(ctx, err)
+	case len(versions) == len(writes)+1:
+		at, err := strconv.Atoi(versions[len(writes)])
+		if err == nil && at >= 1 && at <= len(writes) {
+			return nil, config.ErrConflict(writes[at-1].Key)
+		}
+	case len(versions) == len(writes):
+		return versions, nil
+	}
+	return nil, fault.New(fault.Internal, "redis answered %d versions for %d writes", len(versions), len(writes))
 }
 
 // classifyForeign is classify for a script that stops at a key of another type.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/proa-io/proa/block/config"
+	"github.com/proa-io/proa/block/config/configtest"
 	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/driver/nats"
 	"github.com/proa-io/proa/driver/redis"
@@ -97,12 +98,12 @@ func newControl(t *testing.T) *control {
 	mux.HandleFunc("PUT /configuration/{key}", func(w http.ResponseWriter, r *http.Request) {
 		value, err := io.ReadAll(r.Body)
 		if err == nil {
-			_, err = c.store.Set(r.Context(), r.PathValue("key"), string(value))
+			_, err = configtest.Set(r.Context(), c.store, r.PathValue("key"), string(value))
 		}
 		answer(w, err)
 	})
 	mux.HandleFunc("DELETE /configuration/{key}", func(w http.ResponseWriter, r *http.Request) {
-		answer(w, c.store.Delete(r.Context(), r.PathValue("key")))
+		answer(w, configtest.Delete(r.Context(), c.store, r.PathValue("key")))
 	})
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)

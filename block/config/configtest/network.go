@@ -46,8 +46,8 @@ func RunNetwork(t *testing.T, open OpenThrough) {
 				_, err := through.Get(ctx, config.Query{})
 				return err
 			})
-			failsInTime(t, "Set", func(ctx context.Context) error {
-				_, err := through.Set(ctx, "kept", "1")
+			failsInTime(t, "Write", func(ctx context.Context) error {
+				_, err := Set(ctx, through, "kept", "1")
 				return err
 			})
 			set(t, direct, "changed", "1")

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	rtv1 "github.com/proa-io/proa/api/gen/dapr/proto/runtime/v1"
+	"github.com/proa-io/proa/block/config/configtest"
 	"github.com/proa-io/proa/internal/leak"
 	"github.com/proa-io/proa/mesh/proxy"
 )
@@ -165,10 +166,10 @@ func TestChangesOfConfigurationItemsAreStreamed(t *testing.T) {
 	all, _ := open()
 	for _, v := range []string{"blue", ""} {
 		if v == "" {
-			if err := w.items.Delete(ctx, "color"); err != nil {
+			if err := configtest.Delete(ctx, w.items, "color"); err != nil {
 				t.Fatal(err)
 			}
-		} else if _, err := w.items.Set(ctx, "color", v); err != nil {
+		} else if _, err := configtest.Set(ctx, w.items, "color", v); err != nil {
 			t.Fatal(err)
 		}
 		for _, s := range []rtv1.Dapr_SubscribeConfigurationClient{one, all} {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/proa-io/proa/block/config"
+	"github.com/proa-io/proa/block/config/configtest"
 	"github.com/proa-io/proa/block/pubsub"
 	"github.com/proa-io/proa/block/state"
 	"github.com/proa-io/proa/dialect/dapr"
@@ -185,7 +186,7 @@ func TestChangesOfConfigurationReachTheApplication(t *testing.T) {
 	if err := json.Unmarshal(ex.body.Bytes(), &answer); err != nil || answer.ID == "" {
 		t.Fatalf("%d %s", ex.status, ex.body.Bytes())
 	}
-	if _, err := w.configs["configstore"].Set(t.Context(), "color", "blue"); err != nil {
+	if _, err := configtest.Set(t.Context(), w.configs["configstore"], "color", "blue"); err != nil {
 		t.Fatal(err)
 	}
 	select {

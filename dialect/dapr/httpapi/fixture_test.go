@@ -158,10 +158,8 @@ func newConfig(t testing.TB) *config.Store {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, item := range [][2]string{{"color", "red"}, {"size", "<big>"}} { // in order, for the versions
-		if _, err := d.Set(t.Context(), item[0], item[1]); err != nil {
-			t.Fatal(err)
-		}
+	if _, err := d.Write(t.Context(), []config.Write{{Key: "color", Value: "red"}, {Key: "size", Value: "<big>"}}); err != nil {
+		t.Fatal(err)
 	}
 	s := config.New(component.Opened[config.Driver]("configstore", d), config.Options{Chains: policy.None{}})
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
