@@ -236,8 +236,8 @@ func notFound() error { return fault.New(fault.NotFound, "not found") }
 
 // Expect is what a write demands of the last revision of its key.
 type Expect struct {
-	set bool
-	rev uint64
+	set, present bool
+	rev          uint64
 }
 
 // Anything demands nothing: the last write wins. It is the zero Expect.
@@ -248,6 +248,9 @@ func Absent() Expect { return Expect{set: true} }
 
 // Revision demands that the key's last revision is rev.
 func Revision(rev uint64) Expect { return Expect{set: true, rev: rev} }
+
+// Present demands that the key has a value, whatever its revision.
+func Present() Expect { return Expect{set: true, present: true} }
 
 // PutOptions are the options of Put.
 type PutOptions struct {
@@ -326,6 +329,9 @@ func (b *Bucket) deleteMessage(key string) (*nats.Msg, error) {
 }
 
 func (b *Bucket) write(ctx context.Context, key string, msg *nats.Msg, expect Expect) (uint64, error) {
+	if expect.present {
+		return b.writePresent(ctx, key, msg)
+	}
 	c, err := b.conn(ctx, key)
 	if err != nil {
 		return 0, err

@@ -4,13 +4,15 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/proa-io/proa/fault"
 )
 
 // Driver is what a key/value store implements; everything else is optional
-// (see [Transactor], [BulkGetter], [BulkPutter], [BulkDeleter], [Lister]).
+// (see [Transactor], [BulkGetter], [BulkPutter], [BulkDeleter], [Lister],
+// [Querier], [Watcher]).
 //
 // A driver does I/O and names its errors with fault codes. It does not retry,
 // set timeouts of its own, log calls, measure, prefix keys or encrypt: [Store]
@@ -150,11 +152,13 @@ type DeleteOp struct {
 type Transactor interface {
 	// Transact carries out all operations or none, in the order given. It
 	// fails as Put and Delete do, with an *OpError when one operation is to
-	// blame. Conditions on a key that an earlier operation of the same
-	// transaction wrote hold against what was there before the transaction.
+	// blame; for a condition that does not hold that has Op.Lost. Conditions
+	// on a key that another operation of the same transaction writes hold
+	// against what was there before the transaction. A transaction with a
+	// check has at least one operation that writes.
 	Transact(ctx context.Context, ops []Op, opt TransactOptions) error
-	// MaxTransaction returns how many operations a transaction may have; 0
-	// for any number.
+	// MaxTransaction returns how many operations a transaction may have,
+	// checks included; 0 for any number.
 	MaxTransaction() int
 }
 
@@ -163,14 +167,51 @@ type TransactOptions struct {
 	Metadata map[string]string // as in GetOptions
 }
 
-// Op is one operation of a transaction.
+// Op is one operation of a transaction: a write, a removal or a check.
 type Op struct {
 	Key string
+	// Check, when not NoCheck, makes the operation write nothing and demand
+	// that its condition holds at the moment the others take effect. Of the
+	// other fields only ETag means something then, and only for CheckETag.
+	// A check changes neither the etag nor the expiry of the item.
+	Check Check
 	// Delete removes the item, subject to ETag; Value and the other options
 	// mean nothing then.
 	Delete bool
 	Value  []byte
 	PutOptions
+}
+
+// Check is a condition on an item that is not written. An expired item counts
+// as absent.
+type Check uint8
+
+// The conditions.
+const (
+	NoCheck     Check = iota // the operation writes
+	CheckExists              // there is an item, whatever its etag
+	CheckAbsent              // there is no item
+	CheckETag                // there is an item and its etag is Op.ETag, which is not empty
+)
+
+// Lost returns the error of an operation whose condition does not hold, for
+// drivers to put into an OpError.
+func (o *Op) Lost() error {
+	switch {
+	case o.Check == CheckExists:
+		return conditionFailed("there is no item, and the transaction demands one")
+	case o.Check == CheckAbsent:
+		return conditionFailed("there is an item, and the transaction demands that there is none")
+	case o.Check == CheckETag:
+		return conditionFailed("the item is not the one whose etag the transaction demands")
+	case o.ETag == "":
+		return ErrExists()
+	}
+	return ErrETagMismatch()
+}
+
+func conditionFailed(text string) error {
+	return fault.New(fault.Aborted, "%s", text).WithReason(ReasonConditionFailed)
 }
 
 // OpError tells which operation of a transaction failed and why.
@@ -190,6 +231,137 @@ type Lister interface {
 	// List returns up to limit keys that start with prefix and sort after
 	// after, in byte order. Expired items are left out. limit is positive.
 	List(ctx context.Context, prefix, after string, limit int) (keys []string, err error)
+}
+
+// Querier is implemented by drivers whose store can select items by what is in
+// their values. [Query] says what each part of a query means.
+type Querier interface {
+	// Query returns one page of the items that scope holds and q selects, in
+	// the order that q asks for. Expired items are left out. q and what it
+	// points to must not be changed. A query of a kind that the store cannot
+	// answer at all (several sort keys, an order of strings) is
+	// InvalidArgument and says so; a server that lacks what queries need is
+	// Unimplemented with ReasonQueryNotSupported.
+	Query(ctx context.Context, scope Scope, q *Query, opt QueryOptions) (QueryPage, error)
+}
+
+// Scope says which keys a query may see: those of one application. Nothing
+// else may have an influence on the answer: not on its items, their number,
+// nor on the token.
+type Scope struct {
+	// Prefix is what the keys start with; may be empty.
+	Prefix string
+	// Without, when not empty, is what the keys do not contain after Prefix.
+	Without string
+}
+
+// Holds reports whether key is one that the scope lets see, for drivers whose
+// store cannot tell.
+func (s Scope) Holds(key string) bool {
+	rest, ok := strings.CutPrefix(key, s.Prefix)
+	return ok && (s.Without == "" || !strings.Contains(rest, s.Without))
+}
+
+// QueryOptions qualify a query as a whole.
+type QueryOptions struct {
+	Metadata map[string]string // as in GetOptions
+}
+
+// QueryPage is one page of the answer to a query.
+type QueryPage struct {
+	// Items has at most Query.Limit items.
+	Items []QueryItem
+	// Token is what Query.Token must be for the next page; "" when this is the
+	// last one. An item that is there from the first page to the last is
+	// returned once; those that come, go or change between pages may be missed
+	// or returned twice.
+	Token string
+	// Metadata is what else the store has to say; often nil.
+	Metadata map[string]string
+}
+
+// QueryItem is one item of a page, as Get would return it.
+type QueryItem struct {
+	Key string
+	Item
+}
+
+// Watcher is implemented by drivers whose store can tell of changes.
+type Watcher interface {
+	// Watch calls report for each change of the items whose keys start with
+	// prefix, whoever makes it. It returns the error of ctx when that ends,
+	// that of report when that fails, and another one, never nil, when it
+	// cannot go on: Unavailable when the connection is lost, ErrRevisionGone
+	// when it cannot know all changes any more. It does not try again by
+	// itself.
+	//
+	// report is called by one goroutine at a time, may take its time, and is
+	// not called after Watch has returned. What a slow one costs is bounded.
+	//
+	// The changes of one key come in the order in which they were made. Of
+	// several in quick succession only the last is sure to come, and the value
+	// may be newer than the change; never does an older state of a key come
+	// after a newer. The end of an item by its TTL comes as ItemGone once the
+	// store removes it, which may be later than it counts as gone. An
+	// ItemGone of a key that was never reported may come; so may a change that
+	// was reported before.
+	//
+	// A call of kind Synced comes first of all, when opt.Initial is not set:
+	// it says that every change that is made from now on (or, with opt.After,
+	// after that revision) will be reported. With opt.Initial every item there
+	// is comes first, as an ItemPut each, and Synced after the last of them.
+	// Further ones may come at any time.
+	Watch(ctx context.Context, prefix string, opt WatchOptions, report func(Change) error) error
+}
+
+// WatchOptions say where a watch begins. At most one of them is set.
+type WatchOptions struct {
+	// Initial reports the items that there are before it reports changes.
+	Initial bool
+	// After is a Change.Revision of an earlier watch, possibly of another
+	// process: the watch goes on after it, as if it had not been interrupted.
+	// When the store has forgotten some of the changes since, that is
+	// ErrRevisionGone; when it cannot have handed out such a revision, which
+	// is always so for a driver that sets none, ErrRevisionInvalid.
+	After string
+}
+
+// Change is one report of a Watch.
+type Change struct {
+	Kind ChangeKind
+	// Key is the key of the item; empty for Synced.
+	Key string
+	// Item is the new item; of ItemPut only.
+	Item Item
+	// Revision names this moment, for WatchOptions.After: all that was
+	// reported up to and including this call is before it. It is opaque, at
+	// most 128 bytes long, and empty when the store cannot go on from here; it
+	// always is during the initial items.
+	Revision string
+}
+
+// ChangeKind says what a Change is.
+type ChangeKind uint8
+
+// The kinds of changes.
+const (
+	ItemPut  ChangeKind = iota // the item was written, or is there in the beginning
+	ItemGone                   // the item was deleted, or its life is over
+	Synced                     // nothing has changed; all there was to report has been
+)
+
+// ErrRevisionGone returns the error of a watch that cannot know all changes any
+// more: those since its beginning, or those that came while its report took
+// too long.
+func ErrRevisionGone() error {
+	return fault.New(fault.FailedPrecondition, "some changes since then are not known any more: watch anew, from the present items").
+		WithReason(ReasonRevisionGone)
+}
+
+// ErrRevisionInvalid returns the error of a revision that the driver can never
+// have handed out; why says so in words ("revisions are whole numbers").
+func ErrRevisionInvalid(why string) error {
+	return fault.New(fault.InvalidArgument, "the revision is not one of this store: %s", why).WithReason(ReasonRevisionInvalid)
 }
 
 // ErrETagMismatch returns the error of a write that lost: the item is not the

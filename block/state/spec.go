@@ -85,5 +85,7 @@ func Spec[C any, D Driver](d component.Description, defaults C,
 		component.Can[BulkPutter]("BULK_SET"),
 		component.Can[BulkDeleter]("BULK_DELETE"),
 		component.Can[Lister]("LIST"),
+		component.Can[Querier]("QUERY_API"),
+		component.Can[Watcher]("WATCH"),
 	}, open)
 }

@@ -40,8 +40,23 @@ const (
 	ReasonTooManyOperations fault.Reason = "state.too_many_operations"
 	// ReasonBadOperation: a transaction operation of a kind that there is not.
 	ReasonBadOperation fault.Reason = "state.bad_operation"
+	// ReasonConditionFailed: a check of a transaction does not hold.
+	ReasonConditionFailed fault.Reason = "state.condition_failed"
 	// ReasonListNotSupported: the driver cannot enumerate keys.
 	ReasonListNotSupported fault.Reason = "state.list_not_supported"
+	// ReasonQueryNotSupported: the driver, or its server, cannot query.
+	ReasonQueryNotSupported fault.Reason = "state.query_not_supported"
+	// ReasonBadQuery: a query that is malformed, or that this store cannot
+	// answer.
+	ReasonBadQuery fault.Reason = "state.bad_query"
+	// ReasonWatchNotSupported: the driver, or its server, cannot tell of
+	// changes.
+	ReasonWatchNotSupported fault.Reason = "state.watch_not_supported"
+	// ReasonRevisionGone: a watch cannot know all changes any more.
+	ReasonRevisionGone fault.Reason = "state.revision_gone"
+	// ReasonRevisionInvalid: a revision that this store cannot have handed
+	// out.
+	ReasonRevisionInvalid fault.Reason = "state.revision_invalid"
 )
 
 // Store is a state component as dialects see it. It is safe for concurrent

@@ -211,8 +211,11 @@ func (s *State) tryTransact(ops []state.Op, now time.Time) error {
 	defer s.lockFor(ops)()
 	after := make(map[string]*entry, len(ops)) // what will be there; nil for nothing
 	for i, op := range ops {
-		if err := s.shards[s.shardOf(op.Key)].check(op.Key, op.ETag, op.FirstWrite && !op.Delete, now); err != nil {
-			return &state.OpError{Index: i, Err: err}
+		if !s.shards[s.shardOf(op.Key)].admits(&op, now) {
+			return &state.OpError{Index: i, Err: op.Lost()}
+		}
+		if op.Check != state.NoCheck {
+			continue
 		}
 		after[op.Key] = nil
 		if !op.Delete {
@@ -338,15 +341,33 @@ func (s *State) sweep(now time.Time) {
 	}
 }
 
+// admits reports whether the condition of an operation holds.
+func (sh *shard) admits(op *state.Op, now time.Time) bool {
+	switch e := sh.live(op.Key, now); op.Check {
+	case state.CheckExists:
+		return e != nil
+	case state.CheckAbsent:
+		return e == nil
+	case state.CheckETag:
+		return e != nil && e.etag == op.ETag
+	}
+	return sh.check(op.Key, op.ETag, op.FirstWrite && !op.Delete, now) == nil
+}
+
+// live returns the item at key; nil if there is none or it has expired.
+func (sh *shard) live(key string, now time.Time) *entry {
+	if e := sh.items[key]; e != nil && e.live(now) {
+		return e
+	}
+	return nil
+}
+
 // check reports whether a write under these conditions would lose.
 func (sh *shard) check(key, etag string, firstWrite bool, now time.Time) error {
 	if etag == "" && !firstWrite {
 		return nil
 	}
-	e := sh.items[key]
-	if e != nil && !e.live(now) {
-		e = nil
-	}
+	e := sh.live(key, now)
 	switch {
 	case etag == "" && e != nil:
 		return state.ErrExists()

@@ -139,21 +139,27 @@ redis.call('DEL', KEYS[1])
 return 1`
 
 // luaTransact carries out one operation per key, or none. ARGV holds five
-// values per operation: "put" or "delete", data, etag, first, ttl. It returns 0,
+// values per operation: "put", "delete", or a check ("exists", "absent",
+// "etag"); data, etag, first, ttl. It returns 0,
 // or one of the answers above and the number of the operation to blame. After
 // the conflicts only a full server can make a write fail, and a server lets a
 // script go on that has written once, so it is the first write or none.
 const luaTransact = luaItem + `
 for i, key in ipairs(KEYS) do
   local a = (i - 1) * 5
-  local c = conflict(key, ARGV[a + 3], ARGV[a + 4])
+  local kind, c = ARGV[a + 1], 0
+  if kind == 'exists' or kind == 'absent' then
+    if (redis.call('EXISTS', key) == 1) ~= (kind == 'exists') then c = -1 end
+  else
+    c = conflict(key, ARGV[a + 3], ARGV[a + 4])
+  end
   if c ~= 0 then return {c, i} end
 end
 for i, key in ipairs(KEYS) do
   local a = (i - 1) * 5
   if ARGV[a + 1] == 'delete' then
     redis.call('DEL', key)
-  else
+  elseif ARGV[a + 1] == 'put' then
     local r = put(key, ARGV[a + 2], ARGV[a + 4], ARGV[a + 5])
     if type(r) == 'table' then return r end
   end

@@ -381,12 +381,9 @@ func (s *State) Transact(ctx context.Context, ops []state.Op, _ state.TransactOp
 			return &state.OpError{Index: i, Err: fault.New(fault.InvalidArgument,
 				"in a redis cluster all keys of a transaction must have the same {tag}, so that they are in one hash slot")}
 		}
-		kind := "put"
-		if op.Delete {
-			kind = "delete"
-		}
+		kind := kindOf(&op)
 		call.keys = append(call.keys, op.Key)
-		call.args = append(call.args, kind, string(op.Value), op.ETag, flag(op.FirstWrite && !op.Delete), seconds(op.TTL))
+		call.args = append(call.args, kind, string(op.Value), op.ETag, flag(op.FirstWrite && kind == "put"), seconds(op.TTL))
 	}
 	res, err := s.transact.run(ctx, s.client, call)
 	if err != nil {
@@ -399,9 +396,37 @@ func (s *State) Transact(ctx context.Context, ops []state.Op, _ state.TransactOp
 	case len(answer) != 2:
 		return refusal(0)
 	case answer[0] != 0:
-		return &state.OpError{Index: int(answer[1]) - 1, Err: refusal(answer[0])}
+		return blame(ops, answer)
 	}
 	return nil
+}
+
+// kindOf returns what luaTransact calls an operation.
+func kindOf(op *state.Op) string {
+	switch op.Check {
+	case state.CheckExists:
+		return "exists"
+	case state.CheckAbsent:
+		return "absent"
+	case state.CheckETag:
+		return "etag"
+	}
+	if op.Delete {
+		return "delete"
+	}
+	return "put"
+}
+
+// blame returns the error of the operation that luaTransact names.
+func blame(ops []state.Op, answer []int64) error {
+	i := int(answer[1]) - 1
+	if i < 0 || i >= len(ops) {
+		return refusal(0)
+	}
+	if answer[0] == answerForeign {
+		return &state.OpError{Index: i, Err: errForeign()}
+	}
+	return &state.OpError{Index: i, Err: ops[i].Lost()}
 }
 
 // List implements state.Lister. It scans all keys of the server.

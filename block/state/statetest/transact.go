@@ -25,6 +25,13 @@ func transactions() []property {
 		{"ATransactionOfNothingSucceeds", transactNothing},
 		{"TransactionsDoNotMix", transactIsolated},
 		{"TransfersByETagLoseNothing", transfers},
+		{"ACheckThatHoldsLetsTheOthersBe", checkHolds},
+		{"ACheckThatDoesNotHoldStopsTheOthers", checkFails},
+		{"AnExpiredItemIsAbsentToAllChecks", checkExpired},
+		{"ChecksAndWritesOfOneKeyGoTogether", checkSameKey},
+		{"ATransactionCanHaveMoreChecksThanWrites", checkMany},
+		{"OneOfManyWinsByACheck", checkOneWinner},
+		{"AWriteSkewIsPreventedByChecks", checkWriteSkew},
 	}
 }
 
