@@ -35,6 +35,7 @@ var kinds = map[string]func(TB) server{
 	"redis":     func(tb TB) server { return Redis(tb, RedisOptions{}) },
 	"memcached": func(tb TB) server { return Memcached(tb) },
 	"nats":      func(tb TB) server { return NATS(tb, NATSOptions{}) },
+	"kafka":     func(tb TB) server { return Kafka(tb, KafkaOptions{}) },
 	"installed nats without JetStream": func(tb TB) server {
 		return NATS(tb, NATSOptions{Installed: true, NoJetStream: true})
 	},
