@@ -82,6 +82,8 @@ type Broker struct {
 
 	publish, bulkPublish *policy.Operation
 	deliver, deliverBulk *policy.Operation
+
+	succession *succession
 }
 
 // New returns a Broker on the driver that h opens.
@@ -114,6 +116,7 @@ func New(h *component.Handle[Driver], o Options) *Broker {
 		bulkPublish: out.Bind(op("bulk_publish", false)),
 		deliver:     in.Bind(op("deliver", true)),
 		deliverBulk: in.Bind(op("bulk_deliver", true)),
+		succession:  newSuccession(),
 	}
 }
 

@@ -63,7 +63,7 @@ func NewRunner(o RunnerOptions) *Runner {
 }
 
 // Set replaces the subscriptions. Those that stay the same, on the same
-// Broker, go on undisturbed; the others end as when Run ends, and new ones
+// Broker or the one in its place, go on undisturbed; the others end as when Run ends, and new ones
 // begin. It returns at once.
 func (r *Runner) Set(specs []SubscriptionSpec) {
 	r.mu.Lock()
@@ -133,7 +133,7 @@ func (r *Runner) reconcile(ctx context.Context) {
 			broker = nil
 		}
 		i := slices.IndexFunc(r.running, func(s *runningSubscription) bool {
-			return s.broker == broker && !s.ending && reflect.DeepEqual(s.spec, spec)
+			return s.on(broker) && !s.ending && reflect.DeepEqual(s.spec, spec)
 		})
 		if i >= 0 && !keep[i] {
 			keep[i] = true
@@ -179,6 +179,11 @@ func (r *Runner) failed(ctx context.Context, spec SubscriptionSpec) *runningSubs
 	close(s.done)
 	r.log.ErrorContext(ctx, "subscription cannot work and is given up", "error", s.err)
 	return s
+}
+
+// on reports whether s is on the broker, or has moved there.
+func (s *runningSubscription) on(broker *Broker) bool {
+	return s.broker == broker || broker != nil && s.broker != nil && !s.ended() && s.broker.latest() == broker
 }
 
 func (s *runningSubscription) ended() bool {

@@ -24,20 +24,8 @@ func (b *Broker) Check(spec *SubscriptionSpec) error {
 	return err
 }
 
-// Subscribe receives messages and delivers them to app until ctx ends, and
-// returns nil then. It outlives the broker: when the component is not ready,
-// or the subscription breaks, it tries again with growing delays for ever. It
-// fails only at once, with InvalidArgument or PermissionDenied, when the spec
-// can never work; see [Broker.Check].
-//
-// When ctx ends no further message is taken. Deliveries under way go on for up
-// to Options.Grace, but none is tried again. What is not acknowledged then
-// goes back to the broker, for any member of the group.
-func (b *Broker) Subscribe(ctx context.Context, spec *SubscriptionSpec, app App) error {
-	s, err := b.compile(spec, app)
-	if err != nil {
-		return err
-	}
+// run receives messages on the subscription's broker until ctx ends.
+func (s *subscription) run(ctx context.Context) error {
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.work, s.intake = work, ctx
 	var wg sync.WaitGroup
@@ -80,6 +68,8 @@ type subscription struct {
 	batches *batcher        // nil unless in bulk
 
 	mu       sync.Mutex
+	handling int       // messages that are being processed
+	last     time.Time // when one came or was done with
 	draining bool
 	flights  map[*flight]struct{}
 	drained  chan struct{} // closed when draining begins
@@ -157,7 +147,7 @@ func (s *subscription) once(ctx context.Context) error {
 		// One batch is with the application while the next one fills.
 		sub.MaxInFlight = 2 * s.spec.Bulk.MaxMessages
 	}
-	if err := d.Subscribe(ctx, sub, s.handle); err != nil {
+	if err := d.Subscribe(ctx, sub, s.receive); err != nil {
 		return err
 	}
 	return fault.New(fault.Unavailable, "the broker ended the subscription")
