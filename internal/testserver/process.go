@@ -46,6 +46,9 @@ type spec struct {
 	// everything in dir, writing a configuration file there if need be. It is
 	// called once per port tried.
 	args func(dir string, port int) ([]string, error)
+	// env returns what is added to the environment; nil for nothing. It is
+	// called after args, once per start.
+	env func(dir string, port int) []string
 	// probe returns the server's version when it answers at p.Addr and says, as
 	// far as its protocol can, that it is the very process p runs: another one
 	// may have taken the port.
@@ -226,6 +229,9 @@ func (p *Process) launch() error {
 	defer out.Close()
 	cmd := exec.Command(p.spec.program, p.args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = p.dir, out, out
+	if p.spec.env != nil {
+		cmd.Env = append(os.Environ(), p.spec.env(p.dir, p.port)...)
+	}
 	cmd.SysProcAttr = dieWithParent()
 	p.user.apply(cmd)
 

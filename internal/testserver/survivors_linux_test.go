@@ -31,6 +31,7 @@ var waysToDie = map[string]struct {
 	"it is interrupted":        {inChild: func(*testing.T) { select {} }, inParent: interrupt},
 	"a shared server is alive": {inChild: dieWithSharedServer},
 	"servers of another user":  {inChild: dieAsAnotherUser},
+	"brokers are alive":        {inChild: dieWithBrokers},
 }
 
 func interrupt(p *os.Process) error { return p.Signal(os.Interrupt) }
@@ -39,6 +40,16 @@ func interrupt(p *os.Process) error { return p.Signal(os.Interrupt) }
 func dieAsAnotherUser(t *testing.T) {
 	fmt.Println("pid", Postgres(t, PostgresOptions{}).Pid())
 	fmt.Println("pid", MariaDB(t, MariaDBOptions{}).Pid())
+	fmt.Println("up")
+	os.Exit(3)
+}
+
+// dieWithBrokers has a server that needs another one beside it.
+func dieWithBrokers(t *testing.T) {
+	rabbit := RabbitMQ(t, RabbitMQOptions{})
+	fmt.Println("pid", rabbit.Pid())
+	fmt.Println("pid", rabbit.names.Pid())
+	fmt.Println("pid", Mosquitto(t, MosquittoOptions{}).Pid())
 	fmt.Println("up")
 	os.Exit(3)
 }
@@ -57,7 +68,7 @@ func TestNoServerOutlivesTheTestBinary(t *testing.T) {
 		fmt.Println("pid", Redis(t, RedisOptions{AppendOnly: true}).Pid())
 		fmt.Println("pid", Memcached(t).Pid())
 		fmt.Println("pid", NATS(t, NATSOptions{}).Pid())
-		if !slices.Contains([]string{"a shared server is alive", "servers of another user"}, os.Getenv(dyingVar)) {
+		if !slices.Contains([]string{"a shared server is alive", "servers of another user", "brokers are alive"}, os.Getenv(dyingVar)) {
 			fmt.Println("up")
 		}
 		way.inChild(t)
