@@ -272,9 +272,9 @@ type QueryPage struct {
 	// Items has at most Query.Limit items.
 	Items []QueryItem
 	// Token is what Query.Token must be for the next page; "" when this is the
-	// last one. An item that is there from the first page to the last is
-	// returned once; those that come, go or change between pages may be missed
-	// or returned twice.
+	// last one. As long as nothing changes, the pages hold each item once.
+	// When items come, go or change their place between two pages, others may
+	// be missed or returned twice: a store may just count.
 	Token string
 	// Metadata is what else the store has to say; often nil.
 	Metadata map[string]string

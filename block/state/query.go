@@ -2,6 +2,7 @@ package state
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/policy"
 )
 
 // Bounds of a query. One that exceeds them is refused, but for the limit of a
@@ -336,4 +338,40 @@ func numberOf(where string, text json.Number) (any, error) {
 		return nil, badQuery(where, "has a number that is too large: %s", text)
 	}
 	return f, nil
+}
+
+// QueryRequest asks for the items that a query selects.
+type QueryRequest struct {
+	Query    *Query
+	Metadata map[string]string // as in GetRequest
+}
+
+// Query returns one page of the items that r.Query selects, under the keys as
+// the caller wrote them. It sees the items of its own prefix only, whatever the
+// token.
+func (s *Store) Query(ctx context.Context, r QueryRequest) (QueryPage, error) {
+	scope := Scope{Prefix: s.prefix, Without: separator}
+	page, err := policy.Do(ctx, s.query, policy.Call{Idempotent: true}, func(ctx context.Context) (QueryPage, error) {
+		d, err := s.handle.Get(ctx)
+		if err != nil {
+			return QueryPage{}, err
+		}
+		querier, ok := d.(Querier)
+		if !ok {
+			return QueryPage{}, fault.New(fault.Unimplemented, "this kind of store cannot be queried").WithReason(ReasonQueryNotSupported)
+		}
+		return querier.Query(ctx, scope, r.Query, QueryOptions{r.Metadata})
+	})
+	if err != nil {
+		return QueryPage{}, s.explain(err, "query", "")
+	}
+	visible := page.Items[:0]
+	for _, item := range page.Items {
+		if scope.Holds(item.Key) && len(item.Key) > len(s.prefix) {
+			item.Key = item.Key[len(s.prefix):]
+			visible = append(visible, item)
+		}
+	}
+	page.Items = visible
+	return page, nil
 }

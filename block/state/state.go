@@ -70,8 +70,8 @@ type Store struct {
 	prefix string
 	ttl    time.Duration // of items that do not say
 
-	get, set, del, list, transact *policy.Operation
-	bulkGet, bulkSet, bulkDel     *policy.Operation
+	get, set, del, list, query, transact *policy.Operation
+	bulkGet, bulkSet, bulkDel            *policy.Operation
 }
 
 // Options say for whom a Store works and how.
@@ -97,6 +97,7 @@ func New(h *component.Handle[Driver], o Options) *Store {
 		set:      bind("set"),
 		del:      bind("delete"),
 		list:     bind("list"),
+		query:    bind("query"),
 		transact: bind("transact"),
 		bulkGet:  bind("bulk_get"),
 		bulkSet:  bind("bulk_set"),

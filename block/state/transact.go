@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/proa-io/proa/fault"
 	"github.com/proa-io/proa/policy"
@@ -15,8 +16,13 @@ type TransactRequest struct {
 	Metadata   map[string]string // as in GetRequest, for the whole
 }
 
-// Operation is one write of a transaction.
+// Operation is one write of a transaction, or a check that comes with them.
 type Operation struct {
+	// Check, when not NoCheck, writes nothing and demands that its condition
+	// holds; of SetRequest only Key and ETag mean something then, and ETag
+	// only for CheckETag, where it is required. A transaction has at least one
+	// operation that writes.
+	Check Check
 	// Delete removes the item; of SetRequest only Key, ETag and Metadata mean
 	// something then.
 	Delete bool
@@ -36,28 +42,31 @@ func ParseOperation(text string) (isDelete bool, err error) {
 }
 
 // Transact carries out all operations or none. Without operations it does
-// nothing and succeeds.
+// nothing and succeeds. An error that one operation is to blame for has an
+// *OpError beneath its text.
 func (s *Store) Transact(ctx context.Context, r TransactRequest) error {
 	if len(r.Operations) == 0 {
 		return nil
 	}
-	ops, c := make([]Op, len(r.Operations)), policy.Call{Idempotent: true}
+	ops, c, writes := make([]Op, len(r.Operations)), policy.Call{Idempotent: true}, false
 	for i := range r.Operations {
 		o := &r.Operations[i]
-		if err := s.checkKey(o.Key); err != nil {
+		var err error
+		if ops[i], err = s.operation(o); err != nil {
 			return err
 		}
-		ops[i] = Op{Key: s.prefix + o.Key, Delete: o.Delete, PutOptions: PutOptions{ETag: o.ETag, Metadata: o.Metadata}}
-		if !o.Delete {
-			opt, err := s.putOptions(&o.SetRequest)
-			if err != nil {
-				return err
-			}
-			ops[i].Value, ops[i].PutOptions = o.Value, opt
-			c.Bytes += len(o.Value)
+		if o.Check != NoCheck {
+			continue
 		}
+		writes = true
+		c.Bytes += len(ops[i].Value)
 		c.Idempotent = c.Idempotent && idempotent(ops[i].PutOptions)
 	}
+	if !writes {
+		return s.explain(fault.New(fault.InvalidArgument, "a transaction that only checks has no effect: it wants an operation that writes").
+			WithReason(ReasonBadOperation), "transaction", "")
+	}
+	c.Idempotent = c.Idempotent && !checks(ops)
 	opt := TransactOptions{r.Metadata}
 	err := s.transact.Run(ctx, &c, func(ctx context.Context) error {
 		tx, err := s.transactor(ctx, len(ops))
@@ -70,6 +79,34 @@ func (s *Store) Transact(ctx context.Context, r TransactRequest) error {
 		return s.explain(err, "transaction", r.Operations[oe.Index].Key)
 	}
 	return s.explain(err, "transaction", "")
+}
+
+// operation returns an operation as the driver wants it.
+func (s *Store) operation(o *Operation) (Op, error) {
+	if err := s.checkKey(o.Key); err != nil {
+		return Op{}, err
+	}
+	op := Op{Key: s.prefix + o.Key}
+	switch {
+	case o.Check == CheckETag && o.ETag == "":
+		return Op{}, s.explain(fault.New(fault.InvalidArgument, "a check for an etag wants an etag").WithReason(ReasonBadOperation),
+			"transaction", o.Key)
+	case o.Check != NoCheck:
+		op.Check, op.ETag = o.Check, o.ETag
+		return op, nil
+	case o.Delete:
+		op.Delete, op.PutOptions = true, PutOptions{ETag: o.ETag, Metadata: o.Metadata}
+		return op, nil
+	}
+	opt, err := s.putOptions(&o.SetRequest)
+	op.Value, op.PutOptions = o.Value, opt
+	return op, err
+}
+
+// checks reports whether some operation is a check: a repetition of the
+// transaction may find that its own first try has made it fail.
+func checks(ops []Op) bool {
+	return slices.ContainsFunc(ops, func(o Op) bool { return o.Check != NoCheck })
 }
 
 // transactor returns the driver, if it can carry out n operations at once.

@@ -37,7 +37,7 @@ func Run(t *testing.T, open Open) {
 func RunInVirtualTime(t *testing.T, open Open) { run(t, open, synctest.Test) }
 
 func run(t *testing.T, open Open, within func(*testing.T, func(*testing.T))) {
-	for _, p := range slices.Concat(values(), etags(), ttls(), bulks(), transactions(), lists(), lives()) {
+	for _, p := range slices.Concat(values(), etags(), ttls(), bulks(), transactions(), lists(), queries(), lives()) {
 		t.Run(p.name, func(t *testing.T) {
 			within(t, func(t *testing.T) {
 				d := open(t)
@@ -216,6 +216,12 @@ func optionalCalls(d state.Driver) (all []call) {
 	if _, ok := d.(state.Transactor); ok {
 		all = append(all, call{"Transact", func(ctx context.Context, d state.Driver) error {
 			return d.(state.Transactor).Transact(ctx, []state.Op{{Key: "k"}, {Key: "l"}}, state.TransactOptions{})
+		}})
+	}
+	if _, ok := d.(state.Querier); ok {
+		all = append(all, call{"Query", func(ctx context.Context, d state.Driver) error {
+			_, err := d.(state.Querier).Query(ctx, state.Scope{Prefix: "app||"}, &state.Query{Limit: 10}, state.QueryOptions{})
+			return err
 		}})
 	}
 	if _, ok := d.(state.Lister); ok {
