@@ -1,5 +1,5 @@
-// Package localstorage is the output binding that keeps files in a folder of
-// the machine.
+// Package localstorage keeps files in a folder of the machine: those of an
+// output binding, and the keys of a crypto provider.
 package localstorage
 
 import (
@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/proa-io/proa/block/binding"
+	"github.com/proa-io/proa/block/crypto"
 	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/fault"
 )
@@ -21,6 +22,11 @@ func Specs() []component.Spec {
 			Name:    "localstorage",
 			Summary: "Keeps files in a folder of the machine that the sidecar runs on.",
 		}, Config{DecodeBase64: true}, Open),
+		crypto.Spec(component.Description{
+			Name:    "dapr.localstorage",
+			Aliases: []string{"localstorage"},
+			Summary: "Uses the keys in a folder of the machine that the sidecar runs on.",
+		}, KeysConfig{}, OpenKeys),
 	}
 }
 
