@@ -7,6 +7,7 @@ import (
 
 	"github.com/proa-io/proa/block/binding"
 	"github.com/proa-io/proa/block/config"
+	"github.com/proa-io/proa/block/crypto"
 	"github.com/proa-io/proa/block/lock"
 	"github.com/proa-io/proa/block/pubsub"
 	"github.com/proa-io/proa/block/secret"
@@ -44,6 +45,11 @@ func (rt *Runtime) Config(name string) (*config.Store, error) {
 // Binding returns the named binding.
 func (rt *Runtime) Binding(name string) (*binding.Binding, error) {
 	return dapr.Lookup(binding.Block, rt.table.Load().bindings, name)
+}
+
+// Crypto returns the named provider of keys.
+func (rt *Runtime) Crypto(name string) (*crypto.Provider, error) {
+	return dapr.Lookup(crypto.Block, rt.table.Load().cryptos, name)
 }
 
 // SetMetadata keeps an entry that the application says of itself.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/proa-io/proa/block/binding"
 	"github.com/proa-io/proa/block/config"
+	"github.com/proa-io/proa/block/crypto"
 	"github.com/proa-io/proa/block/lock"
 	"github.com/proa-io/proa/block/pubsub"
 	"github.com/proa-io/proa/block/secret"
@@ -225,6 +226,9 @@ func (b *builder) block(u *unit, c *resource.Component) error {
 			Chains: u.chains, Config: cfg, Capabilities: u.spec.Capabilities, Grace: b.cfg.deliveryGrace(), Log: b.log(c),
 		})
 		u.put = func(out *components) { out.bindings[u.name] = s }
+	case crypto.Block:
+		p := crypto.New(handle[crypto.Driver](b, u, c), crypto.Options{Chains: u.chains})
+		u.put = func(out *components) { out.cryptos[u.name] = p }
 	default:
 		return c.TypeError("there is no building block %q", u.spec.Block)
 	}

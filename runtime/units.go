@@ -8,6 +8,7 @@ import (
 
 	"github.com/proa-io/proa/block/binding"
 	"github.com/proa-io/proa/block/config"
+	"github.com/proa-io/proa/block/crypto"
 	"github.com/proa-io/proa/block/lock"
 	"github.com/proa-io/proa/block/pubsub"
 	"github.com/proa-io/proa/block/secret"
@@ -33,6 +34,7 @@ type components struct {
 	locks    map[string]*lock.Store
 	configs  map[string]*config.Store
 	bindings map[string]*binding.Binding
+	cryptos  map[string]*crypto.Provider
 
 	units []*unit // in the order they were declared
 
@@ -45,7 +47,8 @@ func newComponents(set *resource.Set) *components {
 		set:    set,
 		states: map[string]*state.Store{}, brokers: map[string]*pubsub.Broker{}, secrets: map[string]*secret.Store{},
 		locks: map[string]*lock.Store{}, configs: map[string]*config.Store{}, bindings: map[string]*binding.Binding{},
-		unset: make(chan struct{}),
+		cryptos: map[string]*crypto.Provider{},
+		unset:   make(chan struct{}),
 	}
 	c.pins.Store(1)
 	return c

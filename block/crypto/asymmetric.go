@@ -15,6 +15,8 @@ import (
 )
 
 // oaepHash returns the hash of an RSA-OAEP algorithm, nil for none of these.
+// RSA1_5 is left out: whoever may have messages decrypted with it, and sees
+// which fail, has as good as the key.
 func oaepHash(algorithm string) hash.Hash {
 	switch algorithm {
 	case "RSA-OAEP":
@@ -30,28 +32,22 @@ func oaepHash(algorithm string) hash.Hash {
 }
 
 func encryptRSA(key *rsa.PublicKey, algorithm string, plaintext, label []byte) (out []byte, err error) {
-	if algorithm == "RSA1_5" {
-		out, err = rsa.EncryptPKCS1v15(rand.Reader, key, plaintext) //nolint:staticcheck // an algorithm of RFC 7518 that callers may need
-	} else if h := oaepHash(algorithm); h != nil {
-		out, err = rsa.EncryptOAEP(h, rand.Reader, key, plaintext, label)
-	} else {
+	h := oaepHash(algorithm)
+	if h == nil {
 		return nil, (&LocalKey{rsaPublic: key}).errAlgorithm(algorithm)
 	}
-	if err != nil {
+	if out, err = rsa.EncryptOAEP(h, rand.Reader, key, plaintext, label); err != nil {
 		return nil, fault.Wrap(err, fault.InvalidArgument, "encrypt %d bytes with %s and a key of %d bits", len(plaintext), algorithm, key.N.BitLen())
 	}
 	return out, nil
 }
 
 func decryptRSA(key *rsa.PrivateKey, algorithm string, ciphertext, label []byte) (out []byte, err error) {
-	if algorithm == "RSA1_5" {
-		out, err = rsa.DecryptPKCS1v15(nil, key, ciphertext) //nolint:staticcheck // as above
-	} else if h := oaepHash(algorithm); h != nil {
-		out, err = rsa.DecryptOAEP(h, nil, key, ciphertext, label)
-	} else {
+	h := oaepHash(algorithm)
+	if h == nil {
 		return nil, (&LocalKey{rsaPublic: &key.PublicKey}).errAlgorithm(algorithm)
 	}
-	if err != nil {
+	if out, err = rsa.DecryptOAEP(h, nil, key, ciphertext, label); err != nil {
 		return nil, ErrDecrypt()
 	}
 	return out, nil

@@ -13,7 +13,7 @@
 //   - wrapping with a symmetric key: all of these and A128KW, A192KW, A256KW
 //     (RFC 3394), A128GCMKW, A192GCMKW, A256GCMKW, C20PKW, XC20PKW;
 //   - encryption and wrapping with an RSA key: RSA-OAEP, RSA-OAEP-256,
-//     RSA-OAEP-384, RSA-OAEP-512, RSA1_5;
+//     RSA-OAEP-384, RSA-OAEP-512;
 //   - signatures: RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384,
 //     ES512 (in ASN.1 form), EdDSA (Ed25519), HS256, HS384, HS512.
 package crypto

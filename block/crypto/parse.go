@@ -188,6 +188,41 @@ func ParseKeySet(text []byte) (KeySet, error) {
 	return out, nil
 }
 
+// KeyMaterial returns the bytes of a key to be wrapped: those of a symmetric key
+// as they are, a private key in PKCS #8 and a public one in PKIX form. text is
+// as ParseKey takes it, but what has the size of an AES key and does not end
+// like Base64 is never taken for Base64: it is the key. What cannot be read is
+// fault.InvalidArgument.
+func KeyMaterial(text []byte) ([]byte, error) {
+	switch len(text) {
+	case 16, 24, 32:
+		if text[len(text)-1] != '=' {
+			return text, nil
+		}
+	}
+	k, err := ParseKey(text, AnyFormat)
+	if err != nil {
+		return nil, fault.Wrap(err, fault.InvalidArgument, "the key to wrap").WithReason(ReasonOptions)
+	}
+	var der []byte
+	switch {
+	case k.secret != nil:
+		return k.secret, nil
+	case k.rsa != nil:
+		der, err = x509.MarshalPKCS8PrivateKey(k.rsa)
+	case k.ec != nil:
+		der, err = x509.MarshalPKCS8PrivateKey(k.ec)
+	case k.ed != nil:
+		der, err = x509.MarshalPKCS8PrivateKey(k.ed)
+	default:
+		der, err = x509.MarshalPKIXPublicKey(k.Public())
+	}
+	if err != nil {
+		return nil, fault.Wrap(err, fault.InvalidArgument, "the key to wrap").WithReason(ReasonOptions)
+	}
+	return der, nil
+}
+
 // MarshalPublicPEM returns a public key as a PEM block in PKIX form.
 func MarshalPublicPEM(key crypto.PublicKey) ([]byte, error) {
 	der, err := x509.MarshalPKIXPublicKey(key)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/proa-io/proa/block/binding"
 	"github.com/proa-io/proa/block/config"
+	"github.com/proa-io/proa/block/crypto"
 	"github.com/proa-io/proa/block/lock"
 	"github.com/proa-io/proa/block/pubsub"
 	"github.com/proa-io/proa/block/secret"
@@ -38,6 +39,7 @@ type Blocks interface {
 	Lock(name string) (*lock.Store, error)
 	Config(name string) (*config.Store, error)
 	Binding(name string) (*binding.Binding, error)
+	Crypto(name string) (*crypto.Provider, error)
 
 	// Metadata returns what the process says of itself.
 	Metadata() Metadata

@@ -11,6 +11,7 @@ import (
 
 	"github.com/proa-io/proa/block/binding"
 	"github.com/proa-io/proa/block/config"
+	"github.com/proa-io/proa/block/crypto"
 	"github.com/proa-io/proa/block/invoke"
 	"github.com/proa-io/proa/block/lock"
 	"github.com/proa-io/proa/block/pubsub"
@@ -41,7 +42,9 @@ const (
 	ConfigurationUnsubscribe
 	TryLock
 	Unlock
-	Invoke // another application
+	Invoke    // another application
+	CryptoKey // the public half of one
+	Crypto    // encrypt, decrypt, wrap, unwrap, sign, verify
 	numOperations
 )
 
@@ -178,6 +181,10 @@ func operationError(op Operation, s Subject, status int, code codes.Code, why st
 		return flat(status, code, "ERR_TRY_LOCK", "failed to try acquiring lock: %s", why)
 	case Unlock:
 		return flat(status, code, "ERR_UNLOCK", "failed to release lock: %s", why)
+	case CryptoKey:
+		return flat(status, code, "ERR_CRYPTO_KEY", "failed to retrieve key %s: %s", s.Key, why)
+	case Crypto:
+		return flat(status, code, "ERR_CRYPTO", "failed to perform operation: %s", why)
 	case Invoke:
 		return flat(status, code, "ERR_DIRECT_INVOKE", "failed to invoke, id: %s, err: %s", s.Key, why)
 	}
@@ -209,6 +216,10 @@ func describeReason(op Operation, s Subject, err error) *Error {
 		}
 	case TryLock, Unlock:
 		return describeLock(s, reason)
+	case Crypto:
+		if reason == crypto.ReasonOptions {
+			return BadRequest(errors.New(detail(err)))
+		}
 	case Invoke:
 		if reason == invoke.ReasonNoTarget {
 			return InvokeNoAppID()
@@ -366,6 +377,15 @@ func describeLookup(op Operation, s Subject, l *LookupError) *Error {
 			return flat(http.StatusInternalServerError, codes.FailedPrecondition, "ERR_LOCK_STORE_NOT_CONFIGURED", "lock store is not configured")
 		}
 		return flat(http.StatusBadRequest, codes.InvalidArgument, "ERR_LOCK_STORE_NOT_FOUND", "lock store %s not found%s", l.Name, l.hint())
+	case CryptoKey, Crypto:
+		switch {
+		case none:
+			return flat(http.StatusInternalServerError, codes.Internal, "ERR_CRYPTO_PROVIDERS_NOT_CONFIGURED", "crypto providers not configured")
+		case l.Name == "":
+			return BadRequest(errors.New("missing component name"))
+		}
+		return flat(http.StatusBadRequest, codes.InvalidArgument, "ERR_CRYPTO_PROVIDER_NOT_FOUND",
+			"crypto provider %s not found%s", l.Name, l.hint())
 	}
 	return nil
 }

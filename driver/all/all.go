@@ -10,6 +10,7 @@ import (
 	"github.com/proa-io/proa/driver/env"
 	"github.com/proa-io/proa/driver/file"
 	"github.com/proa-io/proa/driver/http"
+	"github.com/proa-io/proa/driver/jwks"
 	"github.com/proa-io/proa/driver/localstorage"
 	"github.com/proa-io/proa/driver/memcached"
 	"github.com/proa-io/proa/driver/memory"
@@ -32,6 +33,7 @@ func Specs(d Deps) []component.Spec {
 		env.Specs(),
 		file.Specs(),
 		http.Specs(),
+		jwks.Specs(),
 		localstorage.Specs(),
 		memcached.Specs(),
 		memory.Specs(),

@@ -4,6 +4,8 @@ import (
 	"context"
 	"maps"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -19,6 +21,7 @@ import (
 	rtv1 "github.com/proa-io/proa/api/gen/dapr/proto/runtime/v1"
 	"github.com/proa-io/proa/block/binding"
 	"github.com/proa-io/proa/block/config"
+	"github.com/proa-io/proa/block/crypto"
 	"github.com/proa-io/proa/block/invoke"
 	"github.com/proa-io/proa/block/lock"
 	"github.com/proa-io/proa/block/pubsub"
@@ -26,6 +29,7 @@ import (
 	"github.com/proa-io/proa/block/state"
 	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/dialect/dapr"
+	"github.com/proa-io/proa/driver/localstorage"
 	"github.com/proa-io/proa/driver/memory"
 	"github.com/proa-io/proa/fault"
 	"github.com/proa-io/proa/mesh/http2"
@@ -47,6 +51,7 @@ type world struct {
 	locks    map[string]*lock.Store
 	configs  map[string]*config.Store
 	bindings map[string]*binding.Binding
+	cryptos  map[string]*crypto.Provider
 	items    *memory.Config // beneath configs
 
 	mu       sync.Mutex
@@ -77,6 +82,10 @@ func (w *world) Config(name string) (*config.Store, error) {
 
 func (w *world) Binding(name string) (*binding.Binding, error) {
 	return dapr.Lookup(binding.Block, w.bindings, name)
+}
+
+func (w *world) Crypto(name string) (*crypto.Provider, error) {
+	return dapr.Lookup(crypto.Block, w.cryptos, name)
 }
 
 func (w *world) Metadata() dapr.Metadata {
@@ -144,9 +153,31 @@ func newWorld(tb testing.TB) *world {
 	w.items = must[*memory.Config](tb)(memory.OpenConfig(ctx, memory.ConfigConfig{Items: map[string]string{"color": "red", "size": "big"}}, env))
 	w.configs = map[string]*config.Store{"configstore": config.New(component.Opened[config.Driver]("configstore", w.items),
 		config.Options{Chains: policy.None{}})}
+	w.cryptos = map[string]*crypto.Provider{"keys": newKeys(tb)}
 	w.bindings = map[string]*binding.Binding{"echo": binding.New(component.Opened[binding.Driver]("echo", fakeBinding{}),
 		binding.Options{Chains: policy.None{}, Capabilities: []string{binding.CapabilityOutput}})}
 	return w
+}
+
+// newKeys returns a provider with a symmetric key of 32 bytes, "oct", and one on
+// an elliptic curve, "ec".
+func newKeys(tb testing.TB) *crypto.Provider {
+	tb.Helper()
+	dir := tb.TempDir()
+	for name, text := range map[string]string{
+		"oct": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+		"ec":  `{"kty":"EC","crv":"P-256","x":"rNKqxITZe5V2xzXCQ5RRPd-SbdpXe4l4Fs2Vi0GM7CY","y":"NCA4iQRz1IfzK_AIu3xLfSKhMO-Izu6Pufc_GCMwdDQ","d":"HGPUP5h38NuDXEWMKfSNxdLUapHVZBhW0jfmT2ccFuU"}`,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	d, err := localstorage.OpenKeys(tb.Context(), localstorage.KeysConfig{Path: dir}, component.Env{})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = d.Close() })
+	return crypto.New(component.Opened[crypto.Driver]("keys", d), crypto.Options{Chains: policy.None{}})
 }
 
 // plainState has no transactions.

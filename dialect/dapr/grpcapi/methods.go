@@ -42,8 +42,8 @@ var groups = [...]group{
 		"GetConfigurationAlpha1", "SubscribeConfigurationAlpha1", "UnsubscribeConfigurationAlpha1"}},
 	{"lock", "v1alpha1", "", []string{"TryLockAlpha1"}},
 	{"unlock", "v1alpha1", "", []string{"UnlockAlpha1"}},
-	{"crypto", "v1alpha1", "crypto", []string{"EncryptAlpha1", "DecryptAlpha1"}},
-	{"subtlecrypto", "v1alpha1", "crypto", []string{
+	{"crypto", "v1alpha1", "", []string{"EncryptAlpha1", "DecryptAlpha1"}},
+	{"subtlecrypto", "v1alpha1", "", []string{
 		"SubtleGetKeyAlpha1", "SubtleEncryptAlpha1", "SubtleDecryptAlpha1", "SubtleWrapKeyAlpha1",
 		"SubtleUnwrapKeyAlpha1", "SubtleSignAlpha1", "SubtleVerifyAlpha1"}},
 	{"workflows", "v1alpha1", "workflow", []string{

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/proa-io/proa/block/binding"
 	"github.com/proa-io/proa/block/config"
+	"github.com/proa-io/proa/block/crypto"
 	"github.com/proa-io/proa/block/invoke"
 	"github.com/proa-io/proa/block/lock"
 	"github.com/proa-io/proa/block/pubsub"
@@ -22,6 +25,7 @@ import (
 	"github.com/proa-io/proa/block/state"
 	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/dialect/dapr"
+	"github.com/proa-io/proa/driver/localstorage"
 	"github.com/proa-io/proa/driver/memory"
 	"github.com/proa-io/proa/fault"
 	"github.com/proa-io/proa/mesh/proxy"
@@ -39,6 +43,7 @@ type world struct {
 	locks    map[string]*lock.Store
 	configs  map[string]*config.Store
 	bindings map[string]*binding.Binding
+	cryptos  map[string]*crypto.Provider
 
 	rawState map[string]state.Driver // beneath states
 	topics   *fakeBroker
@@ -71,6 +76,10 @@ func (w *world) Config(name string) (*config.Store, error) {
 
 func (w *world) Binding(name string) (*binding.Binding, error) {
 	return dapr.Lookup(binding.Block, w.bindings, name)
+}
+
+func (w *world) Crypto(name string) (*crypto.Provider, error) {
+	return dapr.Lookup(crypto.Block, w.cryptos, name)
 }
 
 func (w *world) Metadata() dapr.Metadata {
@@ -140,9 +149,31 @@ func newWorld(t testing.TB) *world {
 	w.locks = map[string]*lock.Store{"lockstore": lock.New(component.Opened[lock.Driver]("lockstore", locks),
 		lock.Options{Chains: policy.None{}, AppID: "shop"})}
 	w.configs = map[string]*config.Store{"configstore": newConfig(t)}
+	w.cryptos = map[string]*crypto.Provider{"keys": newKeys(t)}
 	w.bindings = map[string]*binding.Binding{"echo": binding.New(component.Opened[binding.Driver]("echo", fakeBinding{}),
 		binding.Options{Chains: policy.None{}, Capabilities: []string{binding.CapabilityOutput}})}
 	return w
+}
+
+// newKeys returns a provider with a symmetric key of 32 bytes, "oct", and one on
+// an elliptic curve, "ec".
+func newKeys(tb testing.TB) *crypto.Provider {
+	tb.Helper()
+	dir := tb.TempDir()
+	for name, text := range map[string]string{
+		"oct": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+		"ec":  `{"kty":"EC","crv":"P-256","x":"rNKqxITZe5V2xzXCQ5RRPd-SbdpXe4l4Fs2Vi0GM7CY","y":"NCA4iQRz1IfzK_AIu3xLfSKhMO-Izu6Pufc_GCMwdDQ","d":"HGPUP5h38NuDXEWMKfSNxdLUapHVZBhW0jfmT2ccFuU"}`,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	d, err := localstorage.OpenKeys(tb.Context(), localstorage.KeysConfig{Path: dir}, component.Env{})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = d.Close() })
+	return crypto.New(component.Opened[crypto.Driver]("keys", d), crypto.Options{Chains: policy.None{}})
 }
 
 func (w *world) addState(name string, d state.Driver) {

@@ -285,10 +285,12 @@ func matchAlpha1(method, p string, out *params) routeID {
 		}
 	case "crypto":
 		if method == "PUT" && (more == "/encrypt" || more == "/decrypt") {
+			out[0], out[1] = name, more[1:]
 			return routeCrypto
 		}
 	case "subtlecrypto":
 		if method == "POST" && isSubtle(more) {
+			out[0], out[1] = name, more[1:]
 			return routeSubtleCrypto
 		}
 	case "conversation":

@@ -52,6 +52,10 @@ func (c *call) serve() {
 		c.tryLock()
 	case routeUnlock:
 		c.unlock()
+	case routeCrypto:
+		c.crypto()
+	case routeSubtleCrypto:
+		c.subtleCrypto()
 	default:
 		c.serveProcess()
 	}
