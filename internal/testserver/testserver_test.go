@@ -30,6 +30,7 @@ type server interface {
 }
 
 var kinds = map[string]func(TB) server{
+	"etcd":      func(tb TB) server { return Etcd(tb) },
 	"postgres":  func(tb TB) server { return Postgres(tb, PostgresOptions{}) },
 	"mariadb":   func(tb TB) server { return MariaDB(tb, MariaDBOptions{}) },
 	"redis":     func(tb TB) server { return Redis(tb, RedisOptions{}) },
