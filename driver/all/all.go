@@ -8,6 +8,7 @@ import (
 	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/driver/cron"
 	"github.com/proa-io/proa/driver/env"
+	"github.com/proa-io/proa/driver/etcd"
 	"github.com/proa-io/proa/driver/file"
 	"github.com/proa-io/proa/driver/http"
 	"github.com/proa-io/proa/driver/jwks"
@@ -31,6 +32,7 @@ func Specs(d Deps) []component.Spec {
 	return slices.Concat(
 		cron.Specs(),
 		env.Specs(),
+		etcd.Specs(),
 		file.Specs(),
 		http.Specs(),
 		jwks.Specs(),
