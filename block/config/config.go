@@ -20,6 +20,9 @@ import (
 const (
 	// ReasonNoSubscription marks an id that no subscription has.
 	ReasonNoSubscription fault.Reason = "config.no_subscription"
+	// ReasonNoStore marks a subscription that ended because the component was
+	// removed.
+	ReasonNoStore fault.Reason = "config.no_store"
 	// ReasonCannotWrite marks a store whose items cannot be changed.
 	ReasonCannotWrite fault.Reason = "config.cannot_write"
 	// ReasonBadWrite marks changes that no store could make.
@@ -47,8 +50,10 @@ type Store struct {
 	spawn   chan func(context.Context) // work for Run
 	stopped chan struct{}              // closed when Run takes no more
 
-	mu   sync.Mutex
-	subs map[string]context.CancelCauseFunc // by id
+	mu       sync.Mutex
+	subs     map[string]context.CancelCauseFunc // by id; nil once it was replaced
+	next     *Store                             // valid once replaced is closed; nil for none
+	replaced chan struct{}                      // closed by Replace
 }
 
 // New returns a Store over the driver that h opens.
@@ -66,7 +71,7 @@ func New(h *component.Handle[Driver], o Options) *Store {
 		get: bind("get"), write: bind("write"), watch: bind("watch"),
 		deliver: inbound.Bind(policy.Op{Block: Block, Component: h.Name(), Name: "deliver", Inbound: true}),
 		spawn:   make(chan func(context.Context)), stopped: make(chan struct{}),
-		subs: map[string]context.CancelCauseFunc{},
+		subs: map[string]context.CancelCauseFunc{}, replaced: make(chan struct{}),
 	}
 }
 

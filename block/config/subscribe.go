@@ -69,17 +69,31 @@ func (s *Store) Subscribe(ctx context.Context, q Query, deliver Handler) (id str
 			return deliver(ctx, u)
 		})
 	}
-	select {
-	case s.spawn <- work:
-	case <-s.stopped:
-		return "", fault.New(fault.Unavailable, "configuration store %q is shutting down", s.Name())
-	case <-ctx.Done():
-		return "", context.Cause(ctx)
+	if err := s.begin(ctx, work); err != nil {
+		return "", err
 	}
 	if err := <-outcome; err != nil {
 		return "", err
 	}
 	return sub.id, nil
+}
+
+// begin lets Run carry work.
+func (s *Store) begin(ctx context.Context, work func(context.Context)) error {
+	for st := s.latest(); st != nil; st = st.latest() {
+		select {
+		case st.spawn <- work:
+			return nil
+		case <-st.replaced:
+		case <-st.stopped:
+			if st.latest() == st {
+				return fault.New(fault.Unavailable, "configuration store %q is shutting down", s.Name())
+			}
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return s.removed()
 }
 
 // Stream does as Subscribe does, in the calling goroutine: it calls deliver
@@ -95,11 +109,13 @@ func (s *Store) Stream(ctx context.Context, q Query, deliver Handler) error {
 // Unsubscribe ends the subscription with the given id, of either kind. It is
 // NotFound when there is none.
 func (s *Store) Unsubscribe(_ context.Context, id string) error {
-	s.mu.Lock()
-	cancel, ok := s.subs[id]
-	delete(s.subs, id)
-	s.mu.Unlock()
-	if !ok {
+	var cancel context.CancelCauseFunc
+	_, _ = s.change(func(st *Store) error {
+		cancel = st.subs[id]
+		delete(st.subs, id)
+		return nil
+	})
+	if cancel == nil {
 		return fault.New(fault.NotFound, "configuration store %q has no subscription %q", s.Name(), id).
 			WithReason(ReasonNoSubscription)
 	}
@@ -108,7 +124,8 @@ func (s *Store) Unsubscribe(_ context.Context, id string) error {
 }
 
 // Run carries the subscriptions that Subscribe makes until ctx ends, waits for
-// them and returns nil. It must be called once.
+// them and returns nil; when the store was replaced, also as soon as those that
+// it carries have ended. It must be called once.
 func (s *Store) Run(ctx context.Context) error {
 	var running sync.WaitGroup
 	defer running.Wait()
@@ -117,6 +134,8 @@ func (s *Store) Run(ctx context.Context) error {
 		select {
 		case work := <-s.spawn:
 			running.Go(func() { work(ctx) })
+		case <-s.replaced:
+			return nil
 		case <-ctx.Done():
 			return nil
 		}
@@ -159,20 +178,25 @@ func (s *Store) serve(ctx context.Context, cancel context.CancelCauseFunc, sub *
 const maxSubscriptions = 1000
 
 func (s *Store) register(id string, cancel context.CancelCauseFunc) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.subs) == maxSubscriptions {
-		return fault.New(fault.ResourceExhausted, "configuration store %q has %d subscriptions and takes no more: unsubscribe some",
-			s.Name(), maxSubscriptions)
+	ok, err := s.change(func(st *Store) error {
+		if len(st.subs) >= maxSubscriptions {
+			return fault.New(fault.ResourceExhausted, "configuration store %q has %d subscriptions and takes no more: unsubscribe some",
+				s.Name(), maxSubscriptions)
+		}
+		st.subs[id] = cancel
+		return nil
+	})
+	if !ok {
+		return s.removed()
 	}
-	s.subs[id] = cancel
-	return nil
+	return err
 }
 
 func (s *Store) forget(id string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.subs, id)
+	_, _ = s.change(func(st *Store) error {
+		delete(st.subs, id)
+		return nil
+	})
 }
 
 // establishWithin bounds how long a subscriber whose context allows more waits
@@ -220,13 +244,20 @@ func (s *Store) follow(ctx context.Context, sub *subscription, first chan<- erro
 	delay, said := firstDelay, ""
 	standing := false
 	for {
-		err := s.watchOnce(ctx, sub, func() {
+		here, end := s.untilReplaced(ctx)
+		err := s.watchOnce(here, sub, func() {
 			if !standing {
 				standing = true
 				first <- nil
 			}
 			delay, said = firstDelay, ""
 		})
+		moved := context.Cause(here) == errReplaced && s.latest() != nil
+		end()
+		if moved {
+			s = s.latest()
+			continue
+		}
 		if !standing || ctx.Err() != nil {
 			if !standing {
 				first <- err
@@ -237,11 +268,20 @@ func (s *Store) follow(ctx context.Context, sub *subscription, first chan<- erro
 			s.log.WarnContext(ctx, "watch of the configuration store broke and will be resumed", "subscription", sub.id, "error", err)
 			said = text
 		}
-		if !sleep(ctx, delay) {
+		if !s.pause(ctx, delay) {
 			return
 		}
 		delay = min(2*delay, lastDelay)
 	}
+}
+
+// pause waits before a watch is resumed, or until s is replaced. It returns
+// false when ctx has ended.
+func (s *Store) pause(ctx context.Context, delay time.Duration) bool {
+	here, end := s.untilReplaced(ctx)
+	defer end()
+	sleep(here, delay)
+	return ctx.Err() == nil
 }
 
 func (s *Store) watchOnce(ctx context.Context, sub *subscription, reported func()) error {
@@ -284,6 +324,9 @@ func (s *Store) deliverAll(ctx context.Context, sub *subscription, deliver Handl
 			return nil
 		}
 		call := policy.Call{Bytes: size(changes), Idempotent: true}
+		if latest := s.latest(); latest != nil {
+			s = latest // its policies count
+		}
 		err := s.deliver.Run(ctx, &call, func(ctx context.Context) error {
 			return deliver(ctx, Update{ID: sub.id, Items: changes})
 		})
