@@ -13,6 +13,8 @@ import (
 type Configuration struct {
 	header `yaml:",inline"`
 	Spec   ConfigurationSpec `yaml:"spec"`
+
+	sections map[string]string // digests of the fields of Spec
 }
 
 // ConfigurationSpec is the spec of a Configuration.
@@ -316,6 +318,12 @@ func (c *Configuration) merge(other Configuration) {
 	if c.Metadata.Name == "" {
 		*c = other
 		return
+	}
+	for name, digest := range other.sections {
+		if name == "features" { // which are merged one by one
+			digest = c.sections[name] + digest
+		}
+		c.sections[name] = digest
 	}
 	a, b := &c.Spec, &other.Spec
 	take(&a.Tracing, b.Tracing)

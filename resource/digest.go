@@ -32,12 +32,31 @@ func digestOf(n *yaml.Node) string {
 	return hex.EncodeToString(sum.Sum(nil))
 }
 
+// sectionsOf returns the digests of the fields of a document's spec.
+func sectionsOf(n *yaml.Node) map[string]string {
+	out := map[string]string{}
+	for _, f := range sortedFields(n) {
+		if f.name != "spec" {
+			continue
+		}
+		for _, f := range sortedFields(f.value) {
+			sum := sha256.New()
+			digestNode(sum, f.value)
+			out[f.name] = hex.EncodeToString(sum.Sum(nil))
+		}
+	}
+	return out
+}
+
 type field struct {
 	name  string
 	value *yaml.Node
 }
 
 func sortedFields(n *yaml.Node) []field {
+	if n.Kind == yaml.AliasNode {
+		n = n.Alias
+	}
 	var out []field
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		out = append(out, field{n.Content[i].Value, n.Content[i+1]})

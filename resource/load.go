@@ -37,7 +37,7 @@ type Options struct {
 // Load reads all resources. The error joins every *Error there is; the Set is
 // complete only when it is nil.
 func Load(o Options) (*Set, error) {
-	l := &loader{options: o, set: &Set{}, names: map[string]component.Position{}}
+	l := &loader{options: o, set: &Set{files: map[string]fileInfo{}}, names: map[string]component.Position{}}
 	for _, path := range slices.Concat(o.Paths, o.ConfigPaths) {
 		l.path(path)
 	}
@@ -68,14 +68,14 @@ func (l *loader) path(path string) {
 		return
 	}
 	for _, e := range entries {
-		switch strings.ToLower(filepath.Ext(e.Name())) {
-		case ".yaml", ".yml":
-			full := filepath.Join(path, e.Name())
-			if info, err := os.Stat(full); err == nil && info.IsDir() {
-				continue
-			}
-			l.file(full)
+		full := filepath.Join(path, e.Name())
+		if !isResourceFile(full) {
+			continue
 		}
+		if info, err := os.Stat(full); err == nil && info.IsDir() {
+			continue
+		}
+		l.file(full)
 	}
 }
 
@@ -101,26 +101,27 @@ func (l *loader) file(path string) {
 		l.problems.addf(component.Position{File: path}, "", "", "is larger than %d MiB, the most that is read", maxFileSize>>20)
 		return
 	}
-	l.documents(path, text)
+	l.set.files[path] = fileInfo{bytes: len(text), documents: l.documents(path, text)}
 }
 
-// documents decodes each document of a file. After a syntax error nothing more
-// of the file can be read.
-func (l *loader) documents(path string, text []byte) {
+// documents decodes each document of a file and returns how many there are.
+// After a syntax error nothing more of the file can be read.
+func (l *loader) documents(path string, text []byte) (n int) {
 	dec := yaml.NewDecoder(bytes.NewReader(text))
 	for {
 		var doc yaml.Node
 		err := dec.Decode(&doc)
 		if errors.Is(err, io.EOF) {
-			return
+			return n
 		}
 		if err != nil {
 			l.problems.add(syntaxError(path, err))
-			return
+			return n
 		}
 		if len(doc.Content) == 0 || doc.Content[0].Kind == yaml.ScalarNode && doc.Content[0].Tag == "!!null" {
 			continue // an empty document, such as a comment between two ---
 		}
+		n++
 		l.document(path, doc.Content[0])
 	}
 }
@@ -216,6 +217,7 @@ func (l *loader) decode(path string, n *yaml.Node, kind string) {
 		}
 	case "Configuration":
 		if c, ok := read[Configuration](l, path, n); ok {
+			c.sections = sectionsOf(n)
 			l.set.Configuration.merge(c)
 		}
 	case "Subscription":
@@ -257,7 +259,11 @@ func read[T any, P checker[T]](l *loader, path string, n *yaml.Node) (out T, ok 
 	}
 	mine := inScope(h.Scopes, l.options.AppID) &&
 		(l.options.Namespace == "" || h.Metadata.Namespace == "" || h.Metadata.Namespace == l.options.Namespace)
-	return out, mine && len(l.problems.errs) == before
+	ok = mine && len(l.problems.errs) == before
+	if ok {
+		l.set.prints = append(l.set.prints, h.Kind+" "+h.Metadata.Name+" "+h.digest)
+	}
+	return out, ok
 }
 
 // unique reports a second resource of the same kind and name.

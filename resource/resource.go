@@ -52,6 +52,9 @@ type Set struct {
 	// Ignored lists documents that are well formed but of a kind that this
 	// program does not read.
 	Ignored []Ignored
+
+	files  map[string]fileInfo // that were read, by path
+	prints []string            // of each resource, in the order they were read
 }
 
 // Ignored is a document that was passed over.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,6 +22,7 @@ import (
 	"github.com/proa-io/proa/mesh/http2"
 	"github.com/proa-io/proa/mesh/proxy"
 	"github.com/proa-io/proa/policy"
+	"github.com/proa-io/proa/resource"
 )
 
 // application is the application beside, as far as the sidecar calls it: it is
@@ -35,11 +37,16 @@ type application struct {
 	runner    *pubsub.Runner
 	ready     atomic.Bool // it answers, and has been asked
 
-	mu       sync.Mutex // guards the fields below
-	stopIn   func()     // ends the input bindings that run; nil for none
-	present  bool       // it listens
-	healthy  bool
-	declared []pubsub.SubscriptionSpec
+	inputs inputs
+
+	switching sync.Mutex // held while deliveries begin or end
+
+	mu           sync.Mutex // guards the fields below
+	present      bool       // it listens
+	healthy      bool
+	asked        bool // it has said what it subscribes to
+	declared     []pubsub.SubscriptionSpec
+	programmatic []pubsub.SubscriptionSpec
 }
 
 // newApplication returns nil when there is no application to call.
@@ -49,6 +56,7 @@ func newApplication(rt *Runtime) *application {
 		return nil
 	}
 	a := &application{rt: rt, healthy: !c.AppHealth.Enabled}
+	a.inputs = inputs{rt: rt, app: a}
 	address := net.JoinHostPort(c.AppAddress, strconv.Itoa(c.AppPort))
 	var tc *tls.Config
 	if strings.HasSuffix(c.AppProtocol, "s") {
@@ -81,10 +89,29 @@ func newApplication(rt *Runtime) *application {
 		Broker: func(name string) (*pubsub.Broker, bool) { b, ok := rt.table.Load().brokers[name]; return b, ok },
 		App:    a.channel, Log: c.Log,
 	})
-	for i, list := 0, rt.table.Load().set.Subscriptions; i < len(list); i++ {
-		a.declared = append(a.declared, subscriptionSpec(&list[i]))
-	}
+	a.declared = declaredSubscriptions(rt.table.Load().set)
 	return a
+}
+
+func declaredSubscriptions(set *resource.Set) []pubsub.SubscriptionSpec {
+	var out []pubsub.SubscriptionSpec
+	for i := range set.Subscriptions {
+		out = append(out, subscriptionSpec(&set.Subscriptions[i]))
+	}
+	return out
+}
+
+// follow takes the subscriptions and input bindings of a table instead of those
+// there were. It returns the listeners that end.
+func (a *application) follow(table *components) []*listener {
+	a.mu.Lock()
+	a.declared = declaredSubscriptions(table.set)
+	asked := a.asked
+	a.mu.Unlock()
+	if asked {
+		a.subscribe()
+	}
+	return a.inputs.follow(table)
 }
 
 // invocable is the application as other applications invoke it.
@@ -112,7 +139,7 @@ func (a *application) services() []service {
 // run follows the application until ctx ends.
 func (a *application) run(ctx context.Context) error {
 	defer a.closer()
-	defer a.stopBindings()
+	defer a.inputs.stop()
 	a.runner.Pause()
 	if err := a.channel.AwaitApp(ctx); err != nil {
 		return nil //nolint:nilerr // ctx has ended
@@ -146,6 +173,8 @@ func (a *application) went() {
 // set changes what is known of the application, and begins or ends deliveries
 // as that demands.
 func (a *application) set(ctx context.Context, change func()) {
+	a.switching.Lock()
+	defer a.switching.Unlock()
 	a.mu.Lock()
 	before := a.present && a.healthy
 	change()
@@ -153,11 +182,11 @@ func (a *application) set(ctx context.Context, change func()) {
 	a.mu.Unlock()
 	switch {
 	case now && !before:
-		a.startBindings(ctx)
+		a.inputs.start(ctx)
 		a.runner.Resume()
 	case before && !now:
 		a.runner.Pause()
-		a.stopBindings()
+		a.inputs.stop()
 	}
 }
 
@@ -171,29 +200,29 @@ func (a *application) discover(ctx context.Context) {
 			a.rt.cfg.Log.Warn("the application did not say what it subscribes to", "error", err)
 		}
 	}
-	merged, warnings := pubsub.Merge(a.rt.cfg.AppID, a.declared, programmatic)
+	a.mu.Lock()
+	a.programmatic, a.asked = programmatic, true
+	a.mu.Unlock()
+	a.subscribe()
+}
+
+// subscribe subscribes to what is declared and what the application has asked
+// for.
+func (a *application) subscribe() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	merged, warnings := pubsub.Merge(a.rt.cfg.AppID, a.declared, a.programmatic)
 	for _, w := range warnings {
 		a.rt.cfg.Log.Info(w) //nolint:sloglint // the block writes the text
 	}
+	before := a.runner.Subscriptions()
 	a.runner.Set(merged)
 	for _, s := range merged {
-		a.rt.cfg.Log.Info("subscription", "pubsub", s.PubSub, "topic", s.Topic, "type", s.Type.String())
-	}
-}
-
-// startBindings begins the input bindings whose events the application takes.
-func (a *application) startBindings(ctx context.Context) {
-	bctx, cancel := context.WithCancel(ctx)
-	var wg sync.WaitGroup
-	for name, b := range a.rt.table.Load().bindings {
-		if !b.IsInput() {
+		if slices.ContainsFunc(before, func(b pubsub.SubscriptionStatus) bool { return reflect.DeepEqual(b.Spec, s) }) {
 			continue
 		}
-		wg.Go(func() { a.listen(bctx, name, b) })
+		a.rt.cfg.Log.Info("subscription", "pubsub", s.PubSub, "topic", s.Topic, "type", s.Type.String())
 	}
-	a.mu.Lock()
-	a.stopIn = func() { cancel(); wg.Wait() }
-	a.mu.Unlock()
 }
 
 func (a *application) listen(ctx context.Context, name string, b *binding.Binding) {
@@ -209,16 +238,6 @@ func (a *application) listen(ctx context.Context, name string, b *binding.Bindin
 	a.rt.cfg.Log.Info("input binding", "binding", name, "route", b.Route())
 	if err := b.Listen(ctx, a.channel, outlet{a.rt}); err != nil && ctx.Err() == nil {
 		a.rt.cfg.Log.Warn("an input binding ended", "binding", name, "error", err)
-	}
-}
-
-func (a *application) stopBindings() {
-	a.mu.Lock()
-	stop := a.stopIn
-	a.stopIn = nil
-	a.mu.Unlock()
-	if stop != nil {
-		stop()
 	}
 }
 

@@ -68,6 +68,10 @@ func (rt *Runtime) Metadata() dapr.Metadata {
 	extended := maps.Clone(rt.extended)
 	rt.mu.Unlock()
 	extended["proa.pid"] = strconv.Itoa(os.Getpid())
+	if r := rt.reloaded.Load(); r != nil {
+		extended["proa.reload"] = r.String()
+		extended["proa.reload.generation"] = strconv.Itoa(r.Generation)
+	}
 	table := rt.table.Load()
 	set := table.set
 	m := dapr.Metadata{

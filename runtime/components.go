@@ -31,10 +31,15 @@ type builder struct {
 	catalog    *component.Catalog
 	resiliency *resiliency
 	metrics    *telemetry.Metrics
-	// old are the components to take units from that stay as they are; nil
-	// for none.
-	old *components
-	out *components
+	// reuse returns the unit there is that was made from the same; nil when
+	// there is none.
+	reuse func(block, name, print string) *unit
+	// there are the endpoints to reuse in the same way.
+	there []*endpoint
+
+	out    *components
+	stores map[string]string // fingerprints of the secret stores, by name
+	fresh  []*unit           // that were made
 }
 
 // defaultComponents are what exists without any resource: on the engine, but
@@ -66,15 +71,13 @@ func withDefaults(declared []resource.Component) []resource.Component {
 	return out
 }
 
-// build makes all components, of new units and of those of b.old that have not
-// changed. The error joins what is wrong with each; new units of a table that
-// is not used must be discarded.
+// build makes a table of all components, of new units and of those there are.
+// The error joins what is wrong with each; then the new units are discarded.
 func (b *builder) build(list []resource.Component) (*components, error) {
-	b.out = newComponents(b.set)
-	stores := map[string]string{} // fingerprints of secret stores
+	b.out, b.stores = newComponents(b.set), map[string]string{}
 	for i := range list {
 		if c := &list[i]; c.Block() == secret.Block {
-			stores[c.Name()] = b.fingerprint(c, nil)
+			b.stores[c.Name()] = b.fingerprint(c)
 		}
 	}
 	var errs []error
@@ -82,25 +85,29 @@ func (b *builder) build(list []resource.Component) (*components, error) {
 		c := &list[i]
 		spec, err := b.check(c)
 		if err == nil {
-			err = b.add(c, spec, b.fingerprint(c, stores))
+			err = b.add(c, spec, b.fingerprint(c))
 		}
 		if err != nil {
 			errs = append(errs, err)
 		}
 	}
-	return b.out, errors.Join(errs...)
+	errs = append(errs, b.endpoints(b.there))
+	if err := errors.Join(errs...); err != nil {
+		b.discard()
+		return b.out, err
+	}
+	return b.out, nil
 }
 
 // fingerprint is equal for two resources that make the same component: what
-// they say is the same, and so is what they refer to. stores has the
-// fingerprints of the secret stores.
-func (b *builder) fingerprint(c *resource.Component, stores map[string]string) string {
+// they say is the same, and so is what they refer to.
+func (b *builder) fingerprint(c *resource.Component) string {
 	print := c.Spec.Type + " " + c.Digest()
 	if c.Block() == secret.Block {
 		print += fmt.Sprintf(" %q", b.scope(c.Name()))
 	}
 	if c.UsesSecrets() {
-		print += " " + stores[c.Auth.SecretStore]
+		print += " " + b.stores[c.Auth.SecretStore]
 	}
 	return print
 }
@@ -162,9 +169,11 @@ func (b *builder) hasSecretStore(name string) bool {
 // add puts the component into b.out: the unit there is, or a new one. What a
 // block needs is told to its unit: put makes it known by its name.
 func (b *builder) add(c *resource.Component, spec component.Spec, print string) error {
-	if u := b.old.unit(spec.Block, c.Name()); u != nil && u.print == print {
-		b.out.add(u)
-		return nil
+	if b.reuse != nil {
+		if u := b.reuse(spec.Block, c.Name(), print); u != nil {
+			b.out.add(u)
+			return nil
+		}
 	}
 	u := &unit{
 		name: c.Name(), spec: spec, print: print, timeout: cmp.Or(max(0, c.Spec.InitTimeout.Std()), defaultInitTimeout),
@@ -175,7 +184,15 @@ func (b *builder) add(c *resource.Component, spec component.Spec, print string) 
 		return err
 	}
 	b.out.add(u)
+	b.fresh = append(b.fresh, u)
 	return nil
+}
+
+// discard gives up the units that were made.
+func (b *builder) discard() {
+	for _, u := range b.fresh {
+		u.chains.end()
+	}
 }
 
 // block makes the handle and the block of a unit.
@@ -199,6 +216,7 @@ func (b *builder) block(u *unit, c *resource.Component) error {
 			AppID: b.cfg.AppID, Config: cfg, Chains: u.chains, Grace: b.cfg.deliveryGrace(), Log: b.log(c),
 		})
 		u.put = func(out *components) { out.brokers[u.name] = s }
+		u.drain, u.replace = s.Drain, func(next *components) { s.Replace(next.brokers[u.name]) }
 	case secret.Block:
 		h := handle[secret.Driver](b, u, c)
 		s := secret.New(h, secret.Options{Chains: u.chains, Scope: b.scope(u.name)})
@@ -214,8 +232,8 @@ func (b *builder) block(u *unit, c *resource.Component) error {
 	case config.Block:
 		h := handle[config.Driver](b, u, c)
 		s := config.New(h, config.Options{Chains: u.chains, Log: b.log(c)})
-		u.runs = append(u.runs, s.Run)
 		u.put = func(out *components) { out.configs[u.name] = s }
+		u.block, u.replace = s.Run, func(next *components) { s.Replace(next.configs[u.name]) }
 	case binding.Block:
 		h := handle[binding.Driver](b, u, c)
 		cfg, err := blockConfig[binding.Config](b, c, u.spec)
@@ -276,7 +294,7 @@ func handle[D io.Closer](b *builder, u *unit, c *resource.Component) *component.
 		}
 		return d, err
 	})
-	u.runs, u.status, u.await = append(u.runs, h.Run), h.Status, h.Await
+	u.open, u.status, u.await = h.Run, h.Status, h.Await
 	return h
 }
 

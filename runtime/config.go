@@ -105,6 +105,13 @@ type Config struct {
 	Process func(ctx context.Context) error
 	// OnListening, if set, is called by Run before anything else.
 	OnListening func(Addresses)
+	// OnReload, if set, is told what came of each change of the resources. It
+	// must not block.
+	OnReload func(Reload)
+	// ReloadReconcile is how often the resources are read again whether or not
+	// a change was noticed; 60 s when zero. ReloadSettle is how long files must
+	// stay as they are before a change is read; 100 ms when zero.
+	ReloadReconcile, ReloadSettle time.Duration
 
 	// Version is what the sidecar says it is.
 	Version string

@@ -6,43 +6,69 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net/url"
+	"slices"
 	"sync"
 
 	"github.com/proa-io/proa/block/invoke"
+	"github.com/proa-io/proa/mesh/http1"
 	"github.com/proa-io/proa/mesh/proxy"
 	"github.com/proa-io/proa/resource"
 )
 
-// endpoints turns HTTPEndpoint resources into targets of invocations. Headers
-// and keys from secret stores are resolved when the first request needs them.
-func (rt *Runtime) endpoints() ([]invoke.Endpoint, error) {
-	var out []invoke.Endpoint
-	list := rt.table.Load().set.HTTPEndpoints
-	for i := range list {
-		e := &list[i]
-		base, err := url.Parse(e.Spec.BaseURL)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, invoke.Endpoint{Name: e.Name(), Base: base, Transport: &endpointTransport{rt: rt, resource: e, base: base}})
-	}
-	return out, nil
-}
-
-// endpointTransport sends requests to an HTTPEndpoint.
-type endpointTransport struct {
-	rt       *Runtime
+// endpoint is an address outside that an HTTPEndpoint resource names. It sends
+// requests over connections of its own.
+type endpoint struct {
 	resource *resource.HTTPEndpoint
+	print    string // the fingerprint of what it is made from
 	base     *url.URL
+	identity resource.Identity
+	// lookup reads secrets of the table that the endpoint was made for.
+	lookup resource.SecretLookup
 
 	mu     sync.Mutex
-	ready  proxy.RoundTripper
+	client *http1.Client // nil until the first request
 	header proxy.Header
+	closed bool
+}
+
+// endpoints adds the addresses that the HTTPEndpoints name to b.out: those
+// there are, or new ones. Headers and keys from secret stores are resolved when
+// the first request needs them.
+func (b *builder) endpoints(there []*endpoint) error {
+	for i := range b.set.HTTPEndpoints {
+		e := &b.set.HTTPEndpoints[i]
+		base, err := url.Parse(e.Spec.BaseURL)
+		if err != nil {
+			return err
+		}
+		print := e.Name() + " " + e.Digest()
+		if e.Auth.SecretStore != "" {
+			print += " " + b.stores[e.Auth.SecretStore]
+		}
+		j := slices.IndexFunc(there, func(old *endpoint) bool { return old.print == print })
+		if j >= 0 {
+			b.out.endpoints = append(b.out.endpoints, there[j])
+			continue
+		}
+		b.out.endpoints = append(b.out.endpoints, &endpoint{
+			resource: e, print: print, base: base, identity: b.cfg.identity(), lookup: b.out.lookupSecret,
+		})
+	}
+	return nil
+}
+
+// targets are the endpoints as the block takes them.
+func (c *components) targets() []invoke.Endpoint {
+	out := make([]invoke.Endpoint, len(c.endpoints))
+	for i, e := range c.endpoints {
+		out[i] = invoke.Endpoint{Name: e.resource.Name(), Base: e.base, Transport: e}
+	}
+	return out
 }
 
 // RoundTrip implements proxy.RoundTripper.
-func (t *endpointTransport) RoundTrip(ctx context.Context, r *proxy.Request, o proxy.RoundTripOptions) (*proxy.Response, error) {
-	rt, header, err := t.resolve(ctx)
+func (e *endpoint) RoundTrip(ctx context.Context, r *proxy.Request, o proxy.RoundTripOptions) (*proxy.Response, error) {
+	client, header, err := e.resolve(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -51,54 +77,66 @@ func (t *endpointTransport) RoundTrip(ctx context.Context, r *proxy.Request, o p
 		out.Header = append(append(proxy.Header{}, r.Header...), header...)
 		r = &out
 	}
-	return rt.RoundTrip(ctx, r, o)
+	return client.RoundTrip(ctx, r, o)
 }
 
-func (t *endpointTransport) resolve(ctx context.Context) (proxy.RoundTripper, proxy.Header, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.ready != nil {
-		return t.ready, t.header, nil
+func (e *endpoint) resolve(ctx context.Context) (*http1.Client, proxy.Header, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.client != nil {
+		return e.client, e.header, nil
 	}
-	lookup := t.rt.table.Load().lookupSecret
-	fields, err := t.resource.HeaderFields(ctx, t.rt.cfg.identity(), lookup)
+	fields, err := e.resource.HeaderFields(ctx, e.identity, e.lookup)
 	if err != nil {
 		return nil, nil, err
 	}
-	tc, err := t.tlsConfig(ctx, lookup)
+	tc, err := e.tlsConfig(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
 	for _, f := range fields {
-		t.header.Add(f.Name, f.Value)
+		e.header.Add(f.Name, f.Value)
 	}
-	t.ready = t.rt.transports.originWith(&url.URL{Scheme: t.base.Scheme, Host: t.base.Host}, tc)
-	return t.ready, t.header, nil
+	e.client = newOrigin(&url.URL{Scheme: e.base.Scheme, Host: e.base.Host}, tc)
+	if e.closed {
+		_ = e.client.Close() // keeps no connection
+	}
+	return e.client, e.header, nil
 }
 
-func (t *endpointTransport) tlsConfig(ctx context.Context, lookup resource.SecretLookup) (*tls.Config, error) {
-	spec := t.resource.Spec.ClientTLS
+// close closes the connections as soon as no request is under way on them.
+func (e *endpoint) close() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.closed = true
+	if e.client != nil {
+		_ = e.client.Close()
+	}
+}
+
+func (e *endpoint) tlsConfig(ctx context.Context) (*tls.Config, error) {
+	spec := e.resource.Spec.ClientTLS
 	var pem [3]string
 	for i, doc := range []resource.TLSDocument{spec.RootCA, spec.Certificate, spec.PrivateKey} {
 		var err error
-		if pem[i], err = doc.Resolve(ctx, t.resource.Auth.SecretStore, lookup); err != nil {
+		if pem[i], err = doc.Resolve(ctx, e.resource.Auth.SecretStore, e.lookup); err != nil {
 			return nil, err
 		}
 	}
 	if pem[0] == "" && pem[1] == "" {
 		return nil, nil //nolint:nilnil // no configuration of its own
 	}
-	tc := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.base.Hostname()}
+	tc := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: e.base.Hostname()}
 	if pem[0] != "" {
 		tc.RootCAs = x509.NewCertPool()
 		if !tc.RootCAs.AppendCertsFromPEM([]byte(pem[0])) {
-			return nil, fmt.Errorf("HTTPEndpoint %s: clientTLS.rootCA holds no certificate", t.resource.Name())
+			return nil, fmt.Errorf("HTTPEndpoint %s: clientTLS.rootCA holds no certificate", e.resource.Name())
 		}
 	}
 	if pem[1] != "" {
 		cert, err := tls.X509KeyPair([]byte(pem[1]), []byte(pem[2]))
 		if err != nil {
-			return nil, fmt.Errorf("HTTPEndpoint %s: clientTLS: %w", t.resource.Name(), err)
+			return nil, fmt.Errorf("HTTPEndpoint %s: clientTLS: %w", e.resource.Name(), err)
 		}
 		tc.Certificates = []tls.Certificate{cert}
 	}

@@ -3,6 +3,7 @@ package runtime
 import (
 	"context"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"github.com/proa-io/proa/policy"
@@ -14,7 +15,7 @@ import (
 // with closed ones. It is a policy.Chains.
 type owner struct {
 	of    *resiliency
-	calls inFlight
+	calls *inFlight
 	slots []*slot             // guarded by of.mu
 	state map[string]*breaker // by target: its operations share one; guarded by of.mu
 }
@@ -26,7 +27,7 @@ type breaker struct {
 
 // owner returns a new one. Its end must be called once it is of no more use.
 func (r *resiliency) owner() *owner {
-	o := &owner{of: r, state: map[string]*breaker{}}
+	o := &owner{of: r, calls: newInFlight(), state: map[string]*breaker{}}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.owners[o] = struct{}{}
@@ -141,14 +142,30 @@ func (o *owner) breaker(target string, rule breakerRule) *policy.CircuitBreaker 
 
 var _ policy.Chains = (*owner)(nil)
 
-// inFlight counts the calls that are under way.
-type inFlight struct{ n atomic.Int64 }
+// inFlight counts the calls that are under way, until there are none for good.
+type inFlight struct {
+	n    atomic.Int64 // and one until close is called
+	once sync.Once
+	idle chan struct{} // closed when the last one has ended
+}
+
+func newInFlight() *inFlight {
+	f := &inFlight{idle: make(chan struct{})}
+	f.n.Store(1)
+	return f
+}
 
 // policy counts the calls that cross it.
 func (f *inFlight) policy(_ policy.Op, next policy.Handler) policy.Handler {
 	return func(ctx context.Context, c *policy.Call) error {
 		f.n.Add(1)
-		defer f.n.Add(-1)
+		defer f.leave()
 		return next(ctx, c)
+	}
+}
+
+func (f *inFlight) leave() {
+	if f.n.Add(-1) == 0 {
+		f.once.Do(func() { close(f.idle) })
 	}
 }

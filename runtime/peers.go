@@ -34,31 +34,25 @@ func (t *transports) peer(address string) proxy.RoundTripper {
 
 // origin returns the client for an origin outside.
 func (t *transports) origin(u *url.URL) proxy.RoundTripper {
-	return t.originWith(u, nil)
+	key := u.Scheme + "://" + u.Host
+	if c, ok := t.origins.Load(key); ok {
+		return c.(*http1.Client) //nolint:forcetypeassert // only clients are stored
+	}
+	c, _ := t.origins.LoadOrStore(key, newOrigin(u, nil))
+	return c.(*http1.Client) //nolint:forcetypeassert // only clients are stored
 }
 
-// originWith returns the client for an origin, with a TLS configuration of its
-// own when tc is not nil.
-func (t *transports) originWith(u *url.URL, tc *tls.Config) proxy.RoundTripper {
-	key := u.Scheme + "://" + u.Host
-	if tc == nil {
-		if c, ok := t.origins.Load(key); ok {
-			return c.(*http1.Client) //nolint:forcetypeassert // only clients are stored
-		}
-	}
-	client := &http1.Client{Address: hostPort(u), Name: key}
+// newOrigin returns a client for an origin, with a TLS configuration of its own
+// when tc is not nil.
+func newOrigin(u *url.URL, tc *tls.Config) *http1.Client {
+	client := &http1.Client{Address: hostPort(u), Name: u.Scheme + "://" + u.Host}
 	if u.Scheme == "https" {
 		client.TLS = tc
 		if client.TLS == nil {
 			client.TLS = &tls.Config{MinVersion: tls.VersionTLS12, ServerName: u.Hostname()}
 		}
 	}
-	if tc != nil {
-		t.origins.Store(client, client) // only to be closed
-		return client
-	}
-	c, _ := t.origins.LoadOrStore(key, client)
-	return c.(*http1.Client) //nolint:forcetypeassert // only clients are stored
+	return client
 }
 
 func hostPort(u *url.URL) string {

@@ -46,6 +46,8 @@ type Runtime struct {
 	http       *httpapi.API
 	grpc       *grpcapi.API
 	listeners  *listeners
+	reloader   *reloader
+	reloaded   atomic.Pointer[Reload] // the last one; nil before
 
 	mu       sync.Mutex
 	extended map[string]string
@@ -61,9 +63,7 @@ func New(ctx context.Context, c Config) (_ *Runtime, err error) {
 	}
 	rt := &Runtime{cfg: c, extended: map[string]string{}, transports: &transports{log: c.Log}, roster: newRoster()}
 	rt.metrics = telemetry.NewMetrics(c.AppID, c.Namespace)
-	set, err := resource.Load(resource.Options{
-		Paths: c.ResourcesPaths, ConfigPaths: c.ConfigPaths, AppID: c.AppID, Namespace: os.Getenv("NAMESPACE"),
-	})
+	set, err := resource.Load(rt.resourceOptions())
 	if err != nil {
 		return nil, fmt.Errorf("the resources have problems:\n%w", err)
 	}
@@ -95,9 +95,12 @@ func (rt *Runtime) build(ctx context.Context, set *resource.Set) (err error) {
 	p, err := compilePolicies(set.Resiliencies)
 	problems := []error{err}
 	rt.resiliency = newResiliency(p, c.Log, rt.metrics, rt.tracing)
-	table, err := rt.components(set, nil)
-	problems = append(problems, err)
+	table, err := rt.builder(set).build(rt.declared(set))
+	problems = append(problems, err, checkSubscriptions(set, table, c.AppID))
 	rt.table.Store(table)
+	for _, u := range table.units {
+		rt.metrics.ComponentReady(u.name, u.spec.Type(), false)
+	}
 	if rt.names, err = newResolution(set.Configuration.Spec.NameResolution, rt.engine, c); err != nil {
 		problems = append(problems, err)
 	} else {
@@ -107,23 +110,34 @@ func (rt *Runtime) build(ctx context.Context, set *resource.Set) (err error) {
 		return fmt.Errorf("the resources have problems:\n%w", err)
 	}
 	rt.app = newApplication(rt)
-	if err := rt.buildInvoker(); err != nil {
-		return err
-	}
+	rt.buildInvoker()
 	rt.buildAPIs()
+	rt.reloader = newReloader(rt)
 	return nil
 }
 
-// components makes a table of what set declares, with the units of old that
-// stay. The error joins all problems.
-func (rt *Runtime) components(set *resource.Set, old *components) (*components, error) {
-	list := set.Components
-	if !rt.cfg.NoDefaultComponents {
-		list = withDefaults(list)
+// resourceOptions say which resources are read.
+func (rt *Runtime) resourceOptions() resource.Options {
+	return resource.Options{
+		Paths: rt.cfg.ResourcesPaths, ConfigPaths: rt.cfg.ConfigPaths, AppID: rt.cfg.AppID, Namespace: os.Getenv("NAMESPACE"),
 	}
-	b := &builder{cfg: &rt.cfg, set: set, catalog: rt.catalog, resiliency: rt.resiliency, metrics: rt.metrics, old: old}
-	table, err := b.build(list)
-	return table, errors.Join(err, checkSubscriptions(set, table, rt.cfg.AppID))
+}
+
+// Reload reads the resources again now, whether or not a change was noticed. It
+// returns at once; see Config.OnReload.
+func (rt *Runtime) Reload() { rt.reloader.watcher.Reread() }
+
+// builder returns what makes a table of what set declares.
+func (rt *Runtime) builder(set *resource.Set) *builder {
+	return &builder{cfg: &rt.cfg, set: set, catalog: rt.catalog, resiliency: rt.resiliency, metrics: rt.metrics}
+}
+
+// declared are the components that a set stands for.
+func (rt *Runtime) declared(set *resource.Set) []resource.Component {
+	if rt.cfg.NoDefaultComponents {
+		return set.Components
+	}
+	return withDefaults(set.Components)
 }
 
 // newTracing reads the Configuration's tracing and the standard environment of
@@ -150,22 +164,17 @@ func newTracing(ctx context.Context, c *Config, conf *resource.Configuration) (*
 	return telemetry.NewTracing(ctx, o)
 }
 
-func (rt *Runtime) buildInvoker() error {
-	endpoints, err := rt.endpoints()
-	if err != nil {
-		return err
-	}
+func (rt *Runtime) buildInvoker() {
 	o := invoke.Options{
 		AppID: rt.cfg.AppID, Namespace: rt.cfg.Namespace, Host: rt.cfg.advertised(), Chains: rt.resiliency.owner(),
 		Inbound:   policy.Chain{policy.Recover(rt.cfg.Log), policy.Trace(rt.tracing), policy.Metrics(rt.metrics), policy.Log(rt.cfg.Log)},
 		Directory: rt.directory, Peer: rt.transports.peer, External: rt.transports.origin,
-		Endpoints: endpoints, Tracing: rt.tracing, Log: rt.cfg.Log,
+		Endpoints: rt.table.Load().targets(), Tracing: rt.tracing, Log: rt.cfg.Log,
 	}
 	if rt.app != nil {
 		o.App = rt.app.invocable()
 	}
 	rt.invoker = invoke.New(o)
-	return nil
 }
 
 // handle serves both APIs on every API port: what is gRPC is known by its
@@ -207,6 +216,11 @@ func (rt *Runtime) Addresses() Addresses {
 // It returns nil after an orderly stop. Call it once.
 func (rt *Runtime) Run(ctx context.Context) error {
 	defer rt.transports.close()
+	defer func() {
+		for _, e := range rt.table.Load().endpoints {
+			e.close()
+		}
+	}()
 	ctx, rt.stop = context.WithCancel(ctx)
 	defer rt.stop()
 	remove := rt.recordInstance()
@@ -272,7 +286,7 @@ func (rt *Runtime) stages() [][]service {
 	if rt.app != nil {
 		top = append(top, rt.app.services()...)
 	}
-	return append(stages, top)
+	return append(stages, append(top, service{"reload", rt.reloader.run}))
 }
 
 func profiles() http.Handler {

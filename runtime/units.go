@@ -26,7 +26,8 @@ import (
 // Who looks something up in a table pins it, so that no unit is closed while
 // somebody may hold a block on it.
 type components struct {
-	set *resource.Set
+	set       *resource.Set
+	endpoints []*endpoint
 
 	states   map[string]*state.Store
 	brokers  map[string]*pubsub.Broker
@@ -106,36 +107,46 @@ type unit struct {
 	chains  *owner
 	// put makes the block known in a table, by its name.
 	put func(*components)
-	// runs keep the component open, and do what its block does by itself,
-	// until their context ends.
-	runs   []func(context.Context) error
+	// replace hands over what goes on for long, such as subscriptions, to the
+	// block of the same name in another table; nil for nothing to hand over.
+	replace func(next *components)
+	// drain waits until what was handed over is there, within its context; nil
+	// for nothing to wait for.
+	drain func(context.Context)
+	// open keeps the component open until its context ends.
+	open func(context.Context) error
+	// block, if set, is what the block does by itself. It ends by itself some
+	// time after replace, at the latest with its context.
+	block  func(context.Context) error
 	status func() component.Status
 	// await waits until it is open or closed, or ctx ends.
 	await func(context.Context) component.Status
 
 	once sync.Once
 	quit chan struct{} // closed to stop it
-	done chan struct{} // closed when run has returned
+	done chan struct{} // closed when it has been closed
 }
 
-// run keeps the component open until ctx ends or stop is called.
+// run keeps the component open until ctx ends or stop is called, and returns
+// when its block has ended too.
 func (u *unit) run(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	if u.block != nil {
+		wg.Go(func() { _ = u.block(ctx) }) // nil when ctx has ended
+	}
 	defer close(u.done)
 	defer u.chains.end()
-	ctx, cancel := context.WithCancel(ctx)
+	here, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var wg sync.WaitGroup
-	for _, run := range u.runs {
-		wg.Go(func() { _ = run(ctx) }) // nil when ctx has ended
-	}
 	wg.Go(func() {
 		select {
 		case <-u.quit:
 			cancel()
-		case <-ctx.Done():
+		case <-here.Done():
 		}
 	})
-	wg.Wait()
+	_ = u.open(here) // as above
 }
 
 // stop makes run return.

@@ -28,6 +28,8 @@ type Metrics struct {
 	retries  *prometheus.CounterVec
 	breaker  *prometheus.GaugeVec
 	ready    *prometheus.GaugeVec
+	reloads  *prometheus.CounterVec
+	reloadOK prometheus.Gauge
 }
 
 // NewMetrics returns empty metrics; every one of them carries the labels
@@ -53,8 +55,15 @@ func NewMetrics(appID, namespace string) *Metrics {
 		ready: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "proa_component_ready", Help: "1 when the component is open.", ConstLabels: constant,
 		}, []string{"component", "type"}),
+		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "proa_reloads_total", Help: "Changes of the resources, by what came of them: applied or refused.", ConstLabels: constant,
+		}, []string{"result"}),
+		reloadOK: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "proa_reload_ok", Help: "0 when the resources as they are now were refused, so that former ones serve.", ConstLabels: constant,
+		}),
 	}
-	m.registry.MustRegister(m.calls, m.seconds, m.retries, m.breaker, m.ready,
+	m.reloadOK.Set(1)
+	m.registry.MustRegister(m.calls, m.seconds, m.retries, m.breaker, m.ready, m.reloads, m.reloadOK,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -119,6 +128,27 @@ func (m *Metrics) ComponentReady(component, typ string, ready bool) {
 		v = 1
 	}
 	m.ready.WithLabelValues(component, typ).Set(v)
+}
+
+// ComponentGone forgets a component that no longer exists.
+func (m *Metrics) ComponentGone(component, typ string) {
+	if m != nil {
+		m.ready.DeleteLabelValues(component, typ)
+	}
+}
+
+// Reloaded counts a change of the resources and records whether those that are
+// there now are in use.
+func (m *Metrics) Reloaded(result string, ok bool) {
+	if m == nil {
+		return
+	}
+	m.reloads.WithLabelValues(result).Inc()
+	v := 0.0
+	if ok {
+		v = 1
+	}
+	m.reloadOK.Set(v)
 }
 
 // Handler serves the metrics in the text format of Prometheus.

@@ -107,7 +107,7 @@ type Options struct {
 // concurrent use.
 type Service struct {
 	opt       Options
-	endpoints map[string]*Endpoint
+	endpoints atomic.Pointer[map[string]*Endpoint]
 	inbound   *policy.Operation
 	own       *policy.Operation // around what the application asks of itself; nil without a limit
 	relay     proxy.Relayer
@@ -121,10 +121,8 @@ func New(o Options) *Service {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Service{opt: o, endpoints: map[string]*Endpoint{}}
-	for i := range o.Endpoints {
-		s.endpoints[o.Endpoints[i].Name] = &o.Endpoints[i]
-	}
+	s := &Service{opt: o}
+	s.SetEndpoints(o.Endpoints)
 	op := policy.Op{Block: Block, Component: o.AppID, Name: "receive", Inbound: true}
 	inbound := o.Inbound
 	if o.App != nil && o.App.Limit != nil {
@@ -133,6 +131,15 @@ func New(o Options) *Service {
 	}
 	s.inbound = inbound.Bind(op)
 	return s
+}
+
+// SetEndpoints replaces Options.Endpoints. Requests under way go on.
+func (s *Service) SetEndpoints(list []Endpoint) {
+	all := make(map[string]*Endpoint, len(list))
+	for i := range list {
+		all[list[i].Name] = &list[i]
+	}
+	s.endpoints.Store(&all)
 }
 
 // target is where a request goes.
@@ -149,7 +156,7 @@ func (s *Service) resolve(id string) (target, error) {
 	if id == "" {
 		return target{}, fault.New(fault.NotFound, "no application to invoke was named").WithReason(ReasonNoTarget)
 	}
-	if e, ok := s.endpoints[id]; ok {
+	if e, ok := (*s.endpoints.Load())[id]; ok {
 		return target{id: id, endpoint: e}, nil
 	}
 	if strings.HasPrefix(id, "http://") || strings.HasPrefix(id, "https://") {

@@ -1,0 +1,355 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/proa-io/proa/component"
+	"github.com/proa-io/proa/resource"
+)
+
+// Reload tells what came of a change of the resources.
+type Reload struct {
+	// Generation counts the changes that were taken into use since the start.
+	Generation int
+	// Changes are those that this one brought.
+	Changes resource.Changes
+	// Pending names components whose former version goes on serving, because
+	// the new one cannot be opened, and why; each is taken into use as soon as
+	// it can.
+	Pending []string
+	// NeedsRestart names fields of the Configuration that have changed but
+	// take effect only when the process starts.
+	NeedsRestart []string
+	// Err says why nothing was taken into use.
+	Err error
+	At  time.Time
+}
+
+// String sums it up.
+func (r *Reload) String() string {
+	switch {
+	case r.Err != nil:
+		return "refused, and what was there before keeps serving: " + r.Err.Error()
+	case len(r.Pending) > 0:
+		return "partly in use; the former version keeps serving of " + strings.Join(r.Pending, "; ")
+	case len(r.NeedsRestart) > 0:
+		return "in use, but a restart is needed for " + strings.Join(r.NeedsRestart, ", ")
+	}
+	return "in use"
+}
+
+// reloader takes changes of the resources into use while the process runs: it
+// builds what is new beside what is there, publishes a table with it, and
+// closes what is no longer reached once nobody uses it any more.
+type reloader struct {
+	rt      *Runtime
+	watcher *resource.Watcher
+	plan    *plan // what is wanted; nil when it is all in use
+	last    Reload
+	opened  chan *unit    // a unit of the plan has opened or ended
+	former  chan struct{} // closed when nobody can hold a block of the tables before
+	work    sync.WaitGroup
+}
+
+// plan is what a change of the resources asks for.
+type plan struct {
+	changes   resource.Changes
+	needs     []string
+	policies  *policies
+	want      *components
+	deadline  *time.Timer // for all components to be open
+	overdue   bool
+	published bool
+}
+
+func newReloader(rt *Runtime) *reloader {
+	set := rt.table.Load().set
+	r := &reloader{rt: rt, opened: make(chan *unit), former: make(chan struct{})}
+	close(r.former)
+	r.watcher = resource.NewWatcher(resource.WatchOptions{
+		Options: rt.resourceOptions(), Known: set, Settle: rt.cfg.ReloadSettle, Reread: rt.cfg.ReloadReconcile,
+		Passive: !set.Configuration.Feature("HotReload", true), Log: rt.cfg.Log,
+	})
+	return r
+}
+
+// run follows the resources until ctx ends.
+func (r *reloader) run(ctx context.Context) error {
+	defer r.work.Wait()
+	snapshots := make(chan resource.Snapshot)
+	r.work.Go(func() {
+		_ = r.watcher.Run(ctx, func(ctx context.Context, s resource.Snapshot) { // nil when ctx has ended
+			select {
+			case snapshots <- s:
+			case <-ctx.Done():
+			}
+		})
+	})
+	for {
+		var overdue <-chan time.Time
+		if r.plan != nil {
+			overdue = r.plan.deadline.C
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case s := <-snapshots:
+			r.take(ctx, s)
+		case <-r.opened:
+		case <-overdue:
+			r.plan.overdue = true
+		}
+		r.step(ctx)
+	}
+}
+
+// take makes a plan of what the files say.
+func (r *reloader) take(ctx context.Context, s resource.Snapshot) {
+	if s.Err != nil {
+		r.refuse(s.Err)
+		return
+	}
+	rt, set, now := r.rt, s.Set, r.rt.table.Load()
+	for _, ig := range set.Ignored {
+		rt.cfg.Log.Debug("a document is passed over: its kind is not one that is read", "place", ig.Pos.String(), "kind", ig.Kind, "name", ig.Name)
+	}
+	set.Adopt(now.set)
+	p := &plan{changes: resource.Diff(now.set, set), needs: keepFixed(&set.Configuration, &now.set.Configuration)}
+	policies, err := compilePolicies(set.Resiliencies)
+	p.policies = policies
+	b := rt.builder(set)
+	b.reuse, b.there = r.reuse, now.endpoints
+	table, buildErr := b.build(rt.declared(set))
+	if err = errors.Join(err, buildErr); err == nil {
+		if err = checkSubscriptions(set, table, rt.cfg.AppID); err != nil {
+			b.discard()
+		}
+	}
+	if err != nil {
+		r.refuse(err)
+		return
+	}
+	p.want = table
+	r.replacePlan(p)
+	wait := time.Duration(0)
+	for _, u := range b.fresh {
+		if now.unit(u.spec.Block, u.name) == nil {
+			rt.metrics.ComponentReady(u.name, u.spec.Type(), false)
+		}
+		if !rt.roster.start(u) {
+			return // everything stops
+		}
+		wait = max(wait, u.timeout)
+		r.work.Go(func() {
+			u.await(ctx)
+			select {
+			case r.opened <- u:
+			case <-ctx.Done():
+			}
+		})
+	}
+	p.deadline = time.NewTimer(wait)
+}
+
+// reuse returns the unit that was made from the same: one that serves, or one
+// that is not in use yet.
+func (r *reloader) reuse(block, name, print string) *unit {
+	tables := []*components{r.rt.table.Load()}
+	if r.plan != nil {
+		tables = append(tables, r.plan.want)
+	}
+	for _, t := range tables {
+		if u := t.unit(block, name); u != nil && u.print == print {
+			return u
+		}
+	}
+	return nil
+}
+
+// replacePlan gives up what is not in use yet and no longer wanted.
+func (r *reloader) replacePlan(p *plan) {
+	if r.plan != nil {
+		r.plan.deadline.Stop()
+		now := r.rt.table.Load()
+		for _, u := range r.plan.want.units {
+			if slices.Contains(now.units, u) || slices.Contains(p.want.units, u) {
+				continue
+			}
+			u.stop()
+			if u.replace != nil {
+				u.replace(newComponents(nil)) // nothing takes its place
+			}
+		}
+	}
+	r.plan = p
+}
+
+// refuse leaves everything as it is.
+func (r *reloader) refuse(err error) {
+	r.rt.cfg.Log.Warn("a change of the resources is refused; what was there before keeps serving", "error", err)
+	r.report(Reload{Generation: r.last.Generation, Err: err}, "refused")
+}
+
+// step takes the plan into use as far as it has come: all at once when every
+// component is open, or when the time for that is over; and what opens later
+// then.
+func (r *reloader) step(ctx context.Context) {
+	p := r.plan
+	if p == nil {
+		return
+	}
+	now := r.rt.table.Load()
+	table := newComponents(p.want.set)
+	table.endpoints = p.want.endpoints
+	var pending []string
+	for _, u := range p.want.units {
+		if old := now.unit(u.spec.Block, u.name); r.mustWait(u, old) {
+			pending = append(pending, fmt.Sprintf("Component %s: %s", u.name, whyNotOpen(u.status())))
+			u = old
+		}
+		table.add(u)
+	}
+	if len(pending) > 0 && !p.published && !p.overdue {
+		return
+	}
+	if p.published && slices.Equal(now.units, table.units) {
+		return
+	}
+	if !p.published {
+		r.rt.resiliency.set(p.policies)
+	}
+	r.publish(ctx, now, table)
+	r.published(p, pending)
+}
+
+// mustWait reports whether old goes on serving instead of u.
+func (r *reloader) mustWait(u, old *unit) bool {
+	return old != nil && old != u && u.status().State == component.Opening && old.status().State == component.Ready
+}
+
+func whyNotOpen(s component.Status) string {
+	if s.Err == nil {
+		return "still connecting"
+	}
+	return s.Err.Error()
+}
+
+// publish puts a table in the place of another one.
+func (r *reloader) publish(ctx context.Context, old, table *components) {
+	rt := r.rt
+	rt.table.Store(table)
+	var gone []*unit
+	for _, u := range old.units {
+		if slices.Contains(table.units, u) {
+			continue
+		}
+		gone = append(gone, u)
+		if u.replace != nil {
+			u.replace(table)
+		}
+		if next := table.unit(u.spec.Block, u.name); next == nil || next.spec.Type() != u.spec.Type() {
+			rt.metrics.ComponentGone(u.name, u.spec.Type())
+		}
+	}
+	rt.invoker.SetEndpoints(table.targets())
+	rt.configure(&table.set.Configuration)
+	var ending []*listener
+	if rt.app != nil {
+		ending = rt.app.follow(table)
+	}
+	before, unreached := r.former, make(chan struct{})
+	r.former = unreached
+	r.work.Go(func() {
+		r.retire(ctx, retired{old: old, next: table, units: gone, listeners: ending, before: before, unreached: unreached})
+	})
+}
+
+// retired is what a table that was replaced leaves behind.
+type retired struct {
+	old, next         *components
+	units             []*unit
+	listeners         []*listener
+	before, unreached chan struct{} // see reloader.former
+}
+
+// retire closes what is no longer reached: when the calls that may have looked
+// it up have ended, what was handed over is there, and nothing is under way, or
+// the grace period is over.
+func (r *reloader) retire(ctx context.Context, t retired) {
+	bound, cancel := context.WithTimeout(ctx, r.rt.cfg.Grace)
+	defer cancel()
+	t.old.release()
+	await(bound, t.before)
+	await(bound, t.old.unset)
+	close(t.unreached)
+	for _, l := range t.listeners {
+		await(ctx, l.done) // which has a grace period of its own
+	}
+	for _, e := range t.old.endpoints {
+		if !slices.Contains(t.next.endpoints, e) {
+			e.close()
+		}
+	}
+	var wg sync.WaitGroup
+	for _, u := range t.units {
+		wg.Go(func() {
+			if u.drain != nil {
+				u.drain(bound)
+			}
+			u.chains.calls.leave()
+			await(bound, u.chains.calls.idle)
+			u.stop()
+			await(ctx, u.done)
+		})
+	}
+	wg.Wait()
+}
+
+func await(ctx context.Context, done <-chan struct{}) {
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
+// published says what was taken into use.
+func (r *reloader) published(p *plan, pending []string) {
+	log := r.rt.cfg.Log
+	result := Reload{Generation: r.last.Generation + 1, Pending: pending, NeedsRestart: p.needs}
+	if p.published {
+		log.Info("a component that had to wait is in use", "generation", result.Generation)
+	} else {
+		result.Changes = p.changes
+		log.Info("resources reloaded", "generation", result.Generation,
+			"added", p.changes.Added, "changed", p.changes.Changed, "removed", p.changes.Removed)
+		for _, field := range p.needs {
+			log.Warn("a change of the Configuration needs a restart; until then what was there before counts", "field", field)
+		}
+	}
+	for _, c := range pending {
+		log.Warn("the new version of a component cannot be opened; the former one keeps serving until it can", "component", c)
+	}
+	p.published = true
+	if len(pending) == 0 {
+		p.deadline.Stop()
+		r.plan = nil
+	}
+	r.report(result, "applied")
+}
+
+// report makes the result known.
+func (r *reloader) report(result Reload, metric string) {
+	result.At = time.Now().UTC()
+	r.last = result
+	r.rt.reloaded.Store(&result)
+	r.rt.metrics.Reloaded(metric, result.Err == nil)
+	if f := r.rt.cfg.OnReload; f != nil {
+		f(result)
+	}
+}

@@ -1,0 +1,150 @@
+package runtime
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+)
+
+// hammer calls f from several goroutines until the returned function is called,
+// which wants no call to have failed.
+func hammer(t *testing.T, f func(worker, i int) error) (stop func()) {
+	t.Helper()
+	var wg sync.WaitGroup
+	var over atomic.Bool
+	var calls atomic.Int64
+	for w := range 4 {
+		wg.Go(func() {
+			for i := 0; !over.Load(); i++ {
+				calls.Add(1)
+				if err := f(w, i); err != nil {
+					t.Errorf("call %d of worker %d: %v", i, w, err)
+					return
+				}
+			}
+		})
+	}
+	return func() {
+		over.Store(true)
+		wg.Wait()
+		t.Logf("%d calls", calls.Load())
+	}
+}
+
+// rounds is how often files change under load.
+const rounds = 50
+
+func TestStateCallsDoNotNoticeThatTheirStoreIsReplaced(t *testing.T) {
+	store := func(n int) string { return componentYAML("store", "state.in-memory", fmt.Sprint("maxItems=", 10_000+n)) }
+	r := newRig(t, map[string]string{"store.yaml": store(0)}, nil)
+	stop := hammer(t, func(w, i int) error {
+		key := fmt.Sprintf("k-%d-%d", w, i%100)
+		status, answer, err := r.call("POST", "/v1.0/state/store", fmt.Sprintf(`[{"key":%q,"value":"v"}]`, key))
+		if err != nil || status != http.StatusNoContent {
+			return fmt.Errorf("set: %d %s %w", status, answer, err)
+		}
+		if status, answer, err = r.call("GET", "/v1.0/state/store/"+key, ""); err != nil || status != 200 && status != 204 {
+			return fmt.Errorf("get: %d %s %w", status, answer, err)
+		}
+		return nil
+	})
+	for n := range rounds {
+		r.write("store.yaml", store(n+1))
+		if got := r.applied(); got.Generation != n+1 || len(got.Changes.Changed) != 1 || got.Changes.Changed[0] != "Component store" {
+			t.Fatalf("round %d: %+v", n, got)
+		}
+	}
+	stop()
+}
+
+func TestABrokenFileLeavesEverythingAndSaysWhy(t *testing.T) {
+	good := componentYAML("store", "state.in-memory")
+	r := newRig(t, map[string]string{"store.yaml": good}, nil)
+	r.must("POST", "/v1.0/state/store", `[{"key":"k","value":"v"}]`, 204)
+	for name, c := range map[string]struct{ text, want string }{
+		"syntax":       {"apiVersion: dapr.io/v1alpha1\nkind: [", "store.yaml:2: is not valid YAML"},
+		"unknown type": {componentYAML("store", "state.redsi"), `store.yaml:6: Component store: spec.type: no driver for type "state.redsi"; did you mean "state.redis"?`},
+		"bad setting":  {componentYAML("store", "state.in-memory", "maxItems=many"), `store.yaml:9: Component store: spec.metadata: "maxItems"`},
+		"empty":        {"", "store.yaml: is empty, but declared something before"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r.write("store.yaml", c.text)
+			got := r.next()
+			if got.Err == nil || !strings.Contains(got.Err.Error(), c.want) {
+				t.Fatalf("the change is %s, want %q", &got, c.want)
+			}
+			if v := r.must("GET", "/v1.0/state/store/k", "", 200); v != `"v"` {
+				t.Errorf("the store answers %s", v)
+			}
+			if m := r.must("GET", "/v1.0/metadata", "", 200); !strings.Contains(m, "refused, and what was there before keeps serving: ") {
+				t.Errorf("metadata %s", m)
+			}
+			r.write("store.yaml", good)
+			if got := r.applied(); !got.Changes.None() {
+				t.Errorf("mending changed %+v", got.Changes)
+			}
+			if v := r.must("GET", "/v1.0/state/store/k", "", 200); v != `"v"` {
+				t.Errorf("after mending the store answers %s", v)
+			}
+			if m := r.must("GET", "/v1.0/metadata", "", 200); !strings.Contains(m, `"proa.reload":"in use"`) {
+				t.Errorf("metadata %s", m)
+			}
+		})
+	}
+	if text := r.log.String(); !strings.Contains(text, "what was there before keeps serving") {
+		t.Error("the log does not say that the former keeps serving")
+	}
+}
+
+func TestComponentsComeAndGo(t *testing.T) {
+	r := newRig(t, nil, nil)
+	r.must("GET", "/v1.0/state/other/k", "", 400)
+	r.write("other.yaml", componentYAML("other", "state.in-memory"))
+	if got := r.applied(); len(got.Changes.Added) != 1 {
+		t.Errorf("%+v", got)
+	}
+	r.must("POST", "/v1.0/state/other", `[{"key":"k","value":"v"}]`, 204)
+	r.remove("other.yaml")
+	r.applied()
+	if got := r.must("GET", "/v1.0/state/other/k", "", 400); !strings.Contains(got, "ERR_STATE_STORE_NOT_FOUND") {
+		t.Errorf("after removal: %s", got)
+	}
+	if got := r.log.String(); strings.Contains(got, "level=ERROR") {
+		t.Error("there are errors in the log")
+	}
+}
+
+func TestADefaultComponentGivesWayAndComesBack(t *testing.T) {
+	r := newRig(t, nil, nil)
+	r.must("POST", "/v1.0/state/statestore", `[{"key":"k","value":"engine"}]`, 204)
+	r.write("mine.yaml", componentYAML("statestore", "state.in-memory"))
+	r.applied()
+	r.must("GET", "/v1.0/state/statestore/k", "", 204)
+	r.must("POST", "/v1.0/state/statestore", `[{"key":"k","value":"memory"}]`, 204)
+	r.remove("mine.yaml")
+	r.applied()
+	if got := r.must("GET", "/v1.0/state/statestore/k", "", 200); got != `"engine"` {
+		t.Errorf("the engine has %s", got)
+	}
+}
+
+func TestTwoComponentsSwapTheirNames(t *testing.T) {
+	both := func(a, b string) string {
+		return componentYAML(a, "state.nats", "bucket=one", "keyPrefix=none") + "---\n" + componentYAML(b, "state.nats", "bucket=two", "keyPrefix=none")
+	}
+	r := newRig(t, map[string]string{"both.yaml": both("a", "b")}, nil)
+	r.must("POST", "/v1.0/state/a", `[{"key":"k","value":"one"}]`, 204)
+	r.must("POST", "/v1.0/state/b", `[{"key":"k","value":"two"}]`, 204)
+	for range 5 {
+		r.write("both.yaml", both("b", "a"))
+		r.applied()
+		if a, b := r.must("GET", "/v1.0/state/a/k", "", 200), r.must("GET", "/v1.0/state/b/k", "", 200); a != `"two"` || b != `"one"` {
+			t.Fatalf("after the swap a has %s and b %s", a, b)
+		}
+		r.write("both.yaml", both("a", "b"))
+		r.applied()
+	}
+}
