@@ -120,6 +120,8 @@ var fences = []fence{
 		"there is one place that knows how spans and metrics leave the process"},
 	{"cel.dev/cel-go/...", []string{"block/pubsub", "mesh", "policy"},
 		"expressions are for routing and access rules"},
+	{"github.com/fsnotify/fsnotify", []string{"resource"},
+		"files are watched where they are read"},
 	{"go.yaml.in/yaml/...", []string{"cmd", "resource"},
 		"configuration is read in one place, which knows lines and columns"},
 	{"github.com/spf13/...", []string{"cmd"},

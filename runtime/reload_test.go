@@ -38,7 +38,9 @@ func hammer(t *testing.T, f func(worker, i int) error) (stop func()) {
 const rounds = 50
 
 func TestStateCallsDoNotNoticeThatTheirStoreIsReplaced(t *testing.T) {
-	store := func(n int) string { return componentYAML("store", "state.in-memory", fmt.Sprint("maxItems=", 10_000+n)) }
+	store := func(n int) string {
+		return componentYAML("store", "state.in-memory", fmt.Sprint("maxItems=", 10_000+n))
+	}
 	r := newRig(t, map[string]string{"store.yaml": store(0)}, nil)
 	stop := hammer(t, func(w, i int) error {
 		key := fmt.Sprintf("k-%d-%d", w, i%100)

@@ -60,7 +60,7 @@ func newRig(t *testing.T, files map[string]string, change func(*Config)) *rig {
 	c := Config{
 		AppID: "shop", ResourcesPaths: []string{r.dir}, Engine: engine.Options{Dir: t.TempDir(), Durability: engine.Relaxed},
 		MetricsPort: -1, ReloadSettle: 20 * time.Millisecond, ReloadReconcile: time.Hour,
-		Log:      slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Log: slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	c.OnReload = func(reload Reload) { r.reloads <- reload }
 	if change != nil {

@@ -81,6 +81,7 @@ func (f *sidecarFlags) register(fs *pflag.FlagSet) {
 	fs.BoolVar(&f.metrics, "enable-metrics", true, "serve metrics on --metrics-port")
 	fs.StringVar(&f.metricsPort, "metrics-port", "9090", "port of metrics; 0 for any")
 	fs.StringVar(&c.MetricsListenAddress, "metrics-listen-address", "127.0.0.1", "address of metrics")
+	fs.DurationVar(&c.ReloadReconcile, "hot-reload-reconcile-interval", time.Minute, "how often resources are read again whether or not a change was noticed")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	fs.BoolVar(&f.logJSON, "log-as-json", false, "log in JSON")
 	fs.StringVar(&c.Mode, "mode", "standalone", "standalone")
@@ -99,7 +100,7 @@ func (f *sidecarFlags) registerIgnored(fs *pflag.FlagSet) {
 	for _, name := range []string{
 		"control-plane-address", "sentry-address", "control-plane-trust-domain", "control-plane-namespace",
 		"sentry-request-jwt-audiences", "placement-host-address", "scheduler-host-address", "scheduler-job-streams",
-		"actors-disseminate-timeout", "hot-reload-reconcile-interval", "reminders-service", "actors-service",
+		"actors-disseminate-timeout", "reminders-service", "actors-service",
 	} {
 		fs.String(name, "", "accepted for compatibility; has no effect")
 		_ = fs.MarkHidden(name)

@@ -25,11 +25,7 @@ var version = "dev"
 
 func main() {
 	tuneMemory()
-	orders := []os.Signal{os.Interrupt, syscall.SIGTERM}
-	if !signal.Ignored(syscall.SIGHUP) { // as with nohup; else the terminal is gone
-		orders = append(orders, syscall.SIGHUP)
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), orders...)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	root := rootCommand()
 	root.SetArgs(arguments(os.Args))

@@ -110,7 +110,7 @@ func launch(ctx context.Context, cmd *cobra.Command, o launchOptions) error {
 		return err
 	}
 	id := o.flags.cfg.AppID
-	err = rt.Run(ctx)
+	err = serve(ctx, rt)
 	var exit exitError
 	switch {
 	case errors.As(err, &exit):

@@ -46,7 +46,7 @@ The embedded engine is strict here (an acknowledged write is on the disk) unless
 			if err != nil {
 				return err
 			}
-			return rt.Run(cmd.Context())
+			return serve(cmd.Context(), rt)
 		},
 	}
 	f.register(cmd.Flags())
