@@ -10,6 +10,9 @@
 //     application serves;
 //   - gen/dapr/proto/common/v1 has the messages that they share.
 //
+// Those below proa are what the Dapr API has no words for: proa.v1, one small
+// service per building block, one file each. The code is in gen/proa/v1.
+//
 // After a change to a .proto file run gen.sh. Run check.sh to see whether the
 // files follow the rules in buf.yaml, are compatible with the last release
 // (baseline.binpb) and agree with the generated code. The facts of the wire

@@ -6,20 +6,25 @@ import (
 	"github.com/proa-io/proa/dialect/dapr"
 	"github.com/proa-io/proa/dialect/dapr/grpcapi"
 	"github.com/proa-io/proa/dialect/dapr/httpapi"
+	"github.com/proa-io/proa/dialect/proa"
 	"github.com/proa-io/proa/resource"
 )
 
-// buildAPIs makes the two forms of the API.
+// buildAPIs makes the two forms of the Dapr API, and proa.v1 beside them.
 func (rt *Runtime) buildAPIs() {
 	token := dapr.NewToken(rt.cfg.APIToken.Reveal())
+	rules := rt.table.Load().set.Configuration.Spec.API
+	rt.proa = proa.New(proa.Options{
+		Blocks: rt, MaxBody: rt.cfg.MaxBodySize, AllowsHTTP: apiRule(rules, "http"), AllowsGRPC: apiRule(rules, "grpc"),
+	})
 	h := httpapi.Options{
 		AppID: rt.cfg.AppID, Blocks: rt, Invoker: rt.invoker, Tracing: rt.tracing, Token: token,
 		AllowedOrigins: rt.cfg.AllowedOrigins, MaxBody: rt.cfg.MaxBodySize,
-		Allows: apiRule(rt.table.Load().set.Configuration.Spec.API, "http"),
+		Allows: apiRule(rules, "http"), Beside: rt.proa,
 	}
 	g := grpcapi.Options{
 		AppID: rt.cfg.AppID, Blocks: rt, Invoker: rt.invoker, Tracing: rt.tracing, Token: token,
-		MaxMessage: int(rt.cfg.MaxBodySize), Allows: apiRule(rt.table.Load().set.Configuration.Spec.API, "grpc"),
+		MaxMessage: int(rt.cfg.MaxBodySize), Allows: apiRule(rules, "grpc"), Beside: rt.proa.Register,
 	}
 	if rt.app != nil {
 		h.ConfigurationApp = rt.app.channel

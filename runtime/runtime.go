@@ -18,6 +18,7 @@ import (
 	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/dialect/dapr/grpcapi"
 	"github.com/proa-io/proa/dialect/dapr/httpapi"
+	"github.com/proa-io/proa/dialect/proa"
 	"github.com/proa-io/proa/driver/all"
 	"github.com/proa-io/proa/engine"
 	"github.com/proa-io/proa/mesh/discovery"
@@ -45,6 +46,7 @@ type Runtime struct {
 	app        *application // nil without an application to call
 	http       *httpapi.API
 	grpc       *grpcapi.API
+	proa       *proa.API
 	listeners  *listeners
 	reloader   *reloader
 	reloaded   atomic.Pointer[Reload] // the last one; nil before
@@ -278,6 +280,7 @@ func (rt *Runtime) stages() [][]service {
 	top := []service{{"streams", func(ctx context.Context) error {
 		<-ctx.Done()
 		rt.grpc.Stop() // they would never end by themselves
+		rt.proa.Stop()
 		return nil
 	}}}
 	for _, r := range rt.names.registrars {

@@ -64,7 +64,7 @@ func TestSettingsThatCannotBeKeptStopTheComponent(t *testing.T) {
 }
 
 func TestCapabilitiesComeFromTheDriversType(t *testing.T) {
-	want := []string{"ETAG", "TTL", "TRANSACTIONAL", "BULK_GET", "BULK_SET", "BULK_DELETE", "LIST", "QUERY_API"}
+	want := []string{"ETAG", "TTL", "TRANSACTIONAL", "BULK_GET", "BULK_SET", "BULK_DELETE", "LIST", "QUERY_API", "WATCH"}
 	if got := memorySpec(t).Capabilities; !slices.Equal(got, want) {
 		t.Errorf("capabilities %v, want %v", got, want)
 	}

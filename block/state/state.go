@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/proa-io/proa/component"
@@ -42,6 +43,8 @@ const (
 	ReasonBadOperation fault.Reason = "state.bad_operation"
 	// ReasonConditionFailed: a check of a transaction does not hold.
 	ReasonConditionFailed fault.Reason = "state.condition_failed"
+	// ReasonBadPage: a page of a negative size, or a token that no page had.
+	ReasonBadPage fault.Reason = "state.bad_page"
 	// ReasonListNotSupported: the driver cannot enumerate keys.
 	ReasonListNotSupported fault.Reason = "state.list_not_supported"
 	// ReasonQueryNotSupported: the driver, or its server, cannot query.
@@ -70,8 +73,10 @@ type Store struct {
 	prefix string
 	ttl    time.Duration // of items that do not say
 
-	get, set, del, list, query, transact *policy.Operation
-	bulkGet, bulkSet, bulkDel            *policy.Operation
+	get, set, del, list, query, watch, transact *policy.Operation
+	bulkGet, bulkSet, bulkDel                   *policy.Operation
+
+	watches atomic.Int64 // under way
 }
 
 // Options say for whom a Store works and how.
@@ -98,6 +103,7 @@ func New(h *component.Handle[Driver], o Options) *Store {
 		del:      bind("delete"),
 		list:     bind("list"),
 		query:    bind("query"),
+		watch:    bind("watch"),
 		transact: bind("transact"),
 		bulkGet:  bind("bulk_get"),
 		bulkSet:  bind("bulk_set"),
@@ -239,43 +245,6 @@ func (s *Store) Delete(ctx context.Context, r DeleteRequest) error {
 		return d.Delete(ctx, key, opt)
 	})
 	return s.explain(err, "delete", r.Key)
-}
-
-// ListRequest asks for keys.
-type ListRequest struct {
-	Prefix string // of the keys wanted; "" for all
-	After  string // only keys that sort after this one; "" for the first page
-	Limit  int    // at most so many; 1,000 when not positive, never more than 10,000
-}
-
-// List returns keys in byte order.
-func (s *Store) List(ctx context.Context, r ListRequest) ([]string, error) {
-	if r.Limit <= 0 {
-		r.Limit = 1000
-	}
-	r.Limit = min(r.Limit, 10_000)
-	after := ""
-	if r.After != "" {
-		after = s.prefix + r.After
-	}
-	keys, err := policy.Do(ctx, s.list, policy.Call{Key: r.Prefix, Idempotent: true}, func(ctx context.Context) ([]string, error) {
-		d, err := s.handle.Get(ctx)
-		if err != nil {
-			return nil, err
-		}
-		l, ok := d.(Lister)
-		if !ok {
-			return nil, fault.New(fault.Unimplemented, "this kind of store cannot list its keys").WithReason(ReasonListNotSupported)
-		}
-		return l.List(ctx, s.prefix+r.Prefix, after, r.Limit)
-	})
-	if err != nil {
-		return nil, s.explain(err, "list", "")
-	}
-	for i, k := range keys {
-		keys[i] = k[len(s.prefix):]
-	}
-	return keys, nil
 }
 
 // explain adds to an error which store and key it is about. It returns nil for

@@ -62,8 +62,8 @@ func TestKeyPrefixesAreThoseOfTheReference(t *testing.T) {
 		if err != nil || len(keys) != 1 || keys[0] != tc.want {
 			t.Errorf("keyPrefix %q, app %q in %q: stored at %q (%v), want %q", tc.strategy, tc.appID, tc.namespace, keys, err, tc.want)
 		}
-		if got, err := s.List(t.Context(), state.ListRequest{}); err != nil || len(got) != 1 || got[0] != "k" {
-			t.Errorf("keyPrefix %q: List = %q, %v; want the caller's key", tc.strategy, got, err)
+		if got, err := s.List(t.Context(), state.ListRequest{}); err != nil || len(got.Items) != 1 || got.Items[0].Key != "k" {
+			t.Errorf("keyPrefix %q: List = %q, %v; want the caller's key", tc.strategy, got.Items, err)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package memory
 
 import (
 	"context"
+	"crypto/rand"
 	"hash/maphash"
 	"slices"
 	"strconv"
@@ -52,6 +53,7 @@ type State struct {
 	items  atomic.Int64
 	bytes  atomic.Int64
 	closed atomic.Bool
+	log    changes
 	shards [numShards]shard
 }
 
@@ -59,6 +61,7 @@ type shard struct {
 	mu    sync.RWMutex // guards what follows
 	items map[string]*entry
 	dying expiryHeap // the items that expire, the next one first
+	log   *changes
 
 	_ [64]byte // keeps the locks of two shards out of one cache line
 }
@@ -82,8 +85,9 @@ func OpenState(_ context.Context, cfg StateConfig, _ component.Env) (*State, err
 	// Etags of an earlier process, which callers may still hold, must not
 	// come again.
 	s.seq.Store(uint64(time.Now().UnixNano()))
+	s.log.epoch = rand.Text()
 	for i := range s.shards {
-		s.shards[i].items = map[string]*entry{}
+		s.shards[i].items, s.shards[i].log = map[string]*entry{}, &s.log
 	}
 	return s, nil
 }
@@ -283,9 +287,10 @@ func (s *State) List(ctx context.Context, prefix, after string, limit int) ([]st
 	return keys[:min(limit, len(keys))], nil
 }
 
-// Close drops all items.
+// Close drops all items and ends all watches.
 func (s *State) Close() error {
 	s.closed.Store(true)
+	s.log.close()
 	for i := range s.shards {
 		sh := &s.shards[i]
 		sh.mu.Lock()
@@ -385,6 +390,7 @@ func (sh *shard) put(e *entry) {
 	if !e.expires.IsZero() {
 		sh.dying.add(e)
 	}
+	sh.log.add(e.key)
 }
 
 // remove takes an item out and returns what the store has lost.
@@ -395,6 +401,7 @@ func (sh *shard) remove(key string) (items, bytes int64) {
 	}
 	delete(sh.items, key)
 	sh.dying.remove(e)
+	sh.log.add(key)
 	return 1, e.size()
 }
 

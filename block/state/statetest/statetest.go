@@ -7,6 +7,7 @@ package statetest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -37,7 +38,7 @@ func Run(t *testing.T, open Open) {
 func RunInVirtualTime(t *testing.T, open Open) { run(t, open, synctest.Test) }
 
 func run(t *testing.T, open Open, within func(*testing.T, func(*testing.T))) {
-	for _, p := range slices.Concat(values(), etags(), ttls(), bulks(), transactions(), lists(), queries(), lives()) {
+	for _, p := range slices.Concat(values(), etags(), ttls(), bulks(), transactions(), lists(), queries(), watches(), lives()) {
 		t.Run(p.name, func(t *testing.T) {
 			within(t, func(t *testing.T) {
 				d := open(t)
@@ -197,6 +198,9 @@ func calls(d state.Driver) []call {
 	return append(all, optionalCalls(d)...)
 }
 
+// errSeen ends a watch that stands.
+var errSeen = errors.New("seen")
+
 func optionalCalls(d state.Driver) (all []call) {
 	if _, ok := d.(state.BulkGetter); ok {
 		all = append(all, call{"BulkGet", func(ctx context.Context, d state.Driver) error {
@@ -216,6 +220,15 @@ func optionalCalls(d state.Driver) (all []call) {
 	if _, ok := d.(state.Transactor); ok {
 		all = append(all, call{"Transact", func(ctx context.Context, d state.Driver) error {
 			return d.(state.Transactor).Transact(ctx, []state.Op{{Key: "k"}, {Key: "l"}}, state.TransactOptions{})
+		}})
+	}
+	if _, ok := d.(state.Watcher); ok {
+		all = append(all, call{"Watch", func(ctx context.Context, d state.Driver) error {
+			err := d.(state.Watcher).Watch(ctx, "app||", state.WatchOptions{}, func(state.Change) error { return errSeen })
+			if errors.Is(err, errSeen) {
+				return nil
+			}
+			return err
 		}})
 	}
 	if _, ok := d.(state.Querier); ok {

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
@@ -60,6 +61,9 @@ type Options struct {
 	// Allows reports whether a group of the API ("state", "v1") is served; nil
 	// serves all. It is asked once, by New.
 	Allows func(group, version string) bool
+	// Beside, when not nil, registers the services of another API, which are
+	// served behind the same gates. It is called once, by New.
+	Beside func(grpc.ServiceRegistrar)
 	// Observe, when not nil, is told of each call after it was answered. It
 	// must not block.
 	Observe func(Call)
@@ -111,6 +115,9 @@ func New(o Options) *API {
 	a.server = rpc.NewServer(ro)
 	a.server.RegisterService(served(&rtv1.Dapr_ServiceDesc, allows), &service{API: a})
 	a.server.RegisterService(workflowWorkers(), nil)
+	if o.Beside != nil {
+		o.Beside(a.server)
+	}
 	healthpb.RegisterHealthServer(a.server, &health{API: a})
 	reflection.Register(a.server)
 	return a

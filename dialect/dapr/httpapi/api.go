@@ -9,6 +9,7 @@
 package httpapi
 
 import (
+	"context"
 	"sync"
 	"time"
 
@@ -48,9 +49,24 @@ type Options struct {
 	// serves all. A group that is not served is as if it did not exist. It is
 	// asked once, by New.
 	Allows func(group, version string) bool
+	// Beside is another API on the same port; nil for none.
+	Beside Beside
 	// Observe, when not nil, is told of each request after it was answered. It
 	// must not block.
 	Observe func(Call)
+}
+
+// Beside is an API that is served on the port of this one, behind the same
+// gates: origins, token, baggage, trace and Observe. A request that names an
+// application beside its path is for that all the same. It is safe for
+// concurrent use.
+type Beside interface {
+	// Serves reports whether a path is one of this API.
+	Serves(path string) bool
+	// Handle answers a request. ctx is its context and path its path, cleaned.
+	// It returns what to call the request in Call.Route, and the status of the
+	// answer; 0 when there was none.
+	Handle(ctx context.Context, ex proxy.Exchange, path string) (route string, status int)
 }
 
 // Call is a request as Options.Observe sees it.
@@ -111,6 +127,9 @@ func (a *API) handle(ex proxy.Exchange, public bool) {
 	method, path, agent := c.req.Method, c.req.Path(), c.req.Header.Get("user-agent")
 	defer func() {
 		info := c.route.info()
+		if c.beside != "" {
+			info.name = c.beside
+		}
 		a.opts.Observe(Call{
 			Route: info.name, Method: method, Path: path, UserAgent: agent,
 			Status: c.status, Duration: time.Since(start), Health: info.health,

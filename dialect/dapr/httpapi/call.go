@@ -24,7 +24,8 @@ type call struct {
 	path   string // cleaned, still escaped, without the query
 	params params
 	fields fields
-	status int // of the answer; 0 before
+	status int    // of the answer; 0 before
+	beside string // what another API calls the request
 
 	header  proxy.Header       // of the answer
 	body    []byte             // of the request

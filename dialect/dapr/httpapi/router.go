@@ -50,6 +50,8 @@ const (
 	routeConversation
 	routeConversationAlpha2
 	numRoutes
+	// routeBeside is none of this API: another one on the same port has it.
+	routeBeside
 )
 
 // routeInfo is what is known of a route beforehand.
@@ -139,6 +141,8 @@ func (r routeID) moreInfo() routeInfo {
 		return routeInfo{name: "Conversation", group: "conversation", version: "v1alpha1"}
 	case routeConversationAlpha2:
 		return routeInfo{name: "Conversation", group: "conversation", version: "v1alpha2"}
+	case routeBeside:
+		return routeInfo{name: "Beside"}
 	}
 	return routeInfo{name: "InvokeService", group: "invoke", version: "v1"}
 }
@@ -171,6 +175,9 @@ func (a *API) find(r *proxy.Request, p *params) (routeID, string) {
 	}
 	if !a.served[route] {
 		route = routeInvoke
+	}
+	if b := a.opts.Beside; b != nil && route == routeInvoke && b.Serves(cleaned) {
+		route = routeBeside
 	}
 	return route, cleaned
 }

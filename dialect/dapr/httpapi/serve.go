@@ -9,11 +9,15 @@ import (
 
 // serve answers the request as its route says.
 func (c *call) serve() {
-	if (c.req.Method == "HEAD" || c.route == routePublish && c.params[1] == "") && c.addressed() {
+	if (c.req.Method == "HEAD" || c.route == routeBeside || c.route == routePublish && c.params[1] == "") && c.addressed() {
 		c.route = routeInvoke // what would be no route in Dapr
 	}
-	if c.route == routeInvoke {
+	switch c.route {
+	case routeInvoke:
 		c.invoke()
+		return
+	case routeBeside:
+		c.beside, c.status = c.api.opts.Beside.Handle(c.context(), c.ex, c.path)
 		return
 	}
 	if !c.unescapeParams() {

@@ -1,0 +1,134 @@
+package proa
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/proa-io/proa/block/state"
+	"github.com/proa-io/proa/component"
+	"github.com/proa-io/proa/driver/memory"
+	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/mesh/http1"
+	"github.com/proa-io/proa/mesh/http2"
+	"github.com/proa-io/proa/mesh/proxy"
+	"github.com/proa-io/proa/mesh/rpc"
+	"github.com/proa-io/proa/policy"
+)
+
+// world is what the API of a test reaches: components in memory.
+type world struct {
+	states map[string]*state.Store
+}
+
+func (w *world) State(name string) (*state.Store, error) {
+	if s, ok := w.states[name]; ok {
+		return s, nil
+	}
+	return nil, fault.New(fault.NotFound, "there is no state component %q", name).WithReason("dapr.not_found")
+}
+
+// plain hides the optional interfaces of a driver.
+type plain struct{ state.Driver }
+
+func newWorld(t *testing.T) *world {
+	d, err := memory.OpenState(t.Context(), memory.StateConfig{MaxItems: 1000, MaxBytes: 1 << 24}, component.Env{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.Close() })
+	store := func(name string, d state.Driver, appID string) *state.Store {
+		return state.New(component.Opened(name, d), state.Options{AppID: appID, Chains: policy.None{}})
+	}
+	return &world{states: map[string]*state.Store{
+		"store": store("store", d, "shop"), "neighbour": store("neighbour", d, "bank"), "plain": store("plain", plain{d}, "shop"),
+	}}
+}
+
+// serve serves an API over HTTP and gRPC on one port until the test ends.
+func serve(t *testing.T, a *API) (addr string) {
+	t.Helper()
+	server := rpc.NewServer(rpc.Options{})
+	a.Register(server)
+	handle := func(ex proxy.Exchange) {
+		r := ex.Request()
+		if rpc.IsGRPC(r.Header) {
+			server.Handle(ex)
+			return
+		}
+		a.Handle(ex.Context(), ex, r.Path())
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h2 := &http2.Server{Handler: handle}
+	h1 := &http1.Server{Handler: handle, HandOver: func(c net.Conn, read []byte) { h2.ServeConn(c, read) }}
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = h1.Serve(l) }) // ends with Close
+	t.Cleanup(func() {
+		_ = h1.Close()
+		h2.Close()
+		serving.Wait()
+	})
+	return l.Addr().String()
+}
+
+func dial(t *testing.T, addr string) *grpc.ClientConn {
+	t.Helper()
+	c, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// post sends JSON and returns the status, the header and the body.
+func post(t *testing.T, url, body string) (int, http.Header, string) {
+	t.Helper()
+	res := open(t, t.Context(), url, body)
+	text, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res.StatusCode, res.Header, string(text)
+}
+
+func open(t *testing.T, ctx context.Context, url, body string) *http.Response {
+	t.Helper()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = res.Body.Close() })
+	return res
+}
+
+// lines reads a stream of JSON lines.
+type lines struct {
+	t *testing.T
+	r *bufio.Reader
+}
+
+func (l lines) next() string {
+	l.t.Helper()
+	line, err := l.r.ReadString('\n')
+	if err != nil {
+		l.t.Fatalf("the stream ended with %q, %v", line, err)
+	}
+	return strings.TrimSuffix(line, "\n")
+}
