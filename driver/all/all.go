@@ -16,6 +16,7 @@ import (
 	"github.com/proa-io/proa/driver/memcached"
 	"github.com/proa-io/proa/driver/memory"
 	"github.com/proa-io/proa/driver/nats"
+	"github.com/proa-io/proa/driver/postgres"
 	"github.com/proa-io/proa/driver/redis"
 	"github.com/proa-io/proa/engine"
 )
@@ -40,6 +41,7 @@ func Specs(d Deps) []component.Spec {
 		memcached.Specs(),
 		memory.Specs(),
 		nats.Specs(d.Engine),
+		postgres.Specs(),
 		redis.Specs(),
 	)
 }

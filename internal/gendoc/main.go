@@ -87,10 +87,18 @@ func render(specs []component.Spec) (map[string][]byte, error) {
 			return nil, fmt.Errorf("%s: %w", s.Type(), err)
 		}
 		pages[name] = []byte(text)
-		fmt.Fprintf(index, "| [%s](%s) | %s | %s |\n", s.Type(), name, orNone(strings.Join(s.Capabilities, ", ")), s.Summary)
+		fmt.Fprintf(index, "| [%s](%s) | %s | %s |\n", label(s), name, orNone(strings.Join(s.Capabilities, ", ")), s.Summary)
 	}
 	pages["README.md"] = []byte(index.String())
 	return pages, nil
+}
+
+// label returns what the index calls a component.
+func label(s component.Spec) string {
+	if v := s.VersionOrDefault(); v != "v1" {
+		return s.Type() + " " + v
+	}
+	return s.Type()
 }
 
 // PageName returns the file name of a component's page.

@@ -154,11 +154,17 @@ func (p *Process) Version() string {
 	return p.version
 }
 
-// Kill ends the server with SIGKILL and waits until it is gone. Nothing is
-// flushed; open connections are reset or closed by the kernel.
+// Kill ends the server with SIGKILL and waits until it is gone, with the
+// processes it has started. Nothing is flushed; open connections are reset or
+// closed by the kernel.
 func (p *Process) Kill() {
+	var left []int
+	if p.Running() {
+		left = children(p.Pid())
+	}
 	p.signal(syscall.SIGKILL)
 	<-p.done()
+	endAll(left)
 }
 
 // Stop asks the server to end with SIGTERM and waits until it is gone. One that

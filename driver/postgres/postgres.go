@@ -1,0 +1,30 @@
+// Package postgres keeps the promises of the building blocks on PostgreSQL and
+// on databases that speak its protocol: CockroachDB, YugabyteDB.
+package postgres
+
+import (
+	"github.com/proa-io/proa/block/state"
+	"github.com/proa-io/proa/component"
+)
+
+// Specs lists what this package offers to the building blocks.
+func Specs() []component.Spec {
+	return []component.Spec{
+		state.Spec(component.Description{
+			Name: "postgresql", Aliases: []string{"postgres"},
+			Summary: "Keeps items in a table of PostgreSQL, JSON in a column of type jsonb, in the format that version 1 of Dapr's component reads and writes.",
+		}, stateV1Defaults(), OpenStateV1),
+		state.Spec(component.Description{
+			Name: "postgresql", Aliases: []string{"postgres"}, Version: "v2",
+			Summary: "Keeps items in a table of PostgreSQL, byte for byte, in the format that version 2 of Dapr's component reads and writes.",
+		}, stateV2Defaults(), OpenStateV2),
+		state.Spec(component.Description{
+			Name:    "cockroachdb",
+			Summary: "Keeps items in a table of CockroachDB, in the format that Dapr's component of the same name reads and writes. Tested on PostgreSQL only.",
+		}, stateV1Defaults(), OpenCockroachDB),
+		state.Spec(component.Description{
+			Name: "yugabytedb", Aliases: []string{"yugabyte"},
+			Summary: "Keeps items in a table of YugabyteDB, in the format of state.postgresql in version 2. Tested on PostgreSQL only.",
+		}, stateV2Defaults(), OpenYugabyteDB),
+	}
+}
