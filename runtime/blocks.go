@@ -7,6 +7,7 @@ import (
 
 	"github.com/proa-io/proa/block/binding"
 	"github.com/proa-io/proa/block/config"
+	"github.com/proa-io/proa/block/conversation"
 	"github.com/proa-io/proa/block/crypto"
 	"github.com/proa-io/proa/block/lock"
 	"github.com/proa-io/proa/block/pubsub"
@@ -50,6 +51,11 @@ func (rt *Runtime) Binding(name string) (*binding.Binding, error) {
 // Crypto returns the named provider of keys.
 func (rt *Runtime) Crypto(name string) (*crypto.Provider, error) {
 	return dapr.Lookup(crypto.Block, rt.table.Load().cryptos, name)
+}
+
+// Conversation returns the named language model.
+func (rt *Runtime) Conversation(name string) (*conversation.Model, error) {
+	return dapr.Lookup(conversation.Block, rt.table.Load().models, name)
 }
 
 // SetMetadata keeps an entry that the application says of itself.

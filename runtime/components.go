@@ -14,6 +14,7 @@ import (
 
 	"github.com/proa-io/proa/block/binding"
 	"github.com/proa-io/proa/block/config"
+	"github.com/proa-io/proa/block/conversation"
 	"github.com/proa-io/proa/block/crypto"
 	"github.com/proa-io/proa/block/lock"
 	"github.com/proa-io/proa/block/pubsub"
@@ -244,6 +245,14 @@ func (b *builder) block(u *unit, c *resource.Component) error {
 			Chains: u.chains, Config: cfg, Capabilities: u.spec.Capabilities, Grace: b.cfg.deliveryGrace(), Log: b.log(c),
 		})
 		u.put = func(out *components) { out.bindings[u.name] = s }
+	case conversation.Block:
+		h := handle[conversation.Driver](b, u, c)
+		cfg, err := blockConfig[conversation.Config](b, c, u.spec)
+		if err != nil {
+			return err
+		}
+		m := conversation.New(h, conversation.Options{Chains: u.chains, Config: cfg})
+		u.put = func(out *components) { out.models[u.name] = m }
 	case crypto.Block:
 		p := crypto.New(handle[crypto.Driver](b, u, c), crypto.Options{Chains: u.chains})
 		u.put = func(out *components) { out.cryptos[u.name] = p }

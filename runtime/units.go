@@ -8,6 +8,7 @@ import (
 
 	"github.com/proa-io/proa/block/binding"
 	"github.com/proa-io/proa/block/config"
+	"github.com/proa-io/proa/block/conversation"
 	"github.com/proa-io/proa/block/crypto"
 	"github.com/proa-io/proa/block/lock"
 	"github.com/proa-io/proa/block/pubsub"
@@ -36,6 +37,7 @@ type components struct {
 	configs  map[string]*config.Store
 	bindings map[string]*binding.Binding
 	cryptos  map[string]*crypto.Provider
+	models   map[string]*conversation.Model
 
 	units []*unit // in the order they were declared
 
@@ -48,8 +50,8 @@ func newComponents(set *resource.Set) *components {
 		set:    set,
 		states: map[string]*state.Store{}, brokers: map[string]*pubsub.Broker{}, secrets: map[string]*secret.Store{},
 		locks: map[string]*lock.Store{}, configs: map[string]*config.Store{}, bindings: map[string]*binding.Binding{},
-		cryptos: map[string]*crypto.Provider{},
-		unset:   make(chan struct{}),
+		cryptos: map[string]*crypto.Provider{}, models: map[string]*conversation.Model{},
+		unset: make(chan struct{}),
 	}
 	c.pins.Store(1)
 	return c

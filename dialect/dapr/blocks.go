@@ -16,6 +16,7 @@ import (
 
 	"github.com/proa-io/proa/block/binding"
 	"github.com/proa-io/proa/block/config"
+	"github.com/proa-io/proa/block/conversation"
 	"github.com/proa-io/proa/block/crypto"
 	"github.com/proa-io/proa/block/lock"
 	"github.com/proa-io/proa/block/pubsub"
@@ -40,6 +41,7 @@ type Blocks interface {
 	Config(name string) (*config.Store, error)
 	Binding(name string) (*binding.Binding, error)
 	Crypto(name string) (*crypto.Provider, error)
+	Conversation(name string) (*conversation.Model, error)
 
 	// Metadata returns what the process says of itself.
 	Metadata() Metadata

@@ -11,6 +11,7 @@ import (
 
 	"github.com/proa-io/proa/block/binding"
 	"github.com/proa-io/proa/block/config"
+	"github.com/proa-io/proa/block/conversation"
 	"github.com/proa-io/proa/block/crypto"
 	"github.com/proa-io/proa/block/invoke"
 	"github.com/proa-io/proa/block/lock"
@@ -45,6 +46,7 @@ const (
 	Invoke    // another application
 	CryptoKey // the public half of one
 	Crypto    // encrypt, decrypt, wrap, unwrap, sign, verify
+	Converse  // with a language model
 	numOperations
 )
 
@@ -185,6 +187,8 @@ func operationError(op Operation, s Subject, status int, code codes.Code, why st
 		return flat(status, code, "ERR_CRYPTO_KEY", "failed to retrieve key %s: %s", s.Key, why)
 	case Crypto:
 		return flat(status, code, "ERR_CRYPTO", "failed to perform operation: %s", why)
+	case Converse:
+		return flat(status, code, "ERR_CONVERSATION_INVOKE", "failed conversing with component %s: %s", s.Component, why)
 	case Invoke:
 		return flat(status, code, "ERR_DIRECT_INVOKE", "failed to invoke, id: %s, err: %s", s.Key, why)
 	}
@@ -219,6 +223,15 @@ func describeReason(op Operation, s Subject, err error) *Error {
 	case Crypto:
 		if reason == crypto.ReasonOptions {
 			return BadRequest(errors.New(detail(err)))
+		}
+	case Converse:
+		switch reason {
+		case conversation.ReasonNoInput:
+			return flat(http.StatusBadRequest, codes.InvalidArgument, "ERR_CONVERSATION_MISSING_INPUTS",
+				"failed conversing with component %s: missing inputs in request", s.Component)
+		case conversation.ReasonParameters:
+			return flat(http.StatusBadRequest, codes.InvalidArgument, "ERR_CONVERSATION_INVALID_PARMS",
+				"failed conversing with component %s: %s", s.Component, detail(err))
 		}
 	case Invoke:
 		if reason == invoke.ReasonNoTarget {
@@ -377,6 +390,9 @@ func describeLookup(op Operation, s Subject, l *LookupError) *Error {
 			return flat(http.StatusInternalServerError, codes.FailedPrecondition, "ERR_LOCK_STORE_NOT_CONFIGURED", "lock store is not configured")
 		}
 		return flat(http.StatusBadRequest, codes.InvalidArgument, "ERR_LOCK_STORE_NOT_FOUND", "lock store %s not found%s", l.Name, l.hint())
+	case Converse:
+		return flat(http.StatusBadRequest, codes.InvalidArgument, "ERR_CONVERSATION_NOT_FOUND",
+			"failed finding conversation component %s%s", l.Name, l.hint())
 	case CryptoKey, Crypto:
 		switch {
 		case none:

@@ -7,6 +7,7 @@ import (
 
 	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/driver/cron"
+	"github.com/proa-io/proa/driver/echo"
 	"github.com/proa-io/proa/driver/env"
 	"github.com/proa-io/proa/driver/etcd"
 	"github.com/proa-io/proa/driver/file"
@@ -16,6 +17,7 @@ import (
 	"github.com/proa-io/proa/driver/memcached"
 	"github.com/proa-io/proa/driver/memory"
 	"github.com/proa-io/proa/driver/nats"
+	"github.com/proa-io/proa/driver/openai"
 	"github.com/proa-io/proa/driver/postgres"
 	"github.com/proa-io/proa/driver/redis"
 	"github.com/proa-io/proa/engine"
@@ -32,6 +34,7 @@ type Deps struct {
 func Specs(d Deps) []component.Spec {
 	return slices.Concat(
 		cron.Specs(),
+		echo.Specs(),
 		env.Specs(),
 		etcd.Specs(),
 		file.Specs(),
@@ -41,6 +44,7 @@ func Specs(d Deps) []component.Spec {
 		memcached.Specs(),
 		memory.Specs(),
 		nats.Specs(d.Engine),
+		openai.Specs(),
 		postgres.Specs(),
 		redis.Specs(),
 	)

@@ -56,8 +56,8 @@ var groups = [...]group{
 	{"jobs", "v1", "job", []string{"ScheduleJob", "GetJob", "DeleteJob", "DeleteJobsByPrefix", "ListJobs"}},
 	{"jobs", "v1alpha1", "job", []string{
 		"ScheduleJobAlpha1", "GetJobAlpha1", "DeleteJobAlpha1", "DeleteJobsByPrefixAlpha1", "ListJobsAlpha1"}},
-	{"conversation", "v1alpha1", "conversation", []string{"ConverseAlpha1"}},
-	{"conversation", "v1alpha2", "conversation", []string{"ConverseAlpha2"}},
+	{"conversation", "v1alpha1", "", []string{"ConverseAlpha1"}},
+	{"conversation", "v1alpha2", "", []string{"ConverseAlpha2"}},
 }
 
 // errNotServed tells of a method that the configuration forbids.

@@ -117,9 +117,10 @@ func (c *call) value(v any, nothing bool) {
 	c.json(200, bytes.TrimSuffix(out.Bytes(), []byte("\n")))
 }
 
-// proto answers with a message as JSON, with all its fields.
-func (c *call) proto(m proto.Message) {
-	out, err := protojson.MarshalOptions{EmitUnpopulated: true}.Marshal(m)
+// proto answers with a message as JSON; with whole, those of its fields that
+// are not set too.
+func (c *call) proto(m proto.Message, whole bool) {
+	out, err := protojson.MarshalOptions{EmitUnpopulated: whole}.Marshal(m)
 	if err != nil {
 		c.fail(&dapr.Error{HTTPStatus: 500, Tag: "ERR_INTERNAL", Message: "failed to encode response as JSON"})
 		return

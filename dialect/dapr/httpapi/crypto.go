@@ -121,5 +121,5 @@ func subtle[I, O proto.Message](c *call, op dapr.Operation, p *crypto.Provider, 
 		c.failed(op, about, err)
 		return
 	}
-	c.proto(out)
+	c.proto(out, true)
 }

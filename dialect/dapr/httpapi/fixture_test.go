@@ -17,6 +17,7 @@ import (
 
 	"github.com/proa-io/proa/block/binding"
 	"github.com/proa-io/proa/block/config"
+	"github.com/proa-io/proa/block/conversation"
 	"github.com/proa-io/proa/block/crypto"
 	"github.com/proa-io/proa/block/invoke"
 	"github.com/proa-io/proa/block/lock"
@@ -25,6 +26,7 @@ import (
 	"github.com/proa-io/proa/block/state"
 	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/dialect/dapr"
+	"github.com/proa-io/proa/driver/echo"
 	"github.com/proa-io/proa/driver/localstorage"
 	"github.com/proa-io/proa/driver/memory"
 	"github.com/proa-io/proa/fault"
@@ -44,6 +46,7 @@ type world struct {
 	configs  map[string]*config.Store
 	bindings map[string]*binding.Binding
 	cryptos  map[string]*crypto.Provider
+	models   map[string]*conversation.Model
 
 	rawState map[string]state.Driver // beneath states
 	topics   *fakeBroker
@@ -80,6 +83,10 @@ func (w *world) Binding(name string) (*binding.Binding, error) {
 
 func (w *world) Crypto(name string) (*crypto.Provider, error) {
 	return dapr.Lookup(crypto.Block, w.cryptos, name)
+}
+
+func (w *world) Conversation(name string) (*conversation.Model, error) {
+	return dapr.Lookup(conversation.Block, w.models, name)
 }
 
 func (w *world) Metadata() dapr.Metadata {
@@ -149,10 +156,21 @@ func newWorld(t testing.TB) *world {
 	w.locks = map[string]*lock.Store{"lockstore": lock.New(component.Opened[lock.Driver]("lockstore", locks),
 		lock.Options{Chains: policy.None{}, AppID: "shop"})}
 	w.configs = map[string]*config.Store{"configstore": newConfig(t)}
+	w.models = map[string]*conversation.Model{"llm": newModel(t)}
 	w.cryptos = map[string]*crypto.Provider{"keys": newKeys(t)}
 	w.bindings = map[string]*binding.Binding{"echo": binding.New(component.Opened[binding.Driver]("echo", fakeBinding{}),
 		binding.Options{Chains: policy.None{}, Capabilities: []string{binding.CapabilityOutput}})}
 	return w
+}
+
+// newModel returns a model that echoes.
+func newModel(tb testing.TB) *conversation.Model {
+	tb.Helper()
+	d, err := echo.Open(tb.Context(), echo.Config{Model: "parrot"}, component.Env{})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return conversation.New(component.Opened[conversation.Driver]("llm", d), conversation.Options{Chains: policy.None{}})
 }
 
 // newKeys returns a provider with a symmetric key of 32 bytes, "oct", and one on

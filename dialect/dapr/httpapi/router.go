@@ -166,6 +166,7 @@ func (a *API) find(r *proxy.Request, p *params) (routeID, string) {
 		route = matchAlpha1(method, rest, p)
 	case "v1.0-alpha2":
 		if group, rest := segment(rest); group == "conversation" && method == "POST" && endsIn(rest, "converse") {
+			p[0], _ = segment(rest)
 			route = routeConversationAlpha2
 		}
 	case "v1.0-beta1":
@@ -302,6 +303,7 @@ func matchAlpha1(method, p string, out *params) routeID {
 		}
 	case "conversation":
 		if method == "POST" && more == "/converse" {
+			out[0] = name
 			return routeConversation
 		}
 	}

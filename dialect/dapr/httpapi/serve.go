@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	rtv1 "github.com/proa-io/proa/api/gen/dapr/proto/runtime/v1"
 	"github.com/proa-io/proa/dialect/dapr"
 )
 
@@ -58,6 +59,10 @@ func (c *call) serve() {
 		c.unlock()
 	case routeCrypto:
 		c.crypto()
+	case routeConversation:
+		c.converse(&rtv1.ConversationRequest{})
+	case routeConversationAlpha2:
+		c.converse(&rtv1.ConversationRequestAlpha2{})
 	case routeSubtleCrypto:
 		c.subtleCrypto()
 	default:
