@@ -34,10 +34,25 @@ type Lister interface {
 	List(ctx context.Context, metadata map[string]string, want func(name string) bool) (map[string]map[string]string, error)
 }
 
+// Watcher is implemented by drivers that can tell when secrets change. Those of
+// other drivers are read at intervals by whoever wants to know.
+type Watcher interface {
+	// Watch calls changed once it will be told of changes, and then whenever
+	// one of the named secrets has changed, appeared or disappeared, or may
+	// have: what is new, and whether anything is, Get tells. changed is called
+	// by one goroutine at a time, and not after Watch has returned. Several
+	// changes may come as one call.
+	//
+	// Watch returns the cause when ctx ends, and another error, never nil,
+	// when it cannot go on; it does not try again by itself.
+	Watch(ctx context.Context, names []string, changed func()) error
+}
+
 // Spec describes a driver of type "secretstores.<name>" to the catalog.
 func Spec[C any, D Driver](d component.Description, defaults C,
 	open func(context.Context, C, component.Env) (D, error)) component.Spec {
 	return component.NewSpec(Block, d, defaults, nil, []component.Capability{
 		component.Can[Lister]("LIST"),
+		component.Can[Watcher]("WATCH"),
 	}, open)
 }

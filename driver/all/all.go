@@ -13,6 +13,7 @@ import (
 	"github.com/proa-io/proa/driver/file"
 	"github.com/proa-io/proa/driver/http"
 	"github.com/proa-io/proa/driver/jwks"
+	"github.com/proa-io/proa/driver/kubernetes"
 	"github.com/proa-io/proa/driver/localstorage"
 	"github.com/proa-io/proa/driver/memcached"
 	"github.com/proa-io/proa/driver/memory"
@@ -20,6 +21,7 @@ import (
 	"github.com/proa-io/proa/driver/openai"
 	"github.com/proa-io/proa/driver/postgres"
 	"github.com/proa-io/proa/driver/redis"
+	"github.com/proa-io/proa/driver/vault"
 	"github.com/proa-io/proa/engine"
 )
 
@@ -40,6 +42,7 @@ func Specs(d Deps) []component.Spec {
 		file.Specs(),
 		http.Specs(),
 		jwks.Specs(),
+		kubernetes.Specs(),
 		localstorage.Specs(),
 		memcached.Specs(),
 		memory.Specs(),
@@ -47,5 +50,6 @@ func Specs(d Deps) []component.Spec {
 		openai.Specs(),
 		postgres.Specs(),
 		redis.Specs(),
+		vault.Specs(),
 	)
 }

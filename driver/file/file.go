@@ -60,7 +60,7 @@ func (c Config) Validate() error {
 // maxSize bounds the file.
 const maxSize = 16 << 20
 
-// Store is a secret.Driver and a secret.Lister.
+// Store is a secret.Driver, a secret.Lister and a secret.Watcher.
 type Store struct {
 	cfg Config
 	log *slog.Logger
@@ -114,6 +114,49 @@ func (s *Store) List(ctx context.Context, _ map[string]string, want func(string)
 		}
 	}
 	return out, nil
+}
+
+// watchEvery is how often a watched file is looked at. The notifications of
+// operating systems miss files on network drives and behind links that are
+// turned round, as Kubernetes does.
+const watchEvery = time.Second
+
+// Watch implements secret.Watcher.
+func (s *Store) Watch(ctx context.Context, names []string, changed func()) error {
+	known, err := s.some(ctx, names)
+	if err != nil {
+		return err
+	}
+	changed()
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
+		now, err := s.some(ctx, names)
+		if err != nil {
+			return context.Cause(ctx)
+		}
+		if !maps.EqualFunc(known, now, maps.Equal[map[string]string, map[string]string]) {
+			known = now
+			changed()
+		}
+	}
+}
+
+// some returns the named secrets, as far as there are any.
+func (s *Store) some(ctx context.Context, names []string) (map[string]map[string]string, error) {
+	secrets, err := s.current(ctx)
+	out := make(map[string]map[string]string, len(names))
+	for _, name := range names {
+		if values, ok := secrets[name]; ok {
+			out[name] = values
+		}
+	}
+	return out, err
 }
 
 // Close implements io.Closer.

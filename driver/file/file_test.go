@@ -36,6 +36,18 @@ func TestMultiValuedSecret(t *testing.T) {
 	})
 }
 
+func TestWatch(t *testing.T) {
+	secrettest.RunWatch(t, func(t testing.TB) (secret.Driver, secrettest.Change) {
+		path, secrets := write(t, "{}"), map[string]string{}
+		return open(t, Config{SecretsFile: path}), func(t testing.TB, name string, value *string) {
+			if delete(secrets, name); value != nil {
+				secrets[name] = *value
+			}
+			overwrite(t, path, marshal(t, secrets))
+		}
+	})
+}
+
 const nested = `{
 	"redis": {"password": "r", "port": 6379, "tls": true, "note": null, "hosts": ["a", {"name": "b"}]},
 	"plain": "p",
