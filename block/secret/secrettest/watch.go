@@ -82,12 +82,17 @@ func watch(t *testing.T, d secret.Driver, names ...string) *watching {
 	return out
 }
 
-// wait waits until a read, made whenever the watch tells of a change, finds want;
+// wait waits until the watch has told of a change after which a read finds want;
 // nil for no secret.
 func (w *watching) wait(t *testing.T, name string, want *string) {
 	t.Helper()
 	deadline := time.After(20 * time.Second)
 	for {
+		select {
+		case <-w.told:
+		case <-deadline:
+			t.Fatalf("not told of the change of %q within 20 s", name)
+		}
 		values, err := w.d.Get(t.Context(), name, nil)
 		value, there := values[name]
 		switch {
@@ -95,11 +100,6 @@ func (w *watching) wait(t *testing.T, name string, want *string) {
 			t.Fatalf("Get(%q): %v", name, err)
 		case want == nil && !there, want != nil && there && value == *want:
 			return
-		}
-		select {
-		case <-w.told:
-		case <-deadline:
-			t.Fatalf("not told of the change of %q within 20 s", name)
 		}
 	}
 }
