@@ -37,6 +37,8 @@ type builder struct {
 	reuse func(block, name, print string) *unit
 	// there are the endpoints to reuse in the same way.
 	there []*endpoint
+	// pinned returns the table in use, pinned.
+	pinned func() *components
 
 	out    *components
 	stores map[string]string // fingerprints of the secret stores, by name
@@ -178,7 +180,7 @@ func (b *builder) add(c *resource.Component, spec component.Spec, print string) 
 	}
 	u := &unit{
 		name: c.Name(), spec: spec, print: print, timeout: cmp.Or(max(0, c.Spec.InitTimeout.Std()), defaultInitTimeout),
-		chains: b.resiliency.owner(), quit: make(chan struct{}), done: make(chan struct{}),
+		chains: b.resiliency.owner(), quit: make(chan struct{}), relayed: make(chan struct{}), done: make(chan struct{}),
 	}
 	if err := b.block(u, c); err != nil {
 		u.chains.end()
@@ -205,7 +207,9 @@ func (b *builder) block(u *unit, c *resource.Component) error {
 		if err != nil {
 			return err
 		}
-		s := state.New(h, state.Options{AppID: b.cfg.AppID, Namespace: b.cfg.Namespace, Config: cfg, Chains: u.chains})
+		o := state.Options{AppID: b.cfg.AppID, Namespace: b.cfg.Namespace, Config: cfg, Chains: u.chains}
+		o.Outbox, u.relay = b.outbox(cfg, b.log(c))
+		s := state.New(h, o)
 		u.put = func(out *components) { out.states[u.name] = s }
 	case pubsub.Block:
 		h := handle[pubsub.Driver](b, u, c)

@@ -131,7 +131,7 @@ func (rt *Runtime) Reload() { rt.reloader.watcher.Reread() }
 
 // builder returns what makes a table of what set declares.
 func (rt *Runtime) builder(set *resource.Set) *builder {
-	return &builder{cfg: &rt.cfg, set: set, catalog: rt.catalog, resiliency: rt.resiliency, metrics: rt.metrics}
+	return &builder{cfg: &rt.cfg, set: set, catalog: rt.catalog, resiliency: rt.resiliency, metrics: rt.metrics, pinned: rt.pinned}
 }
 
 // declared are the components that a set stands for.
@@ -273,7 +273,7 @@ func (rt *Runtime) stages() [][]service {
 	if l.public != nil {
 		servers = append(servers, service{"public server", serveHTTP(rt.http.HandlePublic, &rt.cfg, l.public)})
 	}
-	stages := [][]service{bottom, components, servers}
+	stages := [][]service{bottom, components, {{"outboxes", rt.roster.relays}}, servers}
 	if rt.cfg.Process != nil {
 		stages = append(stages, []service{{"application", rt.cfg.Process}})
 	}

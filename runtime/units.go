@@ -2,6 +2,8 @@ package runtime
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -119,19 +121,23 @@ type unit struct {
 	open func(context.Context) error
 	// block, if set, is what the block does by itself. It ends by itself some
 	// time after replace, at the latest with its context.
-	block  func(context.Context) error
+	block func(context.Context) error
+	// relay, if set, publishes what the block's outbox holds until its context
+	// ends, and a little longer: it ends before the component is closed.
+	relay  func(context.Context) error
 	status func() component.Status
 	// await waits until it is open or closed, or ctx ends.
 	await func(context.Context) component.Status
 
-	once sync.Once
-	quit chan struct{} // closed to stop it
-	done chan struct{} // closed when it has been closed
+	once    sync.Once
+	quit    chan struct{} // closed to stop it
+	relayed chan struct{} // closed when relay has returned
+	done    chan struct{} // closed when it has been closed
 }
 
 // run keeps the component open until ctx ends or stop is called, and returns
-// when its block has ended too.
-func (u *unit) run(ctx context.Context) {
+// when its block has ended too. Its relay ends with ebb, when that comes first.
+func (u *unit) run(ctx context.Context, ebb <-chan struct{}) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	if u.block != nil {
@@ -141,14 +147,37 @@ func (u *unit) run(ctx context.Context) {
 	defer u.chains.end()
 	here, cancel := context.WithCancel(ctx)
 	defer cancel()
+	wg.Go(func() { u.runRelay(ctx, ebb) })
 	wg.Go(func() {
 		select {
 		case <-u.quit:
+			<-u.relayed
 			cancel()
 		case <-here.Done():
 		}
 	})
 	_ = u.open(here) // as above
+}
+
+func (u *unit) runRelay(ctx context.Context, ebb <-chan struct{}) {
+	defer close(u.relayed)
+	if u.relay == nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() {
+		select {
+		case <-u.quit:
+		case <-ebb:
+		case <-ctx.Done():
+		}
+		cancel()
+	})
+	_ = u.relay(ctx) // nil when ctx has ended
 }
 
 // stop makes run return.
@@ -158,9 +187,42 @@ func (u *unit) stop() { u.once.Do(func() { close(u.quit) }) }
 type roster struct {
 	spawn   chan *unit
 	stopped chan struct{} // closed when run takes no more
+	ebb     chan struct{} // closed when relays are to end
+
+	mu    sync.Mutex
+	units map[*unit]struct{} // that run
 }
 
-func newRoster() *roster { return &roster{spawn: make(chan *unit), stopped: make(chan struct{})} }
+func newRoster() *roster {
+	return &roster{
+		spawn: make(chan *unit), stopped: make(chan struct{}), ebb: make(chan struct{}), units: map[*unit]struct{}{},
+	}
+}
+
+// relays waits until ctx ends, and then for the outboxes of all units to
+// publish what they still can: the components they need are open until it
+// returns.
+func (r *roster) relays(ctx context.Context) error {
+	<-ctx.Done()
+	close(r.ebb)
+	r.mu.Lock()
+	units := slices.Collect(maps.Keys(r.units))
+	r.mu.Unlock()
+	for _, u := range units {
+		<-u.relayed
+	}
+	return nil
+}
+
+func (r *roster) runUnit(ctx context.Context, u *unit) {
+	r.mu.Lock()
+	r.units[u] = struct{}{}
+	r.mu.Unlock()
+	u.run(ctx, r.ebb)
+	r.mu.Lock()
+	delete(r.units, u)
+	r.mu.Unlock()
+}
 
 // run runs the given units, and those that start is called with, until ctx
 // ends; then it waits for them.
@@ -169,12 +231,12 @@ func (r *roster) run(ctx context.Context, units []*unit) error {
 	defer running.Wait()
 	defer close(r.stopped)
 	for _, u := range units {
-		running.Go(func() { u.run(ctx) })
+		running.Go(func() { r.runUnit(ctx, u) })
 	}
 	for {
 		select {
 		case u := <-r.spawn:
-			running.Go(func() { u.run(ctx) })
+			running.Go(func() { r.runUnit(ctx, u) })
 		case <-ctx.Done():
 			return nil
 		}

@@ -10,9 +10,14 @@ import (
 	"github.com/proa-io/proa/fault"
 )
 
+// ReasonRefused: a transaction with an event that can never be published.
+const ReasonRefused fault.Reason = "outbox.refused"
+
 // Operation is one write of a transaction, as far as it matters to an outbox.
 type Operation struct {
-	Key    string
+	Key string
+	// Check tells that the operation writes nothing.
+	Check  bool
 	Delete bool
 	Value  []byte
 	// JSON tells that Value came as JSON whatever it stands for: a text is in
@@ -95,7 +100,7 @@ func (o *Outbox) newPlan(ops []Operation, metadata map[string]string) (plan, err
 		op := &ops[i]
 		from := op
 		switch {
-		case op.projects() && !op.directed(), op.Delete && !op.directed(), isFalse(op.Metadata[metaPublish]):
+		case op.Check, op.projects() && !op.directed(), op.Delete && !op.directed(), isFalse(op.Metadata[metaPublish]):
 			continue
 		case op.projects():
 		default:
@@ -113,7 +118,9 @@ func (o *Outbox) newPlan(ops []Operation, metadata map[string]string) (plan, err
 }
 
 // projects reports whether an operation is not stored.
-func (op *Operation) projects() bool { return !op.Delete && isTrue(op.Metadata[metaProjection]) }
+func (op *Operation) projects() bool {
+	return !op.Delete && !op.Check && isTrue(op.Metadata[metaProjection])
+}
 
 // directed reports whether an operation says where its event goes.
 func (op *Operation) directed() bool {
@@ -129,7 +136,7 @@ func (o *Outbox) event(op, from *Operation, metadata map[string]string) (Event, 
 		Topic:  cmp.Or(op.Metadata[metaTopic], metadata[metaTopic], o.opts.Topic),
 	}
 	if err := o.opts.Publisher.Check(e.PubSub, e.Topic); err != nil {
-		return e, fault.Wrap(err, fault.CodeOf(err), "the event of key %q cannot be published", op.Key)
+		return e, fault.Wrap(err, fault.CodeOf(err), "the event of key %q cannot be published", op.Key).WithReason(ReasonRefused)
 	}
 	for name, value := range op.Metadata {
 		if name, ok := attributeOf(name); ok {

@@ -29,6 +29,7 @@ type PublishEntry struct {
 	Data        []byte
 	ContentType string
 	Metadata    map[string]string
+	Key         string // of the message when the metadata have none
 }
 
 // FailedEntry is a message that was not published, and why.
@@ -52,7 +53,7 @@ func (b *Broker) BulkPublish(ctx context.Context, r *BulkPublishRequest) ([]Fail
 	for i := range r.Entries {
 		e := &r.Entries[i]
 		m, err := b.message(ctx, &PublishRequest{
-			Topic: r.Topic, Data: e.Data, ContentType: e.ContentType, Metadata: joinMetadata(r.Metadata, e.Metadata),
+			Topic: r.Topic, Data: e.Data, ContentType: e.ContentType, Metadata: joinMetadata(r.Metadata, e.Metadata), Key: e.Key,
 			TraceParent: r.TraceParent, TraceState: r.TraceState,
 		})
 		p.entries[i] = bulkEntry{m, err}

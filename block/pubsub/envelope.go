@@ -72,8 +72,12 @@ func readOptions(metadata map[string]string) (o publishOptions, err error) {
 			}
 		}
 	}
-	slices.SortFunc(o.custom, func(a, b attribute) int { return cmp.Compare(a.name, b.name) })
+	o.sort()
 	return o, nil
+}
+
+func (o *publishOptions) sort() {
+	slices.SortFunc(o.custom, func(a, b attribute) int { return cmp.Compare(a.name, b.name) })
 }
 
 func badMetadata(format string, args ...any) error {
@@ -126,6 +130,37 @@ type envelope struct {
 	now                     time.Time
 	traceParent, traceState string // of the request
 	expires                 bool   // the driver does not keep TTLs
+}
+
+// NewEnvelope describes an event that is written down before it is published.
+type NewEnvelope struct {
+	AppID       string // of who publishes it
+	Component   string
+	Topic       string
+	ID          string
+	Data        []byte
+	ContentType string // of Data
+	// Attributes are set in the envelope in place of what it would have; data,
+	// id and where it goes are not open to them.
+	Attributes map[string]string
+	// TraceParent and TraceState are the W3C trace context.
+	TraceParent, TraceState string
+}
+
+// Write returns the envelope as Publish would write it now: the payload of a
+// PublishRequest of type ContentTypeCloudEvents.
+func (n *NewEnvelope) Write() []byte {
+	o := publishOptions{id: n.ID}
+	for name, value := range n.Attributes {
+		if !strings.EqualFold(name, attrID) {
+			o.override(name, value)
+		}
+	}
+	o.sort()
+	v := envelope{
+		appID: n.AppID, component: n.Component, topic: n.Topic, now: time.Now(), traceParent: n.TraceParent, traceState: n.TraceState,
+	}
+	return v.wrap(n.Data, n.ContentType, &o)
 }
 
 // wrap returns data in an envelope.

@@ -9,6 +9,7 @@ package pubsub
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -135,8 +136,16 @@ type PublishRequest struct {
 	// the message (partitionKey or orderingKey). It is not changed, and must
 	// not change after the call. May be nil.
 	Metadata map[string]string
+	// Key is the key of the message when Metadata has none.
+	Key string
 	// TraceParent and TraceState are the W3C trace context of the publish.
 	TraceParent, TraceState string
+}
+
+// MayPublish says why the application may not publish to a topic; nil when it
+// may.
+func (b *Broker) MayPublish(topic string) error {
+	return b.checkTopic(topic, &b.publishing, "publish to")
 }
 
 // Publish wraps r.Data in an envelope, unless rawPayload forbids it, and
@@ -186,7 +195,7 @@ func (b *Broker) message(ctx context.Context, r *PublishRequest) (*Message, erro
 	if err != nil {
 		return nil, err
 	}
-	m := &Message{Topic: r.Topic, Key: o.key, TTL: o.ttl, Metadata: r.Metadata}
+	m := &Message{Topic: r.Topic, Key: cmp.Or(o.key, r.Key), TTL: o.ttl, Metadata: r.Metadata}
 	if o.raw {
 		m.Data, m.ContentType = bytes.Clone(r.Data), r.ContentType
 		return m, nil

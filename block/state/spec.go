@@ -26,16 +26,25 @@ type Config struct {
 	// ActorStateStore marks the store that keeps the state of actors.
 	ActorStateStore bool `setting:"actorStateStore"`
 	// OutboxPublishPubsub names the pub/sub component that transactions are
-	// published to. Not supported yet by this version.
+	// published to: every item that a transaction writes is an event. The
+	// events are written to the store in the transaction itself, and from
+	// there to the broker, so they are published if and only if it happens.
+	// With outboxPublishTopic this turns the outbox on. A store that is a
+	// Redis cluster needs a keyPrefix with a {tag} in it for that.
 	OutboxPublishPubsub string `setting:"outboxPublishPubsub"`
 	// OutboxPublishTopic names the topic that transactions are published to.
-	// Not supported yet by this version.
+	// An operation may name another one in its metadata outbox.topic, and
+	// another component in outbox.pubsub; outbox.publish "false" keeps it from
+	// being published. One with outbox.projection "true" is not stored: its
+	// value is published in place of that of the operation with the same key
+	// or, when it names a topic, as an event of its own.
 	OutboxPublishTopic string `setting:"outboxPublishTopic"`
-	// OutboxPubsub names the pub/sub component of the outbox's own messages.
-	// Not supported yet by this version.
+	// OutboxPubsub has no effect: the outbox needs no messages of its own.
 	OutboxPubsub string `setting:"outboxPubsub"`
-	// OutboxDiscardWhenMissingState drops outbox messages whose transaction
-	// never happened. Not supported yet by this version.
+	// OutboxInternalTopic has no effect, like outboxPubsub.
+	OutboxInternalTopic string `setting:"outboxInternalTopic"`
+	// OutboxDiscardWhenMissingState has no effect: there is never an event of
+	// a transaction that has not happened.
 	OutboxDiscardWhenMissingState bool `setting:"outboxDiscardWhenMissingState"`
 	// PrimaryEncryptionKey encrypts values before they reach the store. Not
 	// supported yet by this version.
@@ -47,7 +56,7 @@ type Config struct {
 
 // Validate reports settings that can never work, and those that ask for what
 // this version does not do: to go on without would be to store in clear what
-// must be encrypted, or not to publish what must be published.
+// must be encrypted.
 func (c Config) Validate() error {
 	if strings.Contains(c.KeyPrefix, separator) {
 		return component.Invalid("keyPrefix", "must not contain %q", separator)
@@ -55,16 +64,18 @@ func (c Config) Validate() error {
 	if c.TTLInSeconds < -1 || c.TTLInSeconds > maxTTL {
 		return component.Invalid("ttlInSeconds", "wants a number of seconds from 1 to %d, or -1 for no expiry", maxTTL)
 	}
+	if c.OutboxPublishPubsub != "" && c.OutboxPublishTopic == "" {
+		return component.Invalid("outboxPublishPubsub", "wants an outboxPublishTopic beside it")
+	}
+	if c.OutboxPublishPubsub == "" && c.OutboxPublishTopic != "" {
+		return component.Invalid("outboxPublishTopic", "wants an outboxPublishPubsub beside it")
+	}
 	for _, s := range []struct {
 		name string
 		set  bool
 	}{
 		{"primaryEncryptionKey", c.PrimaryEncryptionKey.IsSet()},
 		{"secondaryEncryptionKey", c.SecondaryEncryptionKey.IsSet()},
-		{"outboxPublishPubsub", c.OutboxPublishPubsub != ""},
-		{"outboxPublishTopic", c.OutboxPublishTopic != ""},
-		{"outboxPubsub", c.OutboxPubsub != ""},
-		{"outboxDiscardWhenMissingState", c.OutboxDiscardWhenMissingState},
 	} {
 		if s.set {
 			return component.Invalid(s.name, "is not supported yet by this version of proa; remove it to use the store without")

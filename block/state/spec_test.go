@@ -48,10 +48,8 @@ func TestSettingsThatCannotBeKeptStopTheComponent(t *testing.T) {
 		{"ttlInSeconds", "soon", "wants a whole number"},
 		{"primaryEncryptionKey", "00112233445566778899aabbccddeeff", "is not supported yet by this version"},
 		{"secondaryEncryptionKey", "00112233445566778899aabbccddeeff", "is not supported yet by this version"},
-		{"outboxPublishPubsub", "orders", "is not supported yet by this version"},
-		{"outboxPublishTopic", "orders", "is not supported yet by this version"},
-		{"outboxPubsub", "orders", "is not supported yet by this version"},
-		{"outboxDiscardWhenMissingState", "true", "is not supported yet by this version"},
+		{"outboxPublishPubsub", "orders", "wants an outboxPublishTopic"},
+		{"outboxPublishTopic", "orders", "wants an outboxPublishPubsub"},
 	} {
 		_, err := component.Opener[state.Driver](memorySpec(t), settings(tc.name, tc.value), component.Env{})(t.Context())
 		if err == nil || !strings.HasPrefix(err.Error(), `store.yaml:9: "`+tc.name+`": `) || !strings.Contains(err.Error(), tc.want) {

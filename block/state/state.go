@@ -77,6 +77,9 @@ type Store struct {
 	bulkGet, bulkSet, bulkDel                   *policy.Operation
 
 	watches atomic.Int64 // under way
+
+	outbox     Outbox // nil when transactions publish nothing
+	outboxRows *Rows
 }
 
 // Options say for whom a Store works and how.
@@ -86,6 +89,9 @@ type Options struct {
 	Config           Config
 	// Chains gives the policies around every call.
 	Chains policy.Chains
+	// Outbox, when not nil, returns what makes transactions publish. It is
+	// called once, with where the outbox keeps its rows.
+	Outbox func(*Rows) Outbox
 }
 
 // New returns a Store on the driver that h opens.
@@ -94,7 +100,7 @@ func New(h *component.Handle[Driver], o Options) *Store {
 	bind := func(op string) *policy.Operation {
 		return chain.Bind(policy.Op{Block: Block, Component: h.Name(), Name: op})
 	}
-	return &Store{
+	s := &Store{
 		name: h.Name(), handle: h,
 		prefix:   keyPrefix(o.Config.KeyPrefix, h.Name(), o.AppID, o.Namespace),
 		ttl:      seconds(o.Config.TTLInSeconds),
@@ -109,6 +115,11 @@ func New(h *component.Handle[Driver], o Options) *Store {
 		bulkSet:  bind("bulk_set"),
 		bulkDel:  bind("bulk_delete"),
 	}
+	if o.Outbox != nil {
+		s.outboxRows = s.rows(outboxPart, o.Namespace, o.AppID)
+		s.outbox = o.Outbox(s.outboxRows)
+	}
+	return s
 }
 
 // Name returns the name of the component.

@@ -14,6 +14,9 @@ import (
 type TransactRequest struct {
 	Operations []Operation
 	Metadata   map[string]string // as in GetRequest, for the whole
+	// TraceParent and TraceState are the W3C trace context of what the
+	// transaction publishes.
+	TraceParent, TraceState string
 }
 
 // Operation is one write of a transaction, or a check that comes with them.
@@ -27,6 +30,9 @@ type Operation struct {
 	// something then.
 	Delete bool
 	SetRequest
+	// JSON tells that Value came as JSON whatever it stands for: text is in
+	// quotes then. It matters only for what is published.
+	JSON bool
 }
 
 // ParseOperation reads "upsert" or "delete".
@@ -48,37 +54,86 @@ func (s *Store) Transact(ctx context.Context, r TransactRequest) error {
 	if len(r.Operations) == 0 {
 		return nil
 	}
-	ops, c, writes := make([]Op, len(r.Operations)), policy.Call{Idempotent: true}, false
+	if s.outbox != nil {
+		return s.withOutbox(ctx, r)
+	}
 	for i := range r.Operations {
-		o := &r.Operations[i]
-		var err error
-		if ops[i], err = s.operation(o); err != nil {
+		if err := s.checkUnpublished(&r.Operations[i]); err != nil {
 			return err
 		}
-		if o.Check != NoCheck {
-			continue
-		}
-		writes = true
-		c.Bytes += len(ops[i].Value)
-		c.Idempotent = c.Idempotent && idempotent(ops[i].PutOptions)
 	}
-	if !writes {
+	return s.carryOut(ctx, r, nil)
+}
+
+// carryOut is Transact with what the outbox adds to it; nil for nothing.
+func (s *Store) carryOut(ctx context.Context, r TransactRequest, a *attempts) error {
+	ops, c, err := s.operations(r.Operations)
+	if err != nil {
+		return err
+	}
+	if a != nil && a.row != nil {
+		ops = append(ops, *a.row)
+		c.Bytes += len(a.row.Value)
+	}
+	if len(ops) == 0 {
+		return nil // a projection of nothing
+	}
+	if !slices.ContainsFunc(ops, func(o Op) bool { return o.Check == NoCheck }) {
 		return s.explain(fault.New(fault.InvalidArgument, "a transaction that only checks has no effect: it wants an operation that writes").
 			WithReason(ReasonBadOperation), "transaction", "")
 	}
 	c.Idempotent = c.Idempotent && !checks(ops)
 	opt := TransactOptions{r.Metadata}
-	err := s.transact.Run(ctx, &c, func(ctx context.Context) error {
+	err = s.transact.Run(ctx, &c, func(ctx context.Context) error {
 		tx, err := s.transactor(ctx, len(ops))
 		if err != nil {
 			return err
 		}
-		return tx.Transact(ctx, ops, opt)
+		err = tx.Transact(ctx, ops, opt)
+		if a != nil {
+			a.note(err)
+		}
+		return err
 	})
-	if oe, ok := errors.AsType[*OpError](err); ok && oe.Index < len(r.Operations) {
-		return s.explain(err, "transaction", r.Operations[oe.Index].Key)
+	return s.blame(err, r.Operations, a)
+}
+
+// operations returns the operations as the driver wants them, and what the
+// policies should know of them.
+func (s *Store) operations(list []Operation) ([]Op, policy.Call, error) {
+	ops, c := make([]Op, len(list), len(list)+1), policy.Call{Idempotent: true}
+	for i := range list {
+		var err error
+		if ops[i], err = s.operation(&list[i]); err != nil {
+			return nil, c, err
+		}
+		if list[i].Check == NoCheck {
+			c.Bytes += len(ops[i].Value)
+			c.Idempotent = c.Idempotent && idempotent(ops[i].PutOptions)
+		}
 	}
-	return s.explain(err, "transaction", "")
+	return ops, c, nil
+}
+
+// blame says which operation of the request an error is about. It returns nil
+// for nil.
+func (s *Store) blame(err error, list []Operation, a *attempts) error {
+	oe, ok := errors.AsType[*OpError](err)
+	if !ok || a == nil && oe.Index >= len(list) {
+		return s.explain(err, "transaction", "")
+	}
+	if a == nil {
+		return s.explain(err, "transaction", list[oe.Index].Key)
+	}
+	at, ok := a.place(oe.Index)
+	if !ok { // the outbox's own
+		return s.explain(fault.Wrap(oe.Err, fault.CodeOf(err), "the row of the outbox"), "transaction", "")
+	}
+	key := list[oe.Index].Key
+	if at != oe.Index {
+		err = fault.Wrap(&OpError{Index: at, Err: oe.Err}, fault.CodeOf(err), "")
+	}
+	return s.explain(err, "transaction", key)
 }
 
 // operation returns an operation as the driver wants it.

@@ -15,6 +15,7 @@ import (
 	"github.com/proa-io/proa/block/crypto"
 	"github.com/proa-io/proa/block/invoke"
 	"github.com/proa-io/proa/block/lock"
+	"github.com/proa-io/proa/block/outbox"
 	"github.com/proa-io/proa/block/pubsub"
 	"github.com/proa-io/proa/block/secret"
 	"github.com/proa-io/proa/block/state"
@@ -267,6 +268,12 @@ func describeState(op Operation, s Subject, reason fault.Reason, err error) *Err
 		}
 	case state.ReasonTooManyOperations:
 		return tooManyOperations(s, err)
+	case outbox.ReasonRefused:
+		return &Error{
+			HTTPStatus: http.StatusInternalServerError, Code: codes.Internal, Tag: "ERR_PUBLISH_OUTBOX",
+			Message: "error while publishing outbox message: " + why, Reason: "DAPR_PUBSUB_OUTBOX",
+			Info: map[string]string{"appID": s.AppID, "error": why},
+		}
 	case state.ReasonBadOperation:
 		return flat(http.StatusBadRequest, codes.Unimplemented, "ERR_NOT_SUPPORTED_STATE_OPERATION",
 			"operation type %s not supported", s.Operation)

@@ -10,6 +10,7 @@ import (
 	rtv1 "github.com/proa-io/proa/api/gen/dapr/proto/runtime/v1"
 	"github.com/proa-io/proa/block/state"
 	"github.com/proa-io/proa/dialect/dapr"
+	"github.com/proa-io/proa/mesh/rpc"
 )
 
 // GetState returns one item, or nothing for one that does not exist.
@@ -135,6 +136,7 @@ func (s *service) ExecuteStateTransaction(ctx context.Context, in *rtv1.ExecuteS
 	if err != nil {
 		return nil, s.failed(dapr.StateTransaction, about, err)
 	}
+	about.AppID = s.opts.AppID
 	r := state.TransactRequest{Metadata: in.GetMetadata(), Operations: make([]state.Operation, len(in.GetOperations()))}
 	for i, op := range in.GetOperations() {
 		about.Keys, about.Operation = append(about.Keys, op.GetRequest().GetKey()), op.GetOperationType()
@@ -145,6 +147,7 @@ func (s *service) ExecuteStateTransaction(ctx context.Context, in *rtv1.ExecuteS
 			return nil, err
 		}
 	}
+	r.TraceParent, r.TraceState = traceFields(rpc.IncomingHeader(ctx)).Current(ctx)
 	if err := store.Transact(ctx, r); err != nil {
 		return nil, s.failed(dapr.StateTransaction, about, err)
 	}

@@ -241,12 +241,14 @@ func (c *call) transact() {
 			r.Operations[i].Metadata = merge(r.Operations[i].Metadata, extra)
 		}
 	}
-	if err := store.Transact(c.context(), r); err != nil {
+	ctx := c.context()
+	r.TraceParent, r.TraceState = c.fields.trace.Current(ctx)
+	if err := store.Transact(ctx, r); err != nil {
 		keys := make([]string, len(r.Operations))
 		for i := range r.Operations {
 			keys[i] = r.Operations[i].Key
 		}
-		c.failed(dapr.StateTransaction, dapr.Subject{Component: store.Name(), Keys: keys}, err)
+		c.failed(dapr.StateTransaction, dapr.Subject{Component: store.Name(), Keys: keys, AppID: c.api.opts.AppID}, err)
 		return
 	}
 	c.empty()

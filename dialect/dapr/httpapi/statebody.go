@@ -145,6 +145,7 @@ func (s *scanner) operation(op *state.Operation) (kind string) {
 		case isNamed(name, "request"):
 			op.SetRequest = state.SetRequest{}
 			s.item(&op.SetRequest)
+			op.JSON = true
 		default:
 			s.value()
 		}
