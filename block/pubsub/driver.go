@@ -7,7 +7,7 @@ import (
 )
 
 // Driver is what a message broker implements; everything else is optional (see
-// [BulkPublisher], [TTLer], [KeyOrderer]).
+// [BulkPublisher], [TTLer], [KeyOrderer], [Forgetter]).
 //
 // A driver does I/O and names its errors with fault codes. It does not retry
 // what the broker itself does not retry, set timeouts on calls, log calls,
@@ -70,7 +70,8 @@ type Message struct {
 	// drivers that are TTLers look at it.
 	TTL time.Duration
 	// Metadata is what the publisher sent along. It arrives as
-	// Delivery.Metadata. May be nil.
+	// Delivery.Metadata, unless the protocol of the broker has no place for
+	// it. May be nil.
 	Metadata map[string]string
 }
 
@@ -99,6 +100,10 @@ type Subscription struct {
 	// Metadata is what the subscriber asked for, for settings that only this
 	// kind of broker knows. May be nil.
 	Metadata map[string]string
+	// Established, when not nil, is called once, before any message is handed
+	// over, as soon as the broker has the group: what is published from then
+	// on will reach it. Drivers that are not Forgetters need not call it.
+	Established func()
 }
 
 // BulkPublisher is implemented by drivers that hand over many messages cheaper
@@ -125,4 +130,12 @@ type KeyOrderer interface {
 	// OrdersByKey reports whether the broker at hand, as it is configured,
 	// does so.
 	OrdersByKey() bool
+}
+
+// Forgetter is implemented by drivers whose broker may keep nothing for groups
+// that have not subscribed yet: what is published before a group is
+// established never reaches it.
+type Forgetter interface {
+	// Forgets reports whether the broker at hand does so.
+	Forgets() bool
 }

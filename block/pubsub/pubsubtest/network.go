@@ -108,6 +108,7 @@ func publishes(d pubsub.Driver) map[string]func(context.Context, *pubsub.Message
 func (n badNetwork) publishFails(t *testing.T) {
 	net := faultnet.New(t, n.upstream)
 	d, topic := n.at(t, net.Addr()), newTopic()
+	establish(t, d, topic, "group")
 	publishText(t, d, topic, "before")
 	n.set(net)
 	for name, publish := range publishes(d) {
@@ -155,6 +156,7 @@ func (n badNetwork) openingFails(t *testing.T) {
 func (n badNetwork) subscribeEnds(t *testing.T) {
 	net := faultnet.New(t, n.upstream)
 	d, topic := n.at(t, net.Addr()), newTopic()
+	establish(t, d, topic, "group")
 	publishText(t, d, topic, "x")
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -235,7 +237,9 @@ func (n badNetwork) survives(t *testing.T) {
 	net := faultnet.New(t, n.upstream)
 	topic := newTopic()
 	options := pubsub.Options{AppID: "app", Grace: time.Second}
-	through := pubsub.New(component.Opened("bus", n.at(t, net.Addr())), options)
+	driver := n.at(t, net.Addr())
+	establish(t, driver, topic, options.AppID)
+	through := pubsub.New(component.Opened("bus", driver), options)
 	direct := pubsub.New(component.Opened("bus", n.at(t, n.upstream)), options)
 	publish := func(b *pubsub.Broker, text string) {
 		t.Helper()

@@ -37,6 +37,11 @@ type Broker struct {
 	Patience time.Duration
 	// MaxData is how many bytes of data a message can have; 1 MiB when zero.
 	MaxData int
+	// NoMetadata tells that the protocol has no place for metadata.
+	NoMetadata bool
+	// OneMember tells that the members of a group must be in one process, on
+	// one driver, because the broker knows a group by its connection.
+	OneMember bool
 }
 
 // timeout bounds the wait for something that must happen.
@@ -107,7 +112,43 @@ type consumer struct {
 	deliveries chan *pubsub.Delivery
 }
 
+// forgets reports whether what is published before a group is established is
+// lost to it.
+func forgets(d pubsub.Driver) bool {
+	f, ok := d.(pubsub.Forgetter)
+	return ok && f.Forgets()
+}
+
+// awaitable makes the subscription tell when it is established, if that
+// matters to the driver, and returns what waits for it.
+func awaitable(t *testing.T, d pubsub.Driver, s *pubsub.Subscription) (wait func(c *consumer)) {
+	t.Helper()
+	if !forgets(d) {
+		return func(*consumer) {}
+	}
+	established := make(chan struct{})
+	s.Established = func() { close(established) }
+	return func(c *consumer) {
+		t.Helper()
+		receive(t, established, c)
+	}
+}
+
+// establish makes the broker know a group of the topic, if that matters to the
+// driver.
+func establish(t *testing.T, d pubsub.Driver, topic, group string) {
+	t.Helper()
+	if !forgets(d) {
+		return
+	}
+	subscribe(t, d, pubsub.Subscription{Topic: topic, Group: group}, func(_ context.Context, d *pubsub.Delivery) error {
+		t.Errorf("%.40q arrived before anything was published", d.Data)
+		return nil
+	}).stop()
+}
+
 // subscribe subscribes in the background, until the test ends at the latest.
+// What is published afterwards reaches the group.
 func subscribe(t *testing.T, d pubsub.Driver, s pubsub.Subscription, handle pubsub.Handler) *consumer {
 	t.Helper()
 	if s.Group == "" {
@@ -115,6 +156,7 @@ func subscribe(t *testing.T, d pubsub.Driver, s pubsub.Subscription, handle pubs
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	c := &consumer{t: t, cancel: cancel, done: make(chan struct{})}
+	wait := awaitable(t, d, &s)
 	go func() {
 		defer close(c.done)
 		c.err = d.Subscribe(ctx, s, handle)
@@ -123,6 +165,7 @@ func subscribe(t *testing.T, d pubsub.Driver, s pubsub.Subscription, handle pubs
 		}
 	}()
 	t.Cleanup(c.stop)
+	wait(c)
 	return c
 }
 

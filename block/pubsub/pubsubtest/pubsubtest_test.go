@@ -2,6 +2,7 @@ package pubsubtest_test
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"time"
 
@@ -34,12 +35,48 @@ func (d expiring) BulkPublish(ctx context.Context, messages []*pubsub.Message) [
 	return errs
 }
 
+// forgetful is the in-memory broker as one that keeps nothing for groups that
+// have not subscribed yet, on a protocol without metadata.
+type forgetful struct {
+	*memory.PubSub
+	topics sync.Map // those that a group has subscribed to
+}
+
+func (*forgetful) Forgets() bool { return true }
+
+func (d *forgetful) Publish(ctx context.Context, m *pubsub.Message) error {
+	if _, known := d.topics.Load(m.Topic); !known && ctx.Err() == nil {
+		return d.PubSub.Publish(ctx, &pubsub.Message{Topic: "nobody"})
+	}
+	bare := *m
+	bare.Metadata = nil
+	return d.PubSub.Publish(ctx, &bare)
+}
+
+func (d *forgetful) Subscribe(ctx context.Context, s pubsub.Subscription, handle pubsub.Handler) error {
+	d.topics.Store(s.Topic, true)
+	if s.Established != nil {
+		s.Established()
+	}
+	return d.PubSub.Subscribe(ctx, s, handle)
+}
+
 func TestADriverWithEveryCapabilityPassesTheWholeSuite(t *testing.T) {
-	pubsubtest.RunInVirtualTime(t, pubsubtest.Broker{Open: func(t *testing.T) pubsub.Driver {
-		d, err := memory.OpenPubSub(t.Context(), memory.PubSubConfig{MaxMessages: 10_000, MaxBytes: 1 << 26, Concurrency: 100}, component.Env{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return expiring{d}
-	}})
+	pubsubtest.RunInVirtualTime(t, pubsubtest.Broker{Open: func(t *testing.T) pubsub.Driver { return expiring{openMemory(t)} }})
+}
+
+func TestADriverThatForgetsPassesTheSuite(t *testing.T) {
+	pubsubtest.RunInVirtualTime(t, pubsubtest.Broker{
+		Open:       func(t *testing.T) pubsub.Driver { return &forgetful{PubSub: openMemory(t)} },
+		NoMetadata: true, OneMember: true,
+	})
+}
+
+func openMemory(t *testing.T) *memory.PubSub {
+	t.Helper()
+	d, err := memory.OpenPubSub(t.Context(), memory.PubSubConfig{MaxMessages: 10_000, MaxBytes: 1 << 26, Concurrency: 100}, component.Env{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
 }
