@@ -108,6 +108,8 @@ var fences = []fence{
 		"a *slog.Logger is passed in; only the client of etcd wants another, to be told to keep silent"},
 	{"github.com/jackc/pgx/...", []string{"driver/postgres"},
 		"one technology, one package"},
+	{"github.com/rabbitmq/...", []string{"driver/rabbitmq"},
+		"one technology, one package"},
 	{"google.golang.org/grpc/...", []string{"api", "cmd", "dialect", "driver/etcd", "mesh", "runtime", "telemetry"},
 		"blocks, policies and drivers do not know how they are called; the client of etcd is one of gRPC"},
 	{"google.golang.org/protobuf/...", []string{"api", "cmd", "dialect", "mesh", "runtime"},

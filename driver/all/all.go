@@ -20,6 +20,7 @@ import (
 	"github.com/proa-io/proa/driver/nats"
 	"github.com/proa-io/proa/driver/openai"
 	"github.com/proa-io/proa/driver/postgres"
+	"github.com/proa-io/proa/driver/rabbitmq"
 	"github.com/proa-io/proa/driver/redis"
 	"github.com/proa-io/proa/driver/vault"
 	"github.com/proa-io/proa/engine"
@@ -49,6 +50,7 @@ func Specs(d Deps) []component.Spec {
 		nats.Specs(d.Engine),
 		openai.Specs(),
 		postgres.Specs(),
+		rabbitmq.Specs(),
 		redis.Specs(),
 		vault.Specs(),
 	)
