@@ -16,6 +16,7 @@ import (
 	"github.com/proa-io/proa/block/config"
 	"github.com/proa-io/proa/block/conversation"
 	"github.com/proa-io/proa/block/crypto"
+	"github.com/proa-io/proa/block/job"
 	"github.com/proa-io/proa/block/lock"
 	"github.com/proa-io/proa/block/pubsub"
 	"github.com/proa-io/proa/block/secret"
@@ -51,7 +52,7 @@ func defaultComponents() []resource.Component {
 	var out []resource.Component
 	for _, c := range [][2]string{
 		{"statestore", "state.nats"}, {"pubsub", "pubsub.nats"}, {"lockstore", "lock.nats"},
-		{"configstore", "configuration.nats"}, {"secretstore", "secretstores.local.env"},
+		{"configstore", "configuration.nats"}, {"jobstore", "jobs.nats"}, {"secretstore", "secretstores.local.env"},
 	} {
 		var r resource.Component
 		r.Metadata.Name, r.Spec.Type = c[0], c[1]
@@ -60,12 +61,13 @@ func defaultComponents() []resource.Component {
 	return out
 }
 
-// withDefaults appends the default components whose names are free.
+// withDefaults appends the default components whose names are free. Of jobs
+// components there is one, whatever it is called.
 func withDefaults(declared []resource.Component) []resource.Component {
 	out := slices.Clone(declared)
 	for _, d := range defaultComponents() {
 		taken := slices.ContainsFunc(declared, func(c resource.Component) bool {
-			return c.Name() == d.Name() && c.Block() == d.Block()
+			return c.Block() == d.Block() && (c.Name() == d.Name() || d.Block() == job.Block)
 		})
 		if !taken {
 			out = append(out, d)
@@ -172,6 +174,9 @@ func (b *builder) hasSecretStore(name string) bool {
 // add puts the component into b.out: the unit there is, or a new one. What a
 // block needs is told to its unit: put makes it known by its name.
 func (b *builder) add(c *resource.Component, spec component.Spec, print string) error {
+	if spec.Block == job.Block && b.out.jobs != nil {
+		return c.TypeError("there is a jobs component already, %q, and there can be one only", b.out.jobs.Name())
+	}
 	if b.reuse != nil {
 		if u := b.reuse(spec.Block, c.Name(), print); u != nil {
 			b.out.add(u)
@@ -260,6 +265,11 @@ func (b *builder) block(u *unit, c *resource.Component) error {
 	case crypto.Block:
 		p := crypto.New(handle[crypto.Driver](b, u, c), crypto.Options{Chains: u.chains})
 		u.put = func(out *components) { out.cryptos[u.name] = p }
+	case job.Block:
+		s := job.New(handle[job.Driver](b, u, c), job.Options{
+			Namespace: b.cfg.Namespace, AppID: b.cfg.AppID, Chains: u.chains, Grace: b.cfg.deliveryGrace(), Log: b.log(c),
+		})
+		u.put = func(out *components) { out.jobs = s }
 	default:
 		return c.TypeError("there is no building block %q", u.spec.Block)
 	}

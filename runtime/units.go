@@ -12,6 +12,7 @@ import (
 	"github.com/proa-io/proa/block/config"
 	"github.com/proa-io/proa/block/conversation"
 	"github.com/proa-io/proa/block/crypto"
+	"github.com/proa-io/proa/block/job"
 	"github.com/proa-io/proa/block/lock"
 	"github.com/proa-io/proa/block/pubsub"
 	"github.com/proa-io/proa/block/secret"
@@ -40,6 +41,7 @@ type components struct {
 	bindings map[string]*binding.Binding
 	cryptos  map[string]*crypto.Provider
 	models   map[string]*conversation.Model
+	jobs     *job.Store // nil for none
 
 	units []*unit // in the order they were declared
 

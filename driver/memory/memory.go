@@ -5,6 +5,7 @@ package memory
 
 import (
 	"github.com/proa-io/proa/block/config"
+	"github.com/proa-io/proa/block/job"
 	"github.com/proa-io/proa/block/lock"
 	"github.com/proa-io/proa/block/pubsub"
 	"github.com/proa-io/proa/block/state"
@@ -26,6 +27,10 @@ func Specs() []component.Spec {
 			Name: "in-memory", Aliases: []string{"memory"},
 			Summary: "Keeps configuration items in the memory of the process; they are gone when it stops.",
 		}, ConfigConfig{}, OpenConfig),
+		job.Spec(component.Description{
+			Name: "in-memory", Aliases: []string{"memory"},
+			Summary: "Keeps jobs in the memory of the process; they are gone when it stops.",
+		}, JobsConfig{MaxEntries: 1_000_000}, OpenJobs),
 		pubsub.Spec(component.Description{
 			Name: "in-memory", Aliases: []string{"memory"},
 			Summary: "Keeps messages in the memory of the process; they are gone when it stops.",

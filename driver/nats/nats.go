@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/proa-io/proa/block/config"
+	"github.com/proa-io/proa/block/job"
 	"github.com/proa-io/proa/block/lock"
 	"github.com/proa-io/proa/block/pubsub"
 	"github.com/proa-io/proa/block/state"
@@ -38,6 +39,12 @@ func Specs(shared *engine.Engine) []component.Spec {
 			Summary: "Keeps configuration items on the engine, or in a key-value bucket of a NATS server.",
 		}, ConfigConfig{}, func(ctx context.Context, cfg ConfigConfig, env component.Env) (*Config, error) {
 			return OpenConfig(ctx, shared, cfg, env)
+		}),
+		job.Spec(component.Description{
+			Name: "nats", Aliases: []string{"jetstream"},
+			Summary: "Keeps jobs on the engine, or in a key-value bucket of a NATS server.",
+		}, JobsConfig{}, func(ctx context.Context, cfg JobsConfig, env component.Env) (*Jobs, error) {
+			return OpenJobs(ctx, shared, cfg, env)
 		}),
 		pubsub.Spec(component.Description{
 			Name: "nats", Aliases: []string{"jetstream"},
