@@ -13,8 +13,10 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/proa-io/proa/block/conversation"
 	"github.com/proa-io/proa/block/state"
 	"github.com/proa-io/proa/component"
+	"github.com/proa-io/proa/driver/echo"
 	"github.com/proa-io/proa/driver/memory"
 	"github.com/proa-io/proa/fault"
 	"github.com/proa-io/proa/mesh/http1"
@@ -34,6 +36,14 @@ func (w *world) State(name string) (*state.Store, error) {
 		return s, nil
 	}
 	return nil, fault.New(fault.NotFound, "there is no state component %q", name).WithReason("dapr.not_found")
+}
+
+// Conversation returns a model that echoes, named llm.
+func (w *world) Conversation(name string) (*conversation.Model, error) {
+	if name != "llm" {
+		return nil, fault.New(fault.NotFound, "there is no conversation component %q", name).WithReason("dapr.not_found")
+	}
+	return conversation.New(component.Opened[conversation.Driver](name, &echo.Model{}), conversation.Options{Chains: policy.None{}}), nil
 }
 
 // plain hides the optional interfaces of a driver.

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc"
 
 	proav1 "github.com/proa-io/proa/api/gen/proa/v1"
+	"github.com/proa-io/proa/block/conversation"
 	"github.com/proa-io/proa/block/state"
 	"github.com/proa-io/proa/fault"
 )
@@ -29,6 +30,7 @@ import (
 // concurrent use. A component that cannot be had is an error that is fit for
 // the caller.
 type Blocks interface {
+	Conversation(name string) (*conversation.Model, error)
 	State(name string) (*state.Store, error)
 }
 
@@ -64,6 +66,7 @@ type service struct {
 // services lists all of them.
 func (a *API) services() []service {
 	return []service{
+		{"conversation", &proav1.Conversation_ServiceDesc, &conversationService{API: a}},
 		{"state", &proav1.State_ServiceDesc, &stateService{API: a}},
 	}
 }
