@@ -104,7 +104,8 @@ func (h *Handle[D]) Status() Status {
 }
 
 // Await waits until the driver is open or closed for good, or ctx ends, and
-// returns the status then. Unlike Get it has no bound of its own.
+// returns the status then. Unlike Get it has no bound of its own; like Get it
+// has the driver be tried more often.
 func (h *Handle[D]) Await(ctx context.Context) Status {
 	for {
 		h.mu.Lock()
@@ -113,6 +114,7 @@ func (h *Handle[D]) Await(ctx context.Context) Status {
 		if status.State != Opening {
 			return status
 		}
+		h.want()
 		select {
 		case <-changed:
 		case <-ctx.Done():
@@ -145,10 +147,7 @@ func (h *Handle[D]) await(ctx context.Context) (D, error) {
 		if status.State == Closed {
 			return zero, fault.New(fault.Unavailable, "component %q (%s) is closed", h.name, h.typ).WithReason(ReasonNotReady)
 		}
-		select {
-		case h.wanted <- struct{}{}:
-		default:
-		}
+		h.want()
 		select {
 		case <-changed:
 			continue
@@ -159,6 +158,14 @@ func (h *Handle[D]) await(ctx context.Context) (D, error) {
 		case <-timer.C:
 		}
 		return zero, h.notReady(status)
+	}
+}
+
+// want tells that somebody waits.
+func (h *Handle[D]) want() {
+	select {
+	case h.wanted <- struct{}{}:
+	default:
 	}
 }
 

@@ -64,7 +64,6 @@ type plan struct {
 	policies  *policies
 	want      *components
 	deadline  *time.Timer // for all components to be open
-	overdue   bool
 	published bool
 }
 
@@ -103,7 +102,6 @@ func (r *reloader) run(ctx context.Context) error {
 			r.take(ctx, s)
 		case <-r.opened:
 		case <-overdue:
-			r.plan.overdue = true
 		}
 		r.step(ctx)
 	}
@@ -137,15 +135,14 @@ func (r *reloader) take(ctx context.Context, s resource.Snapshot) {
 	}
 	p.want = table
 	r.replacePlan(p)
-	wait := time.Duration(0)
 	for _, u := range b.fresh {
+		u.until = time.Now().Add(u.timeout)
 		if now.unit(u.spec.Block, u.name) == nil {
 			rt.metrics.ComponentReady(u.name, u.spec.Type(), false)
 		}
 		if !rt.roster.start(u) {
 			return // everything stops
 		}
-		wait = max(wait, u.timeout)
 		r.work.Go(func() {
 			u.await(ctx)
 			select {
@@ -153,6 +150,10 @@ func (r *reloader) take(ctx context.Context, s resource.Snapshot) {
 			case <-ctx.Done():
 			}
 		})
+	}
+	wait := time.Duration(0)
+	for _, u := range table.units {
+		wait = max(wait, time.Until(u.until))
 	}
 	p.deadline = time.NewTimer(wait)
 }
@@ -208,14 +209,16 @@ func (r *reloader) step(ctx context.Context) {
 	table := newComponents(p.want.set)
 	table.endpoints = p.want.endpoints
 	var pending []string
+	waiting := false
 	for _, u := range p.want.units {
 		if old := now.unit(u.spec.Block, u.name); r.mustWait(u, old) {
 			pending = append(pending, fmt.Sprintf("Component %s: %s", u.name, whyNotOpen(u.status())))
+			waiting = waiting || time.Now().Before(u.until)
 			u = old
 		}
 		table.add(u)
 	}
-	if len(pending) > 0 && !p.published && !p.overdue {
+	if waiting && !p.published {
 		return
 	}
 	if p.published && slices.Equal(now.units, table.units) {

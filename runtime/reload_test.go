@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/proa-io/proa/internal/testserver"
 )
 
 // hammer calls f from several goroutines until the returned function is called,
@@ -149,4 +151,87 @@ func TestTwoComponentsSwapTheirNames(t *testing.T) {
 		r.write("both.yaml", both("a", "b"))
 		r.applied()
 	}
+}
+
+func TestResiliencyTakesEffectOnCallsUnderLoad(t *testing.T) {
+	policy := func(n int) string {
+		return fmt.Sprintf("apiVersion: dapr.io/v1alpha1\nkind: Resiliency\nmetadata:\n  name: r\nspec:\n  policies:\n    timeouts: {t: %dms}\n"+
+			"  targets:\n    components:\n      out:\n        outbound: {timeout: t}\n", n)
+	}
+	outside := newServer(t, "outside")
+	r := newRig(t, map[string]string{
+		"out.yaml": componentYAML("out", "bindings.http", "url="+outside.URL), "policy.yaml": policy(60_000),
+	}, nil)
+	unit := r.table.Load().unit("bindings", "out")
+	stop := hammer(t, func(_, _ int) error {
+		if status, answer, err := r.call("POST", "/v1.0/bindings/out", `{"operation":"get"}`); err != nil || status != 200 {
+			return fmt.Errorf("%d %s %w", status, answer, err)
+		}
+		return nil
+	})
+	for n := range rounds {
+		r.write("policy.yaml", policy(60_001+n))
+		if got := r.applied(); len(got.Changes.Changed) != 1 || got.Changes.Changed[0] != "Resiliency r" {
+			t.Fatalf("%+v", got)
+		}
+	}
+	stop()
+	r.write("policy.yaml", policy(1))
+	r.applied()
+	if got := r.must("POST", "/v1.0/bindings/out", `{"operation":"get","metadata":{"path":"/hold"}}`, 500); !strings.Contains(got, "deadline") {
+		t.Errorf("with a timeout of 1 ms: %s", got)
+	}
+	if r.table.Load().unit("bindings", "out") != unit {
+		t.Error("the component was replaced, although only its policies changed")
+	}
+	if m := r.must("GET", "/v1.0/metadata", "", 200); !strings.Contains(m, `"resiliencies":[{"name":"r"}]`) {
+		t.Errorf("metadata %s", m)
+	}
+}
+
+func TestAComponentThatCannotBeOpenedWaitsWhileTheFormerServes(t *testing.T) {
+	redis := testserver.Redis(t, testserver.RedisOptions{})
+	redis.Stop()
+	file := func(host string, more ...string) string {
+		return componentYAML("store", "state.redis", append([]string{"redisHost=" + host}, append(more, "initTimeout=300ms")...)...)
+	}
+	r := newRig(t, map[string]string{"store.yaml": componentYAML("store", "state.in-memory")}, nil)
+	r.must("POST", "/v1.0/state/store", `[{"key":"k","value":"memory"}]`, 204)
+	stop := hammer(t, func(_, _ int) error {
+		status, answer, err := r.call("GET", "/v1.0/state/store/k", "")
+		if err != nil || status != 200 && status != 204 {
+			return fmt.Errorf("%d %s %w", status, answer, err)
+		}
+		return nil
+	})
+	r.write("store.yaml", file(redis.Addr()))
+	got := r.next()
+	if got.Err != nil || len(got.Pending) != 1 || !strings.Contains(got.Pending[0], "Component store: ") || !strings.Contains(got.Pending[0], "refused") {
+		t.Fatalf("%+v", got)
+	}
+	if m := r.must("GET", "/v1.0/metadata", "", 200); !strings.Contains(m, "partly in use; the former version keeps serving of Component store: ") ||
+		!strings.Contains(m, `"type":"state.in-memory"`) {
+		t.Errorf("metadata %s", m)
+	}
+	r.must("GET", "/v1.0/state/store/k", "", 200)
+	// Another change meanwhile goes through, and leaves it waiting.
+	r.write("other.yaml", componentYAML("other", "state.in-memory"))
+	if got := r.next(); got.Err != nil || len(got.Pending) != 1 {
+		t.Fatalf("%+v", got)
+	}
+	r.must("GET", "/v1.0/state/other/k", "", 204)
+	redis.Restart()
+	r.applied()
+	r.must("GET", "/v1.0/state/store/k", "", 204)
+	// A change that can never be opened is taken back.
+	nobody := testserver.Redis(t, testserver.RedisOptions{})
+	nobody.Stop()
+	r.write("store.yaml", file(nobody.Addr()))
+	if got := r.next(); len(got.Pending) != 1 {
+		t.Fatalf("%+v", got)
+	}
+	r.write("store.yaml", file(redis.Addr()))
+	r.applied()
+	r.must("GET", "/v1.0/state/store/k", "", 204)
+	stop()
 }

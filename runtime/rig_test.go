@@ -168,11 +168,16 @@ func (r *rig) must(method, path, body string, want int) string {
 	return answer
 }
 
-// componentYAML is a Component with settings "name=value".
+// componentYAML is a Component with settings "name=value"; initTimeout is one of
+// the Component itself.
 func componentYAML(name, typ string, settings ...string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata:\n  name: %s\nspec:\n  type: %s\n  version: v1\n", name, typ)
-	if len(settings) > 0 {
+	if n := len(settings); n > 0 {
+		if timeout, ok := strings.CutPrefix(settings[n-1], "initTimeout="); ok {
+			fmt.Fprintf(&b, "  initTimeout: %s\n", timeout)
+			settings = settings[:n-1]
+		}
 		b.WriteString("  metadata:\n")
 	}
 	for _, s := range settings {

@@ -110,6 +110,7 @@ type unit struct {
 	// print is the fingerprint of what it is made from.
 	print   string
 	timeout time.Duration // of one attempt to open it
+	until   time.Time     // it is waited for before the former one serves on
 	chains  *owner
 	// put makes the block known in a table, by its name.
 	put func(*components)
