@@ -108,6 +108,7 @@ func (c *client) close() {
 	cut := time.AfterFunc(closingTimeout, c.sockets.end)
 	defer cut.Stop()
 	c.pool.Close()
+	c.sockets.end() // those that are not of the pool
 }
 
 // closeSoon ends a connection that is not of the pool. It does not wait longer

@@ -24,7 +24,8 @@ type format struct {
 	live string
 	// expires is the column of the expiry.
 	expires string
-	// document is the value as jsonb, NULL where it is not JSON.
+	// document is the value as jsonb, NULL where it is not JSON; empty for a
+	// table that is not queried.
 	document string
 	// bytewise orders texts by their bytes; empty where that is so anyway.
 	bytewise string
@@ -53,10 +54,10 @@ func jsonFormat(table, etag string) format {
 	return format{
 		table: table, etag: etag,
 		item: `CASE WHEN isbinary THEN value #>> '{}' WHEN ` + exactText + ` IS NOT NULL AND ` + exactText + `::jsonb = value THEN ` + exactText +
-			` ELSE value::text END, isbinary, ` + etag + `, expiredate`,
+			` ELSE value::text END AS item_value, isbinary AS item_base64, ` + etag + ` AS item_etag, expiredate AS item_expires`,
 		live:      `(expiredate IS NULL OR expiredate >= now())`,
 		expires:   "expiredate",
-		document:  `CASE WHEN isbinary THEN NULL ELSE value END`,
+		document:  `CASE WHEN isbinary THEN ` + parseFunction + `(value #>> '{}') ELSE value END`,
 		bytewise:  byBytes,
 		checkETag: numberETag,
 		encode: func(value []byte) []any {
@@ -96,7 +97,7 @@ func formatV1(table string) format {
 // is not its own.
 func formatCockroach(table string) format {
 	f := jsonFormat(table, "etag::text")
-	f.bytewise = "" // texts always order so
+	f.bytewise, f.document = "", "" // texts always order so
 	upsert := `INSERT INTO ` + table + ` AS t (` + jsonNames + `, etag) VALUES (` + jsonArgs + `, $5::int8) ON CONFLICT (key) DO UPDATE SET ` +
 		jsonSet + `, etag = COALESCE(t.etag, 0) + 1`
 	f.put = upsert + ` RETURNING etag::text`
@@ -114,9 +115,10 @@ func formatV2(table string) format {
 	f := format{
 		table:     table,
 		etag:      "etag::text",
-		item:      `value, false, etag::text, expires_at`,
+		item:      `value AS item_value, false AS item_base64, etag::text AS item_etag, expires_at AS item_expires`,
 		live:      `(expires_at IS NULL OR expires_at >= now())`,
 		expires:   "expires_at",
+		document:  parseFunction + `(value)`,
 		bytewise:  byBytes,
 		checkETag: uuidETag,
 		encode:    func(value []byte) []any { return []any{nonNil(value)} },

@@ -66,7 +66,7 @@ func (a admin) text(t testing.TB, sql string) string {
 	return strings.Join(out, " ")
 }
 
-func openKind(t testing.TB, kind, url, table string) *State {
+func openKind(t testing.TB, kind, url, table string) store {
 	t.Helper()
 	s, err := kinds[kind](t.Context(), url, table)
 	if err != nil {
@@ -76,7 +76,7 @@ func openKind(t testing.TB, kind, url, table string) *State {
 	return s
 }
 
-func put(t testing.TB, s *State, key, value string, opt state.PutOptions) string {
+func put(t testing.TB, s store, key, value string, opt state.PutOptions) string {
 	t.Helper()
 	etag, err := s.Put(t.Context(), key, []byte(value), opt)
 	if err != nil {
@@ -85,7 +85,7 @@ func put(t testing.TB, s *State, key, value string, opt state.PutOptions) string
 	return etag
 }
 
-func wantValue(t testing.TB, s *State, key, want string) state.Item {
+func wantValue(t testing.TB, s store, key, want string) state.Item {
 	t.Helper()
 	item, found, err := s.Get(t.Context(), key, state.GetOptions{})
 	if err != nil || !found || string(item.Value) != want {
@@ -185,7 +185,7 @@ func TestSeveralStoresShareADatabase(t *testing.T) {
 	t.Parallel()
 	url := database(t, "")
 	adminOf(t, url).run(t, `CREATE SCHEMA apart; CREATE SCHEMA "Odd ""one"""`)
-	var stores []*State
+	var stores []store
 	for _, table := range []string{"one", "two", "apart.one", `"Odd ""one"""."Odd table"`, `"a b"`} {
 		stores = append(stores, openKind(t, "v1", url, table))
 	}
@@ -229,20 +229,20 @@ func TestExpiredItemsAreRemovedOncePerInterval(t *testing.T) {
 	db := adminOf(t, url)
 	for name, tc := range map[string]struct {
 		key, expires string
-		open         func(interval time.Duration) (*State, error)
+		open         func(interval time.Duration) (store, error)
 	}{
-		"items": {"last-cleanup", "expiredate", func(interval time.Duration) (*State, error) {
+		"items": {"last-cleanup", "expiredate", func(interval time.Duration) (store, error) {
 			cfg := stateV1Defaults()
 			cfg.Config, cfg.TableName, cfg.CleanupInterval = configOf(url), "items", component.Duration(interval)
-			return OpenStateV1(t.Context(), cfg, component.Env{Log: slog.Default()})
+			return orNil(OpenStateV1(t.Context(), cfg, component.Env{Log: slog.Default()}))
 		}},
-		"x_state": {"last-cleanup-state-v2-x_", "expires_at", func(interval time.Duration) (*State, error) {
+		"x_state": {"last-cleanup-state-v2-x_", "expires_at", func(interval time.Duration) (store, error) {
 			cfg := stateV2Defaults()
 			cfg.Config, cfg.TablePrefix, cfg.CleanupInterval = configOf(url), "x_", component.Duration(interval)
-			return OpenStateV2(t.Context(), cfg, component.Env{Log: slog.Default()})
+			return orNil(OpenStateV2(t.Context(), cfg, component.Env{Log: slog.Default()}))
 		}},
 	} {
-		open := func(interval time.Duration) *State {
+		open := func(interval time.Duration) store {
 			s, err := tc.open(interval)
 			if err != nil {
 				t.Fatal(err)
@@ -285,21 +285,21 @@ func TestEveryWayToSendStatements(t *testing.T) {
 	t.Parallel()
 	url := database(t, "")
 	for _, mode := range []string{"cache_statement", "cache_describe", "describe_exec", "exec", "simple_protocol"} {
-		for kind, open := range map[string]func(context.Context, Config) (*State, error){
-			"v1": func(ctx context.Context, cfg Config) (*State, error) {
+		for kind, open := range map[string]func(context.Context, Config) (store, error){
+			"v1": func(ctx context.Context, cfg Config) (store, error) {
 				c := stateV1Defaults()
 				c.Config, c.TableName = cfg, "v1_"+mode
-				return OpenStateV1(ctx, c, component.Env{})
+				return orNil(OpenStateV1(ctx, c, component.Env{}))
 			},
-			"v2": func(ctx context.Context, cfg Config) (*State, error) {
+			"v2": func(ctx context.Context, cfg Config) (store, error) {
 				c := stateV2Defaults()
 				c.Config, c.TablePrefix = cfg, mode
-				return OpenStateV2(ctx, c, component.Env{})
+				return orNil(OpenStateV2(ctx, c, component.Env{}))
 			},
-			"cockroachdb": func(ctx context.Context, cfg Config) (*State, error) {
+			"cockroachdb": func(ctx context.Context, cfg Config) (store, error) {
 				c := stateV1Defaults()
 				c.Config, c.TableName = cfg, "roach_"+mode
-				return OpenCockroachDB(ctx, c, component.Env{})
+				return orNil(OpenCockroachDB(ctx, c, component.Env{}))
 			},
 		} {
 			t.Run(kind+"/"+mode, func(t *testing.T) {
@@ -318,7 +318,7 @@ func TestEveryWayToSendStatements(t *testing.T) {
 }
 
 // exercise does a little of everything.
-func exercise(t *testing.T, s *State) {
+func exercise(t *testing.T, s store) {
 	t.Helper()
 	for _, value := range []string{"\x00\xff'\\", `{"a":"it's"}`, `{"b":[1, 2],"a":null}`, ""} {
 		etag := put(t, s, "k'\\\x00", value, state.PutOptions{TTL: time.Hour})

@@ -12,11 +12,11 @@ func Specs() []component.Spec {
 	return []component.Spec{
 		state.Spec(component.Description{
 			Name: "postgresql", Aliases: []string{"postgres"},
-			Summary: "Keeps items in a table of PostgreSQL, JSON in a column of type jsonb, in the format that version 1 of Dapr's component reads and writes.",
+			Summary: "Keeps items in a table of PostgreSQL, JSON in a column of type jsonb, in the format that version 1 of Dapr's component reads and writes. The first query adds functions beside the table, the first watch triggers to it.",
 		}, stateV1Defaults(), OpenStateV1),
 		state.Spec(component.Description{
 			Name: "postgresql", Aliases: []string{"postgres"}, Version: "v2",
-			Summary: "Keeps items in a table of PostgreSQL, byte for byte, in the format that version 2 of Dapr's component reads and writes.",
+			Summary: "Keeps items in a table of PostgreSQL, byte for byte, in the format that version 2 of Dapr's component reads and writes. The first query adds functions beside the table, the first watch triggers to it.",
 		}, stateV2Defaults(), OpenStateV2),
 		state.Spec(component.Description{
 			Name:    "cockroachdb",

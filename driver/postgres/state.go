@@ -85,39 +85,57 @@ func (c StateConfig) Validate() error {
 	return c.Config.Validate()
 }
 
-// State is a state.Driver on a table.
+// Table is a state.Driver on a table.
 //
 // Keys are in a column of text: one that is no text is written in hexadecimal.
 // All reads see every acknowledged write. Whether something has expired is
 // judged by the clock of the database.
-type State struct {
+type Table struct {
 	client  *client
 	format  format
 	sweeper *sweep.Sweeper
 }
 
+// State is a Table that also answers queries and tells of changes. For either,
+// it adds functions and triggers to the schema of the table when first asked.
+type State struct {
+	*Table
+	helpers helpers
+}
+
 // OpenStateV1 connects to PostgreSQL and prepares the tables of version 1.
 func OpenStateV1(ctx context.Context, cfg StateV1Config, env component.Env) (*State, error) {
-	return openState(ctx, cfg.StateConfig, formatV1(cfg.TableName), schemaV1(cfg.TableName, cfg.MetadataTableName), "last-cleanup", env)
+	return withHelpers(openTable(ctx, cfg.StateConfig, formatV1(cfg.TableName), schemaV1(cfg.TableName, cfg.MetadataTableName), "last-cleanup", env))
 }
 
 // OpenStateV2 connects to PostgreSQL and prepares the tables of version 2.
 func OpenStateV2(ctx context.Context, cfg StateV2Config, env component.Env) (*State, error) {
-	return openState(ctx, cfg.StateConfig, formatV2(cfg.table()), schemaV2(cfg.table(), cfg.MetadataTableName, cfg.TablePrefix),
+	return withHelpers(openV2(ctx, cfg, env))
+}
+
+func openV2(ctx context.Context, cfg StateV2Config, env component.Env) (*Table, error) {
+	return openTable(ctx, cfg.StateConfig, formatV2(cfg.table()), schemaV2(cfg.table(), cfg.MetadataTableName, cfg.TablePrefix),
 		"last-cleanup-state-v2-"+cfg.TablePrefix, env)
 }
 
 // OpenCockroachDB connects to CockroachDB and prepares the tables.
-func OpenCockroachDB(ctx context.Context, cfg StateV1Config, env component.Env) (*State, error) {
-	return openState(ctx, cfg.StateConfig, formatCockroach(cfg.TableName), schemaCockroach(cfg.TableName, cfg.MetadataTableName), "last-cleanup", env)
+func OpenCockroachDB(ctx context.Context, cfg StateV1Config, env component.Env) (*Table, error) {
+	return openTable(ctx, cfg.StateConfig, formatCockroach(cfg.TableName), schemaCockroach(cfg.TableName, cfg.MetadataTableName), "last-cleanup", env)
 }
 
 // OpenYugabyteDB connects to YugabyteDB and prepares the tables.
-func OpenYugabyteDB(ctx context.Context, cfg StateV2Config, env component.Env) (*State, error) {
-	return OpenStateV2(ctx, cfg, env)
+func OpenYugabyteDB(ctx context.Context, cfg StateV2Config, env component.Env) (*Table, error) {
+	return openV2(ctx, cfg, env)
 }
 
-func openState(ctx context.Context, cfg StateConfig, f format, tables schema, cleanup string, env component.Env) (*State, error) {
+func withHelpers(t *Table, err error) (*State, error) {
+	if err != nil {
+		return nil, err
+	}
+	return &State{Table: t}, nil
+}
+
+func openTable(ctx context.Context, cfg StateConfig, f format, tables schema, cleanup string, env component.Env) (*Table, error) {
 	c, err := connect(ctx, cfg.Config)
 	if err != nil {
 		return nil, err
@@ -126,7 +144,7 @@ func openState(ctx context.Context, cfg StateConfig, f format, tables schema, cl
 		c.close()
 		return nil, err
 	}
-	s := &State{client: c, format: f}
+	s := &Table{client: c, format: f}
 	s.sweeper = sweep.Start(ctx, cfg.CleanupInterval.Std(), env.Log, func(ctx context.Context) error {
 		return s.removeExpired(ctx, cfg.MetadataTableName, cleanup, cfg.CleanupInterval.Std())
 	})
@@ -135,7 +153,7 @@ func openState(ctx context.Context, cfg StateConfig, f format, tables schema, cl
 
 // removeExpired removes expired items, unless another process did within the
 // interval: the row of account that says so is Dapr's too.
-func (s *State) removeExpired(ctx context.Context, account, key string, interval time.Duration) error {
+func (s *Table) removeExpired(ctx context.Context, account, key string, interval time.Duration) error {
 	const margin = 100 * time.Millisecond
 	tag, err := s.client.exec(ctx, `INSERT INTO `+account+` AS m (key, value) VALUES ($1::text, now()::text)
 ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value
@@ -156,7 +174,7 @@ WHERE EXTRACT(epoch FROM now() - m.value::timestamp with time zone) > $2::float8
 }
 
 // Close ends the removal of expired items and the connections.
-func (s *State) Close() error {
+func (s *Table) Close() error {
 	s.sweeper.Stop()
 	s.client.close()
 	return nil
@@ -187,7 +205,7 @@ func (r *row) item() (state.Item, error) {
 }
 
 // Get implements state.Driver.
-func (s *State) Get(ctx context.Context, key string, _ state.GetOptions) (item state.Item, found bool, err error) {
+func (s *Table) Get(ctx context.Context, key string, _ state.GetOptions) (item state.Item, found bool, err error) {
 	f := &s.format
 	var r row
 	found, err = s.client.first(ctx, `SELECT `+f.item+` FROM `+f.table+` WHERE key = $1::text AND `+f.live, []any{textkey.Encode(key)},
@@ -200,7 +218,7 @@ func (s *State) Get(ctx context.Context, key string, _ state.GetOptions) (item s
 }
 
 // BulkGet implements state.BulkGetter.
-func (s *State) BulkGet(ctx context.Context, keys []string, _ state.GetOptions) []state.GetResult {
+func (s *Table) BulkGet(ctx context.Context, keys []string, _ state.GetOptions) []state.GetResult {
 	const some = 1000
 	out := make([]state.GetResult, 0, len(keys))
 	for part := range slices.Chunk(keys, some) {
@@ -209,7 +227,7 @@ func (s *State) BulkGet(ctx context.Context, keys []string, _ state.GetOptions) 
 	return out
 }
 
-func (s *State) getSome(ctx context.Context, keys []string) []state.GetResult {
+func (s *Table) getSome(ctx context.Context, keys []string) []state.GetResult {
 	f := &s.format
 	texts := make([]string, len(keys))
 	for i, k := range keys {
@@ -251,9 +269,9 @@ type write struct {
 	lost func() error
 }
 
-func (s *State) putOf(p *state.PutOp) (write, error) {
+func (s *Table) putOf(p *state.PutOp) (w write, err error) {
 	f := &s.format
-	w := write{sql: f.put, returns: true, args: f.args(textkey.Encode(p.Key), p.Value, p.TTL), lost: state.ErrETagMismatch}
+	w = write{sql: f.put, returns: true, args: f.args(textkey.Encode(p.Key), p.Value, p.TTL), lost: state.ErrETagMismatch}
 	switch {
 	case p.ETag != "":
 		etag, err := f.checkETag(p.ETag)
@@ -264,12 +282,13 @@ func (s *State) putOf(p *state.PutOp) (write, error) {
 	case p.FirstWrite:
 		w.sql, w.lost = f.create, state.ErrExists
 	}
-	return w.check(p.Key)
+	w.key, err = keyText(p.Key)
+	return w, err
 }
 
-func (s *State) deleteOf(key, etag string) (write, error) {
+func (s *Table) deleteOf(key, etag string) (w write, err error) {
 	f := &s.format
-	w := write{sql: `DELETE FROM ` + f.table + ` WHERE key = $1::text`, args: []any{textkey.Encode(key)}}
+	w = write{sql: `DELETE FROM ` + f.table + ` WHERE key = $1::text`, args: []any{textkey.Encode(key)}}
 	if etag != "" {
 		want, err := f.checkETag(etag)
 		if err != nil {
@@ -278,15 +297,17 @@ func (s *State) deleteOf(key, etag string) (write, error) {
 		w.sql, w.args = w.sql+` AND `+f.etag+` = $2::text AND `+f.live, append(w.args, want)
 		w.lost = state.ErrETagMismatch
 	}
-	return w.check(key)
+	w.key, err = keyText(key)
+	return w, err
 }
 
-func (w write) check(key string) (write, error) {
-	w.key = textkey.Encode(key)
-	if len(w.key) > maxKey {
-		return w, fault.New(fault.InvalidArgument, "the key is too long: a database's index holds %d bytes of it", maxKey)
+// keyText returns a key as text, if it can be written.
+func keyText(key string) (string, error) {
+	text := textkey.Encode(key)
+	if len(text) > maxKey {
+		return "", fault.New(fault.InvalidArgument, "the key is too long: a database's index holds %d bytes of it", maxKey)
 	}
-	return w, nil
+	return text, nil
 }
 
 // outcome reads what a write answered.
@@ -305,7 +326,7 @@ func (w *write) outcome(rows pgx.Rows) (etag string, err error) {
 	return etag, err
 }
 
-func (s *State) do(ctx context.Context, w write) (etag string, err error) {
+func (s *Table) do(ctx context.Context, w write) (etag string, err error) {
 	err = s.client.call(ctx, func(ctx context.Context) error {
 		rows, err := s.client.pool.Query(ctx, w.sql, w.args...)
 		if err != nil {
@@ -318,7 +339,7 @@ func (s *State) do(ctx context.Context, w write) (etag string, err error) {
 }
 
 // Put implements state.Driver.
-func (s *State) Put(ctx context.Context, key string, value []byte, opt state.PutOptions) (string, error) {
+func (s *Table) Put(ctx context.Context, key string, value []byte, opt state.PutOptions) (string, error) {
 	w, err := s.putOf(&state.PutOp{Key: key, Value: value, PutOptions: opt})
 	if err != nil {
 		return "", err
@@ -327,7 +348,7 @@ func (s *State) Put(ctx context.Context, key string, value []byte, opt state.Put
 }
 
 // Delete implements state.Driver.
-func (s *State) Delete(ctx context.Context, key string, opt state.DeleteOptions) error {
+func (s *Table) Delete(ctx context.Context, key string, opt state.DeleteOptions) error {
 	w, err := s.deleteOf(key, opt.ETag)
 	if err != nil {
 		return err
@@ -337,7 +358,7 @@ func (s *State) Delete(ctx context.Context, key string, opt state.DeleteOptions)
 }
 
 // BulkPut implements state.BulkPutter.
-func (s *State) BulkPut(ctx context.Context, puts []state.PutOp) []state.PutResult {
+func (s *Table) BulkPut(ctx context.Context, puts []state.PutOp) []state.PutResult {
 	out := make([]state.PutResult, len(puts))
 	s.bulk(ctx, len(puts), func(i int) (write, error) { return s.putOf(&puts[i]) }, func(i int, etag string, err error) {
 		out[i] = state.PutResult{ETag: etag, Err: err}
@@ -346,7 +367,7 @@ func (s *State) BulkPut(ctx context.Context, puts []state.PutOp) []state.PutResu
 }
 
 // BulkDelete implements state.BulkDeleter.
-func (s *State) BulkDelete(ctx context.Context, deletes []state.DeleteOp) []error {
+func (s *Table) BulkDelete(ctx context.Context, deletes []state.DeleteOp) []error {
 	out := make([]error, len(deletes))
 	s.bulk(ctx, len(deletes), func(i int) (write, error) { return s.deleteOf(deletes[i].Key, deletes[i].ETag) }, func(i int, _ string, err error) {
 		out[i] = err
@@ -359,7 +380,7 @@ func (s *State) BulkDelete(ctx context.Context, deletes []state.DeleteOp) []erro
 const batch = 200
 
 // bulk carries out n writes and reports what became of each.
-func (s *State) bulk(ctx context.Context, n int, make func(i int) (write, error), report func(i int, etag string, err error)) {
+func (s *Table) bulk(ctx context.Context, n int, make func(i int) (write, error), report func(i int, etag string, err error)) {
 	var writes []write
 	var places []int
 	for i := range n {
@@ -390,7 +411,7 @@ func sortedOrder(writes []write) []int {
 
 // bulkPart sends the writes at the given places as one transaction. When that
 // fails for what is in one of them, all are carried out one by one.
-func (s *State) bulkPart(ctx context.Context, writes []write, places []int, report func(i int, etag string, err error)) {
+func (s *Table) bulkPart(ctx context.Context, writes []write, places []int, report func(i int, etag string, err error)) {
 	etags, errs, err := s.send(ctx, writes, places)
 	alone := err != nil && !fault.CodeOf(err).Retryable() && ctx.Err() == nil && len(places) > 1
 	for j, i := range places {
@@ -408,7 +429,7 @@ func (s *State) bulkPart(ctx context.Context, writes []write, places []int, repo
 
 // send carries out the writes at the given places as one transaction. It
 // returns what became of each, or the error for which none was carried out.
-func (s *State) send(ctx context.Context, writes []write, places []int) (etags []string, errs []error, err error) {
+func (s *Table) send(ctx context.Context, writes []write, places []int) (etags []string, errs []error, err error) {
 	etags, errs = make([]string, len(places)), make([]error, len(places))
 	err = s.client.call(ctx, func(ctx context.Context) error {
 		b := &pgx.Batch{}
@@ -442,7 +463,7 @@ func readBatch(results pgx.BatchResults, n int, read func(i int, rows pgx.Rows) 
 }
 
 // List implements state.Lister.
-func (s *State) List(ctx context.Context, prefix, after string, limit int) ([]string, error) {
+func (s *Table) List(ctx context.Context, prefix, after string, limit int) ([]string, error) {
 	plain, marked := textkey.Ranges(prefix, after)
 	keys, err := s.keys(ctx, plain, true, limit)
 	if err != nil {
@@ -461,7 +482,7 @@ func (s *State) List(ctx context.Context, prefix, after string, limit int) ([]st
 
 // keys returns the first keys of a range; those that are not text are left out
 // of one of plain keys.
-func (s *State) keys(ctx context.Context, r textkey.Range, plain bool, limit int) (keys []string, err error) {
+func (s *Table) keys(ctx context.Context, r textkey.Range, plain bool, limit int) (keys []string, err error) {
 	if r.Empty {
 		return nil, ctx.Err()
 	}

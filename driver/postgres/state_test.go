@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/proa-io/proa/block/state"
 	"github.com/proa-io/proa/block/state/statetest"
@@ -47,24 +48,42 @@ func database(t testing.TB, options string) string {
 	return server.Get(t).URL(name)
 }
 
+// store is what all kinds of store can do.
+type store interface {
+	state.Driver
+	state.BulkGetter
+	state.BulkPutter
+	state.BulkDeleter
+	state.Transactor
+	state.Lister
+}
+
 // An opener opens one of the kinds of store on a server.
-type opener func(ctx context.Context, url, table string) (*State, error)
+type opener func(ctx context.Context, url, table string) (store, error)
+
+// orNil keeps a nil pointer from becoming a store.
+func orNil[S store](s S, err error) (store, error) {
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
 
 var kinds = map[string]opener{
-	"v1": func(ctx context.Context, url, table string) (*State, error) {
+	"v1": func(ctx context.Context, url, table string) (store, error) {
 		cfg := stateV1Defaults()
-		cfg.Config, cfg.TableName = configOf(url), table
-		return OpenStateV1(ctx, cfg, component.Env{})
+		cfg.Config, cfg.TableName, cfg.CleanupInterval = configOf(url), table, component.Duration(time.Second)
+		return orNil(OpenStateV1(ctx, cfg, component.Env{}))
 	},
-	"v2": func(ctx context.Context, url, table string) (*State, error) {
+	"v2": func(ctx context.Context, url, table string) (store, error) {
 		cfg := stateV2Defaults()
-		cfg.Config, cfg.TablePrefix = configOf(url), table
-		return OpenStateV2(ctx, cfg, component.Env{})
+		cfg.Config, cfg.TablePrefix, cfg.CleanupInterval = configOf(url), table, component.Duration(time.Second)
+		return orNil(OpenStateV2(ctx, cfg, component.Env{}))
 	},
-	"cockroachdb": func(ctx context.Context, url, table string) (*State, error) {
+	"cockroachdb": func(ctx context.Context, url, table string) (store, error) {
 		cfg := stateV1Defaults()
 		cfg.Config, cfg.TableName = configOf(url), table
-		return OpenCockroachDB(ctx, cfg, component.Env{})
+		return orNil(OpenCockroachDB(ctx, cfg, component.Env{}))
 	},
 }
 
@@ -95,10 +114,6 @@ func TestStateOnABadNetwork(t *testing.T) {
 	srv := server.Get(t)
 	var tables counter
 	statetest.RunBadNetwork(t, srv.Addr(), func(ctx context.Context, _ *testing.T, addr string) (state.Driver, error) {
-		s, err := kinds["v2"](ctx, srv.URLAt(addr, "postgres"), tables.next("bad_"))
-		if err != nil {
-			return nil, err
-		}
-		return s, nil
+		return kinds["v2"](ctx, srv.URLAt(addr, "postgres"), tables.next("bad_"))
 	})
 }
