@@ -13,7 +13,9 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/proa-io/proa/block/config"
 	"github.com/proa-io/proa/block/conversation"
+	"github.com/proa-io/proa/block/lock"
 	"github.com/proa-io/proa/block/state"
 	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/driver/echo"
@@ -28,14 +30,21 @@ import (
 
 // world is what the API of a test reaches: components in memory.
 type world struct {
-	states map[string]*state.Store
+	configs map[string]*config.Store
+	locks   map[string]*lock.Store
+	states  map[string]*state.Store
 }
 
-func (w *world) State(name string) (*state.Store, error) {
-	if s, ok := w.states[name]; ok {
+func (w *world) Config(name string) (*config.Store, error) {
+	return find(w.configs, "configuration", name)
+}
+func (w *world) Lock(name string) (*lock.Store, error) { return find(w.locks, "lock", name) }
+
+func find[S any](stores map[string]*S, block, name string) (*S, error) {
+	if s, ok := stores[name]; ok {
 		return s, nil
 	}
-	return nil, fault.New(fault.NotFound, "there is no state component %q", name).WithReason("dapr.not_found")
+	return nil, fault.New(fault.NotFound, "there is no %s component %q", block, name).WithReason("dapr.not_found")
 }
 
 // Conversation returns a model that echoes, named llm.
@@ -46,8 +55,14 @@ func (w *world) Conversation(name string) (*conversation.Model, error) {
 	return conversation.New(component.Opened[conversation.Driver](name, &echo.Model{}), conversation.Options{Chains: policy.None{}}), nil
 }
 
+func (w *world) State(name string) (*state.Store, error) { return find(w.states, "state", name) }
+
 // plain hides the optional interfaces of a driver.
 type plain struct{ state.Driver }
+
+type plainConfig struct{ config.Driver }
+
+type plainLock struct{ lock.Driver }
 
 func newWorld(t *testing.T) *world {
 	d, err := memory.OpenState(t.Context(), memory.StateConfig{MaxItems: 1000, MaxBytes: 1 << 24}, component.Env{})
@@ -58,9 +73,27 @@ func newWorld(t *testing.T) *world {
 	store := func(name string, d state.Driver, appID string) *state.Store {
 		return state.New(component.Opened(name, d), state.Options{AppID: appID, Chains: policy.None{}})
 	}
-	return &world{states: map[string]*state.Store{
-		"store": store("store", d, "shop"), "neighbour": store("neighbour", d, "bank"), "plain": store("plain", plain{d}, "shop"),
-	}}
+	items, err := memory.OpenConfig(t.Context(), memory.ConfigConfig{}, component.Env{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	configStore := func(name string, d config.Driver) *config.Store {
+		return config.New(component.Opened(name, d), config.Options{Chains: policy.None{}})
+	}
+	locks, err := memory.OpenLock(t.Context(), memory.LockConfig{}, component.Env{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lockStore := func(name string, d lock.Driver) *lock.Store {
+		return lock.New(component.Opened(name, d), lock.Options{Chains: policy.None{}})
+	}
+	return &world{
+		configs: map[string]*config.Store{"store": configStore("store", items), "plain": configStore("plain", plainConfig{items})},
+		locks:   map[string]*lock.Store{"store": lockStore("store", locks), "plain": lockStore("plain", plainLock{locks})},
+		states: map[string]*state.Store{
+			"store": store("store", d, "shop"), "neighbour": store("neighbour", d, "bank"), "plain": store("plain", plain{d}, "shop"),
+		},
+	}
 }
 
 // serve serves an API over HTTP and gRPC on one port until the test ends.

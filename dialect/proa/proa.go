@@ -21,7 +21,9 @@ import (
 	"google.golang.org/grpc"
 
 	proav1 "github.com/proa-io/proa/api/gen/proa/v1"
+	"github.com/proa-io/proa/block/config"
 	"github.com/proa-io/proa/block/conversation"
+	"github.com/proa-io/proa/block/lock"
 	"github.com/proa-io/proa/block/state"
 	"github.com/proa-io/proa/fault"
 )
@@ -30,7 +32,9 @@ import (
 // concurrent use. A component that cannot be had is an error that is fit for
 // the caller.
 type Blocks interface {
+	Config(name string) (*config.Store, error)
 	Conversation(name string) (*conversation.Model, error)
+	Lock(name string) (*lock.Store, error)
 	State(name string) (*state.Store, error)
 }
 
@@ -66,7 +70,9 @@ type service struct {
 // services lists all of them.
 func (a *API) services() []service {
 	return []service{
+		{"configuration", &proav1.Configuration_ServiceDesc, &configurationService{API: a}},
 		{"conversation", &proav1.Conversation_ServiceDesc, &conversationService{API: a}},
+		{"lock", &proav1.Lock_ServiceDesc, &lockService{API: a}},
 		{"state", &proav1.State_ServiceDesc, &stateService{API: a}},
 	}
 }
