@@ -288,7 +288,7 @@ func (b *Bucket) putMessage(key string, value []byte, o PutOptions) (*nats.Msg, 
 // Delete removes key; a missing key is no error unless expect names its
 // revision. When expect is not met it fails with Aborted and ReasonConflict.
 func (b *Bucket) Delete(ctx context.Context, key string, expect Expect) error {
-	msg, err := b.deleteMessage(key)
+	msg, err := b.deleteMessage(key, nil)
 	if err != nil {
 		return err
 	}
@@ -315,8 +315,8 @@ func (b *Bucket) purge(ctx context.Context, key string) error {
 	})
 }
 
-func (b *Bucket) deleteMessage(key string) (*nats.Msg, error) {
-	msg := &nats.Msg{Subject: b.prefix + key}
+func (b *Bucket) deleteMessage(key string, h nats.Header) (*nats.Msg, error) {
+	msg := &nats.Msg{Subject: b.prefix + key, Header: h}
 	if b.keyTTL {
 		// A purge forgets the older revisions, and the TTL forgets the purge.
 		setHeader(msg, "KV-Operation", "PURGE")

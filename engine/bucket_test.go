@@ -76,6 +76,8 @@ func TestBucket(t *testing.T) {
 			}
 			if cfg.Atomic {
 				t.Run("commit", func(t *testing.T) { testCommit(t, ctx, b) })
+				t.Run("commit with checks", func(t *testing.T) { testCommitChecks(t, ctx, b) })
+				t.Run("follow", func(t *testing.T) { testFollow(t, ctx, b) })
 			} else {
 				t.Run("commit on an old server", func(t *testing.T) {
 					_, err := b.Commit(ctx, []Write{{Key: "c.1"}, {Key: "c.2"}})

@@ -31,6 +31,9 @@ const (
 	// ReasonTooLarge marks a message that is larger than the server, the
 	// stream or the bucket takes.
 	ReasonTooLarge fault.Reason = "engine.too_large"
+	// ReasonForgotten marks a point of a bucket after which not everything is
+	// known any more.
+	ReasonForgotten fault.Reason = "engine.forgotten"
 	// ReasonUnsupported marks something the connected server is too old for.
 	ReasonUnsupported fault.Reason = "engine.unsupported"
 )

@@ -20,7 +20,7 @@ const MaxCommit = 1000
 type Write struct {
 	Key    string
 	Value  []byte
-	Delete bool // remove Key; Value, TTL and Header do not count
+	Delete bool // remove Key; Value and TTL do not count, Header is the mark's
 	// Check writes nothing: it only demands Expect of Key. A commit has at
 	// least one Write that is no check.
 	Check bool
@@ -103,7 +103,7 @@ func checkCommit(writes []Write) error {
 
 func (b *Bucket) commitMessage(w *Write) (*nats.Msg, error) {
 	if w.Delete {
-		return b.deleteMessage(w.Key)
+		return b.deleteMessage(w.Key, w.Header)
 	}
 	return b.putMessage(w.Key, w.Value, w.PutOptions)
 }
@@ -181,7 +181,7 @@ func (b *Bucket) tryCommit(ctx context.Context, c *Conn, writes []Write, demands
 			return 0, err
 		}
 		if len(free) == 0 {
-			msg, err := b.deleteMessage(checkPrefix + strconv.Itoa(len(msgs)-stored))
+			msg, err := b.deleteMessage(checkPrefix+strconv.Itoa(len(msgs)-stored), nil)
 			if err != nil {
 				return 0, err
 			}

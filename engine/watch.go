@@ -3,10 +3,8 @@ package engine
 import (
 	"context"
 	"errors"
-	"strconv"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/proa-io/proa/fault"
@@ -122,112 +120,50 @@ type watch struct {
 	known     map[string]uint64 // reported keys that have a value, and their revisions
 }
 
-// errSilent ends a session whose server stopped its heartbeats.
-var errSilent = errors.New("the server stopped sending heartbeats")
-
 // session watches until the connection breaks, a message is lost or fn fails.
 // It begins with the last value of every key: what was reported before is
 // passed over.
 func (w *watch) session(ctx context.Context, c *Conn) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	nc := c.NATS()
-	sub, err := nc.SubscribeSync(nc.NewInbox())
-	if err != nil {
-		return err
+	f := feed{bucket: w.bucket, heartbeat: w.heartbeat, receiver: &pass{watch: w, seen: make(map[string]struct{})}}
+	f.config = jetstream.ConsumerConfig{
+		DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy, FilterSubject: w.bucket.prefix + w.pattern, HeadersOnly: w.keysOnly,
 	}
-	defer func() { _ = sub.Unsubscribe() }()
-	consumer, err := c.js.CreatePushConsumer(ctx, w.bucket.stream, jetstream.ConsumerConfig{
-		DeliverSubject: sub.Subject, DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy,
-		AckPolicy: jetstream.AckNonePolicy, MaxDeliver: 1, FilterSubject: w.bucket.prefix + w.pattern,
-		IdleHeartbeat: w.heartbeat, FlowControl: true, MemoryStorage: true, Replicas: 1,
-		InactiveThreshold: time.Minute, HeadersOnly: w.keysOnly,
-	})
-	if err != nil {
-		return err
-	}
-	// The server would remove it in the end; a list a second would add up.
-	defer func() {
-		_ = nc.PublishRequest("$JS.API.CONSUMER.DELETE."+w.bucket.stream+"."+consumer.CachedInfo().Name, nc.NewInbox(), nil)
-	}()
-	s := pass{watch: w, seen: make(map[string]struct{})}
-	if consumer.CachedInfo().NumPending == 0 {
-		if err := s.done(); err != nil {
-			return err
-		}
-	}
-	watchdog := time.AfterFunc(watchSilence, func() { cancel(errSilent) })
-	defer watchdog.Stop()
-	for {
-		m, err := sub.NextMsgWithContext(ctx)
-		if err != nil {
-			if errors.Is(context.Cause(ctx), errSilent) {
-				return fault.Wrap(errSilent, fault.Unavailable, "the engine did not answer")
-			}
-			return err
-		}
-		watchdog.Reset(watchSilence)
-		if err := s.take(nc, m); err != nil {
-			return err
-		}
-	}
+	return f.run(ctx, c)
 }
 
 // pass is one session's progress.
 type pass struct {
 	*watch
-	seen   map[string]struct{} // keys met before the session is synced; then nil
-	expect uint64              // the consumer sequence of the last message
+	seen map[string]struct{} // keys met before the session is synced; then nil
 }
 
-// take handles one message of the consumer.
-func (s *pass) take(nc *nats.Conn, m *nats.Msg) error {
-	if m.Header.Get("Status") != "" {
-		return s.control(nc, m)
-	}
-	meta, err := m.Metadata()
-	if err != nil {
-		return err
-	}
-	if s.expect++; meta.Sequence.Consumer != s.expect {
-		return errGap()
-	}
-	e := newEntry(s.bucket.keyOf(m.Subject),
-		message{seq: meta.Sequence.Stream, data: m.Data, at: meta.Timestamp, header: m.Header})
-	if err := s.report(e, isTombstone(m.Header)); err != nil {
-		return err
-	}
-	if s.seen != nil && meta.NumPending == 0 {
+// begun implements receiver.
+func (s *pass) begun(pending uint64) error {
+	if pending == 0 {
 		return s.done()
 	}
 	return nil
 }
 
-// control handles a message of the consumer that is not one of the stream:
-// flow control wants an answer, and a heartbeat tells that the consumer has
-// nothing to send and what it sent last.
-func (s *pass) control(nc *nats.Conn, m *nats.Msg) error {
-	if m.Reply != "" {
-		return nc.Publish(m.Reply, nil)
+// message implements receiver.
+func (s *pass) message(e Entry, gone bool, pending uint64) error {
+	if err := s.report(e, gone); err != nil {
+		return err
 	}
-	if reply := m.Header.Get("Nats-Consumer-Stalled"); reply != "" { // an answer got lost
-		return nc.Publish(reply, nil)
+	if s.seen != nil && pending == 0 {
+		return s.done()
 	}
-	last := m.Header.Get("Nats-Last-Consumer")
-	if last == "" {
-		return nil
-	}
-	if last != strconv.FormatUint(s.expect, 10) {
-		return errGap()
-	}
-	// What was pending at the beginning may have ended before it was sent.
+	return nil
+}
+
+// idle implements receiver: what was pending at the beginning may have ended
+// before it was sent.
+func (s *pass) idle() error {
 	if s.seen != nil {
 		return s.done()
 	}
 	return nil
 }
-
-func errGap() error { return fault.New(fault.Unavailable, "a message of the watch was lost") }
 
 func (s *pass) report(e Entry, gone bool) error {
 	before, had := s.known[e.Key]

@@ -10,10 +10,10 @@ import (
 
 func TestAHeartbeatEndsTheSyncOfAWatchWhoseValuesHaveEnded(t *testing.T) {
 	var got []Op
-	s := pass{
+	s := feed{expect: 2, receiver: &pass{
 		watch: &watch{known: map[string]uint64{"gone": 3}, fn: func(u Update) error { got = append(got, u.Op); return nil }},
-		seen:  map[string]struct{}{}, expect: 2,
-	}
+		seen:  map[string]struct{}{},
+	}}
 	beat := func(last string) *nats.Msg {
 		return &nats.Msg{Header: nats.Header{"Status": {"100"}, "Nats-Last-Consumer": {last}}}
 	}

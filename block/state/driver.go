@@ -291,9 +291,9 @@ type Watcher interface {
 	// Watch calls report for each change of the items whose keys start with
 	// prefix, whoever makes it. It returns the error of ctx when that ends,
 	// that of report when that fails, and another one, never nil, when it
-	// cannot go on: Unavailable when the connection is lost, ErrRevisionGone
-	// when it cannot know all changes any more. It does not try again by
-	// itself.
+	// cannot go on: Unavailable when the connection is lost and after Close,
+	// ErrRevisionGone when it cannot know all changes any more. It does not try
+	// again by itself.
 	//
 	// report is called by one goroutine at a time, may take its time, and is
 	// not called after Watch has returned. What a slow one costs is bounded.

@@ -46,9 +46,10 @@ func (c StateConfig) Validate() error {
 // missing, and removes it within minutes; the clocks of the sidecars decide.
 type State struct {
 	connection
-	bucket *engine.Bucket
-	closed atomic.Bool
-	old    *undertaker // removes what the server does not; nil if it does
+	bucket  *engine.Bucket
+	closed  atomic.Bool
+	closing chan struct{} // closed by Close
+	old     *undertaker   // removes what the server does not; nil if it does
 }
 
 // OpenState opens the bucket, and creates it when it does not exist. It uses
@@ -66,7 +67,7 @@ func OpenState(ctx context.Context, shared *engine.Engine, cfg StateConfig, env 
 		c.stop()
 		return nil, err
 	}
-	s := &State{connection: c, bucket: b}
+	s := &State{connection: c, bucket: b, closing: make(chan struct{})}
 	if b.KeyTTL() {
 		return s, nil
 	}
@@ -220,11 +221,13 @@ func (s *State) Delete(ctx context.Context, key string, opt state.DeleteOptions)
 	if err := s.usable(ctx); err != nil {
 		return err
 	}
-	written, _ := encodeStateKey(key)
+	written, hashed := encodeStateKey(key)
 	expect, err := s.condition(ctx, written, opt.ETag, false)
 	switch {
 	case err != nil:
 		return err
+	case s.old == nil && hashed:
+		err = s.deleteHashed(ctx, key, expect)
 	case s.old == nil:
 		err = s.bucket.Delete(ctx, written, expect)
 	case opt.ETag == "":
@@ -234,6 +237,18 @@ func (s *State) Delete(ctx context.Context, key string, opt state.DeleteOptions)
 		err = s.old.remove(ctx, written, revision)
 	}
 	return lost(err, state.PutOptions{ETag: opt.ETag})
+}
+
+// deleteHashed leaves a mark that tells watches which key it is about.
+func (s *State) deleteHashed(ctx context.Context, key string, expect engine.Expect) error {
+	written, _ := encodeStateKey(key)
+	_, err := s.bucket.Commit(ctx, []engine.Write{{
+		Key: written, Delete: true, PutOptions: engine.PutOptions{Expect: expect, Header: nats.Header{keyHeader: {spellStateKey(key)}}},
+	}})
+	if fault.Is(err, fault.ResourceExhausted) {
+		return s.bucket.Delete(ctx, written, expect) // which makes room first
+	}
+	return err
 }
 
 // List implements state.Lister. It visits the keys of one application when
@@ -262,6 +277,7 @@ func (s *State) Close() error {
 	if s.closed.Swap(true) {
 		return nil
 	}
+	close(s.closing)
 	if s.old != nil {
 		s.old.stop()
 	}

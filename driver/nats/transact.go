@@ -57,7 +57,7 @@ func (s *State) operation(ctx context.Context, op *state.Op) (engine.Write, erro
 		opt = state.PutOptions{ETag: op.ETag}
 	}
 	w, err := s.write(ctx, op.Key, op.Value, opt)
-	w.Delete = op.Delete
+	w.Delete = op.Delete // what write adds for a hashed key marks the deletion
 	return w, err
 }
 

@@ -40,6 +40,7 @@ func RunBadNetwork(t *testing.T, upstream string, open OpenAt) {
 	t.Run("Stall/CancelEndsACall", n.cancelEnds)
 	t.Run("Stall/AnswersAreNotMixedUp", n.notMixedUp)
 	t.Run("Cut/HalfAnAnswerIsNone", n.cutAnswers)
+	t.Run("Reset/AWatchEndsAndAnotherGoesOn", n.watchEnds)
 }
 
 type badNetwork struct {
@@ -212,4 +213,24 @@ func (n badNetwork) cutAnswers(t *testing.T) {
 	p.Heal()
 	recovered(t, d)
 	wantValue(t, d, "k", string(value))
+}
+
+// watchEnds breaks the connection of a watch, which must not go on as if nothing
+// had happened.
+func (n badNetwork) watchEnds(t *testing.T) {
+	p, d := n.through(t)
+	w := watch(t, d, "", state.WatchOptions{})
+	last := w.synced().Revision
+	p.Reset()
+	if err := w.ended(); !unreachable(err) {
+		t.Errorf("the watch ended with %v, want unavailable", err)
+	}
+	p.Heal()
+	recovered(t, d) // it writes
+	opt := state.WatchOptions{After: last}
+	if last == "" {
+		opt = state.WatchOptions{Initial: true}
+	}
+	again := watch(t, d, "", opt)
+	again.put(d, "after", "value")
 }

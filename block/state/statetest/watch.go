@@ -29,6 +29,7 @@ func watches() []property {
 		{"TheErrorOfAReportEndsAWatch", watchReportFails},
 		{"AWatchEndsWithItsContext", watchCanceled},
 		{"ASlowWatchDoesNotHoldUpWriters", watchSlow},
+		{"CloseEndsAWatch", watchClosed},
 	}
 }
 
@@ -424,6 +425,31 @@ func watchCanceled(t *testing.T, d state.Driver) {
 	err := watcher(t, d).Watch(ctx, "", state.WatchOptions{}, func(state.Change) error { return nil })
 	if !fault.Is(err, fault.DeadlineExceeded) {
 		t.Errorf("Watch returned %v, want deadline_exceeded", err)
+	}
+}
+
+// ended expects the watch to end, and returns its error.
+func (w *watching) ended() error {
+	w.t.Helper()
+	for end := time.After(hang); ; {
+		select {
+		case <-w.events:
+		case err := <-w.done:
+			return err
+		case <-end:
+			w.t.Fatal("the watch does not end")
+		}
+	}
+}
+
+func watchClosed(t *testing.T, d state.Driver) {
+	w := watch(t, d, "", state.WatchOptions{})
+	w.synced()
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.ended(); !fault.Is(err, fault.Unavailable) {
+		t.Errorf("the watch ended with %v, want unavailable", err)
 	}
 }
 
