@@ -245,43 +245,18 @@ const neededEvents = "Kg$xe"
 // enable turns on the notifications that Watch needs, and reports whether they
 // are on. Flags that are set already stay.
 func (s *ConfigStore) enable(ctx context.Context) (bool, error) {
-	const parameter = "notify-keyspace-events"
-	res, err := s.client.do(ctx, s.client.build().ConfigGet().Parameter(parameter).Build())
-	if err != nil {
+	flags, ok, err := s.client.notifications(ctx)
+	if err != nil || !ok {
 		return false, err
 	}
-	values, err := res.AsStrMap()
-	if err != nil {
-		return false, nil //nolint:nilerr // not permitted, or no such command
-	}
-	flags, ok := values[parameter]
-	if !ok {
-		return false, nil
-	}
-	missing := missingEvents(flags)
+	missing := missingEvents(flags, neededEvents)
 	if missing == "" {
 		return true, nil
 	}
-	set := s.client.build().ConfigSet().ParameterValue().ParameterValue(parameter, flags+missing).Build()
-	if res, err = s.client.do(ctx, set); err != nil {
+	set := s.client.build().ConfigSet().ParameterValue().ParameterValue(notifyParameter, flags+missing).Build()
+	res, err := s.client.do(ctx, set)
+	if err != nil {
 		return false, err
 	}
 	return res.Error() == nil, nil
-}
-
-// missingEvents returns the needed flags that are not set. "A" stands for all
-// kinds of events.
-func missingEvents(flags string) string {
-	var missing strings.Builder
-	for _, f := range neededEvents {
-		if !strings.ContainsRune(flags, f) && (f == 'K' || !strings.ContainsRune(flags, 'A')) {
-			missing.WriteRune(f)
-		}
-	}
-	return missing.String()
-}
-
-// errNotificationsLost ends a watch whose connection is lost.
-func errNotificationsLost(err error) error {
-	return fault.Wrap(err, fault.Unavailable, "the connection for notifications is lost")
 }

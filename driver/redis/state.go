@@ -45,6 +45,7 @@ const waitTimeout = time.Second
 // replicas there were at the start have it too. List costs the server a scan of
 // all its keys, and is not for every call.
 type State struct {
+	cfg                   Config
 	client                *client
 	put, remove, transact script
 	replicas              int64
@@ -59,7 +60,7 @@ func OpenState(ctx context.Context, cfg StateConfig, _ component.Env) (*State, e
 	if err != nil {
 		return nil, err
 	}
-	s := &State{client: c}
+	s := &State{cfg: cfg.Config, client: c}
 	if err := s.prepare(ctx, cfg.Config); err != nil {
 		_ = s.Close()
 		return nil, err
@@ -435,32 +436,52 @@ func (s *State) List(ctx context.Context, prefix, after string, limit int) ([]st
 		return nil, fault.New(fault.Unimplemented, "listing the keys of a redis cluster is not supported").
 			WithReason(state.ReasonListNotSupported)
 	}
-	found := map[string]struct{}{}
-	for cursor := uint64(0); ; {
-		b := s.client.build().Scan().Cursor(cursor).Match(escapePattern(prefix) + "*").Count(1000)
-		res, err := s.client.do(ctx, b.Type("hash").Build())
-		if err != nil {
-			return nil, err
-		}
-		page, err := res.AsScanEntry()
-		if err != nil {
-			return nil, classify(ctx, err)
-		}
-		for _, key := range page.Elements {
+	var keys []string
+	err := s.scan(ctx, prefix, func(page []string) error {
+		for _, key := range page {
 			if key > after {
-				found[key] = struct{}{} // a scan may show a key twice
+				keys = append(keys, key)
 			}
 		}
-		if cursor = page.Cursor; cursor == 0 {
-			break
+		if len(keys) > 2*limit+scanCount { // keep those that may be wanted
+			keys = first(keys, limit)
+		}
+		return nil
+	})
+	return first(keys, limit), err
+}
+
+// first returns the first keys in byte order, without duplicates: a scan may
+// show a key twice.
+func first(keys []string, limit int) []string {
+	slices.Sort(keys)
+	keys = slices.Compact(keys)
+	return keys[:min(limit, len(keys))]
+}
+
+// scanCount is how many keys the server looks at in one step of a scan.
+const scanCount = 1000
+
+// scan calls page with the keys of items that start with prefix, in no order; a
+// key may come twice.
+func (s *State) scan(ctx context.Context, prefix string, page func([]string) error) error {
+	for cursor := uint64(0); ; {
+		b := s.client.build().Scan().Cursor(cursor).Match(escapePattern(prefix) + "*").Count(scanCount)
+		res, err := s.client.do(ctx, b.Type("hash").Build())
+		if err != nil {
+			return err
+		}
+		entry, err := res.AsScanEntry()
+		if err != nil {
+			return classify(ctx, err)
+		}
+		if err := page(entry.Elements); err != nil {
+			return err
+		}
+		if cursor = entry.Cursor; cursor == 0 {
+			return nil
 		}
 	}
-	keys := make([]string, 0, len(found))
-	for key := range found {
-		keys = append(keys, key)
-	}
-	slices.Sort(keys)
-	return keys[:min(limit, len(keys))], nil
 }
 
 // escapePattern keeps the characters that mean something in a MATCH pattern

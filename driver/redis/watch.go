@@ -4,12 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
-	"strconv"
-	"strings"
-	"sync"
 	"time"
-
-	"github.com/redis/rueidis"
 
 	"github.com/proa-io/proa/block/config"
 )
@@ -29,10 +24,7 @@ func (s *ConfigStore) Watch(ctx context.Context, q config.Query, report func(con
 				"interval", s.cfg.PollInterval.Std(), "remedy", "CONFIG SET notify-keyspace-events "+neededEvents)
 		})
 	}
-	w := &configWatch{
-		store: s, query: q, report: report, dirty: map[string]struct{}{},
-		standing: make(chan struct{}), wake: make(chan struct{}, 1),
-	}
+	w := &configWatch{store: s, query: q, report: report}
 	return w.run(ctx, notified)
 }
 
@@ -42,12 +34,6 @@ type configWatch struct {
 	query  config.Query
 	report func(config.Event)
 	known  map[string]config.Item // as reported
-
-	standing chan struct{} // closed when all subscriptions stand
-
-	wake  chan struct{} // holds one token when there is something dirty
-	mu    sync.Mutex
-	dirty map[string]struct{} // keys that may have changed
 }
 
 func (w *configWatch) run(ctx context.Context, notified bool) error {
@@ -56,9 +42,9 @@ func (w *configWatch) run(ctx context.Context, notified bool) error {
 		return classify(ctx, err)
 	}
 	defer l.close()
-	lost, stop := w.subscribe(ctx, l)
+	changes, stop := w.subscribe(ctx, l)
 	defer stop()
-	if err := w.await(ctx, lost); err != nil {
+	if err := changes.await(ctx); err != nil {
 		return err
 	}
 	var poll <-chan time.Time
@@ -70,10 +56,10 @@ func (w *configWatch) run(ctx context.Context, notified bool) error {
 	for err = w.all(ctx); err == nil; {
 		select {
 		case <-ctx.Done():
-		case err = <-lost:
+		case err = <-changes.lost:
 			err = errNotificationsLost(err)
-		case <-w.wake:
-			err = w.changes(ctx)
+		case <-changes.wake:
+			err = w.changes(ctx, changes.take())
 		case <-poll:
 			err = w.all(ctx)
 		}
@@ -84,9 +70,9 @@ func (w *configWatch) run(ctx context.Context, notified bool) error {
 	return err
 }
 
-// subscribe begins to receive notifications. lost gets the error that ends it.
-func (w *configWatch) subscribe(ctx context.Context, l *link) (lost <-chan error, stop func()) {
-	prefix := "__keyspace@" + strconv.Itoa(w.store.cfg.DB) + "__:"
+// subscribe begins to receive notifications.
+func (w *configWatch) subscribe(ctx context.Context, l *link) (changes *notices, stop func()) {
+	prefix := keyspace(w.store.cfg.DB)
 	subscribe, channels := l.redis.B().Psubscribe().Pattern(prefix+"*").Build(), 1
 	if keys := slices.Compact(slices.Sorted(slices.Values(w.query.Keys))); len(keys) > 0 {
 		for i, key := range keys {
@@ -94,52 +80,7 @@ func (w *configWatch) subscribe(ctx context.Context, l *link) (lost <-chan error
 		}
 		subscribe, channels = l.redis.B().Subscribe().Channel(keys...).Build(), len(keys)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	ctx = rueidis.WithOnSubscriptionHook(ctx, func(rueidis.PubSubSubscription) {
-		if channels--; channels == 0 {
-			close(w.standing)
-		}
-	})
-	var receiving sync.WaitGroup
-	ended := make(chan error, 1)
-	receiving.Go(func() {
-		err := l.redis.Receive(ctx, subscribe, func(m rueidis.PubSubMessage) {
-			w.mu.Lock()
-			w.dirty[strings.TrimPrefix(m.Channel, prefix)] = struct{}{}
-			w.mu.Unlock()
-			w.signal()
-		})
-		ended <- classify(ctx, err)
-	})
-	return ended, func() {
-		cancel()
-		receiving.Wait()
-	}
-}
-
-func (w *configWatch) signal() {
-	select {
-	case w.wake <- struct{}{}:
-	default:
-	}
-}
-
-// await waits until the subscription stands.
-func (w *configWatch) await(ctx context.Context, lost <-chan error) error {
-	select {
-	case <-w.standing:
-		return nil
-	case err := <-lost:
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if err == nil {
-			err = errNotificationsLost(nil)
-		}
-		return err
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	return listen(ctx, l, w.store.cfg.DB, subscribe, channels)
 }
 
 // all reports everything there is.
@@ -156,11 +97,7 @@ func (w *configWatch) all(ctx context.Context) error {
 }
 
 // changes reports what has become of the keys that may have changed.
-func (w *configWatch) changes(ctx context.Context) error {
-	w.mu.Lock()
-	keys := slices.Collect(maps.Keys(w.dirty))
-	clear(w.dirty)
-	w.mu.Unlock()
+func (w *configWatch) changes(ctx context.Context, keys []string) error {
 	items, err := w.store.read(ctx, keys)
 	if err != nil {
 		return err

@@ -219,7 +219,7 @@ func (n badNetwork) cutAnswers(t *testing.T) {
 // had happened.
 func (n badNetwork) watchEnds(t *testing.T) {
 	p, d := n.through(t)
-	w := watch(t, d, "", state.WatchOptions{})
+	w := watch(t, d, "after", state.WatchOptions{})
 	last := w.synced().Revision
 	p.Reset()
 	if err := w.ended(); !unreachable(err) {
@@ -231,6 +231,6 @@ func (n badNetwork) watchEnds(t *testing.T) {
 	if last == "" {
 		opt = state.WatchOptions{Initial: true}
 	}
-	again := watch(t, d, "", opt)
+	again := watch(t, d, "after", opt)
 	again.put(d, "after", "value")
 }
