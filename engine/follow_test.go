@@ -16,7 +16,9 @@ func testCommitChecks(t *testing.T, ctx context.Context, b *Bucket) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	check := func(key string, e Expect) Write { return Write{Key: key, Check: true, PutOptions: PutOptions{Expect: e}} }
+	check := func(key string, e Expect) Write {
+		return Write{Key: key, Check: true, PutOptions: PutOptions{Expect: e}}
+	}
 	put := func(key string) Write { return Write{Key: key, Value: []byte("v")} }
 	// More checks than writes, and writes with demands of their own.
 	revs, err := b.Commit(ctx, []Write{
