@@ -3,6 +3,7 @@ package runtime
 import (
 	"slices"
 
+	"github.com/proa-io/proa/block/invoke"
 	"github.com/proa-io/proa/resource"
 )
 
@@ -10,7 +11,7 @@ import (
 func fixed() []string {
 	return []string{
 		"tracing", "metric", "metrics", "httpPipeline", "appHttpPipeline", "mtls", "nameResolution", "wasm", "workflow",
-		"accessControl", "api", "logging",
+		"api", "logging",
 	}
 }
 
@@ -33,4 +34,35 @@ func keepFixed(now, before *resource.Configuration) (needs []string) {
 }
 
 // configure takes a Configuration into use.
-func (rt *Runtime) configure(*resource.Configuration) {}
+func (rt *Runtime) configure(c *resource.Configuration) {
+	rt.invoker.SetAccess(accessRules(c))
+}
+
+// accessRules returns the access rules of a Configuration.
+func accessRules(c *resource.Configuration) invoke.AccessRules {
+	a := c.Spec.AccessControl
+	if a == nil {
+		return invoke.AccessRules{}
+	}
+	out := invoke.AccessRules{Default: accessAction(a.DefaultAction), TrustDomain: a.TrustDomain}
+	for _, p := range a.Policies {
+		policy := invoke.CallerPolicy{
+			AppID: p.AppID, Namespace: p.Namespace, TrustDomain: p.TrustDomain, Default: accessAction(p.DefaultAction),
+		}
+		for _, o := range p.Operations {
+			policy.Operations = append(policy.Operations, invoke.OperationRule{Name: o.Name, Verbs: o.HTTPVerb, Action: accessAction(o.Action)})
+		}
+		out.Policies = append(out.Policies, policy)
+	}
+	return out
+}
+
+func accessAction(text string) invoke.Action {
+	switch text {
+	case "allow":
+		return invoke.Allow
+	case "deny":
+		return invoke.Deny
+	}
+	return invoke.Undecided
+}

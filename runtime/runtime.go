@@ -171,7 +171,7 @@ func (rt *Runtime) buildInvoker() {
 		AppID: rt.cfg.AppID, Namespace: rt.cfg.Namespace, Host: rt.cfg.advertised(), Chains: rt.resiliency.owner(),
 		Inbound:   policy.Chain{policy.Recover(rt.cfg.Log), policy.Trace(rt.tracing), policy.Metrics(rt.metrics), policy.Log(rt.cfg.Log)},
 		Directory: rt.directory, Peer: rt.transports.peer, External: rt.transports.origin,
-		Endpoints: rt.table.Load().targets(), Tracing: rt.tracing, Log: rt.cfg.Log,
+		Endpoints: rt.table.Load().targets(), Access: accessRules(&rt.table.Load().set.Configuration), Tracing: rt.tracing, Log: rt.cfg.Log,
 	}
 	if rt.app != nil {
 		o.App = rt.app.invocable()

@@ -21,6 +21,14 @@ func (s *Service) Receive(ex proxy.Exchange) {
 		writeFault(ex, err, true)
 		return
 	}
+	verb := in.Method
+	if isGRPC(in.Header) {
+		verb = ""
+	}
+	if err := s.access.Load().check(in.Header.Get(FieldCallerNS), in.Header.Get(FieldCallerAppID), in.Path(), verb); err != nil {
+		writeFault(ex, err, true)
+		return
+	}
 	ctx := s.begin(ex.Context(), in.Header)
 	call := policy.Call{
 		Caller: in.Header.Get(FieldCallerAppID), Key: in.Path(), Bytes: int(max(0, in.ContentLength)), Idempotent: idempotent(in.Method),

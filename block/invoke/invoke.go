@@ -99,8 +99,10 @@ type Options struct {
 	App *App
 	// Endpoints are the addresses outside that have names.
 	Endpoints []Endpoint
-	Tracing   *telemetry.Tracing
-	Log       *slog.Logger
+	// Access says what other applications may invoke of this one.
+	Access  AccessRules
+	Tracing *telemetry.Tracing
+	Log     *slog.Logger
 }
 
 // Service invokes applications and lets itself be invoked. It is safe for
@@ -108,6 +110,7 @@ type Options struct {
 type Service struct {
 	opt       Options
 	endpoints atomic.Pointer[map[string]*Endpoint]
+	access    atomic.Pointer[access]
 	inbound   *policy.Operation
 	own       *policy.Operation // around what the application asks of itself; nil without a limit
 	relay     proxy.Relayer
@@ -123,6 +126,7 @@ func New(o Options) *Service {
 	}
 	s := &Service{opt: o}
 	s.SetEndpoints(o.Endpoints)
+	s.SetAccess(o.Access)
 	op := policy.Op{Block: Block, Component: o.AppID, Name: "receive", Inbound: true}
 	inbound := o.Inbound
 	if o.App != nil && o.App.Limit != nil {
@@ -141,6 +145,9 @@ func (s *Service) SetEndpoints(list []Endpoint) {
 	}
 	s.endpoints.Store(&all)
 }
+
+// SetAccess replaces Options.Access. Requests under way go on.
+func (s *Service) SetAccess(r AccessRules) { s.access.Store(newAccess(r)) }
 
 // target is where a request goes.
 type target struct {

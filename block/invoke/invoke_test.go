@@ -49,6 +49,7 @@ type options struct {
 	app    http.Handler
 	grpc   func(*grpc.Server)
 	policy policy.Chain
+	access invoke.AccessRules
 }
 
 func listen(t *testing.T) net.Listener {
@@ -86,7 +87,7 @@ func start(t *testing.T, o options) *mesh {
 		app.GRPC = client(l.Addr().String())
 	}
 	back := invoke.New(invoke.Options{AppID: "back", Namespace: "default", Host: "127.0.0.1", Chains: policy.None{}, App: app,
-		Directory: directory(t, nil)})
+		Directory: directory(t, nil), Access: o.access})
 	backListener := listen(t)
 	backServer := &http2.Server{Handler: back.Receive}
 	go func() { _ = backServer.Serve(backListener) }()
