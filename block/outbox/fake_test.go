@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,6 +22,7 @@ type world struct {
 	rows      map[string]Row
 	etag      int
 	deletes   int
+	latency   time.Duration // calls of the store take up to so long before and after they have an effect
 	published []Message
 	down      func(pubsub, topic string, m Message) error // what the broker refuses
 	block     chan struct{}                               // not nil: the broker does not answer before it is closed
@@ -75,7 +77,15 @@ func (p *process) kill() {
 	p.stop()
 }
 
+// lag takes as long as the network does.
+func (w *world) lag() {
+	if w.latency > 0 {
+		time.Sleep(rand.N(w.latency))
+	}
+}
+
 func (p *process) use() error {
+	p.lag()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.calls++
@@ -95,6 +105,7 @@ func (p *process) Read(ctx context.Context, names []string) ([]Row, error) {
 	if err := p.use(); err != nil {
 		return nil, err
 	}
+	defer p.lag()
 	p.world.mu.Lock()
 	defer p.world.mu.Unlock()
 	out := make([]Row, len(names))
@@ -112,6 +123,7 @@ func (p *process) Write(ctx context.Context, name string, value []byte, etag str
 	if err := p.use(); err != nil {
 		return "", err
 	}
+	defer p.lag()
 	p.world.mu.Lock()
 	defer p.world.mu.Unlock()
 	if p.rows[name].ETag != etag {
@@ -124,6 +136,7 @@ func (p *process) Put(ctx context.Context, name string, value []byte) error {
 	if err := p.use(); err != nil {
 		return err
 	}
+	defer p.lag()
 	p.world.mu.Lock()
 	defer p.world.mu.Unlock()
 	p.put(name, value)
@@ -225,6 +238,8 @@ func (p *process) begin(t *testing.T, items ...string) *Transaction {
 
 // store puts the row of a transaction into the store, as its commit does.
 func (w *world) store(tx *Transaction) {
+	w.lag()
+	defer w.lag()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.put(tx.Row, tx.Value)

@@ -45,6 +45,7 @@ func TestACommitIsPublishedAtOnce(t *testing.T) {
 		p.commit(t, "k=1")
 		synctest.Wait() // no time passes
 		w.wantData(t, "k", "1")
+		time.Sleep(time.Millisecond)
 		p.commit(t, "k=2")
 		synctest.Wait()
 		w.wantData(t, "k", "1", "2")
@@ -190,8 +191,8 @@ func TestRowsOfDeadProcessesAreFoundThoughNobodyWrites(t *testing.T) {
 func TestEventsOfSeveralProcessesKeepTheOrderOfTheirKeys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
+		w.latency = 2 * time.Millisecond
 		processes := []*process{w.start(t), w.start(t), w.start(t)}
-		settled(time.Second)
 		for i := 1; i <= 300; i++ {
 			processes[i%3].commit(t, fmt.Sprintf("k=%d", i))
 			time.Sleep(time.Duration(i*i%3000) * time.Microsecond)

@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -39,7 +40,7 @@ type session struct {
 	bells  map[string]string // the etag of each, as it was last read
 	upTo   map[string]int64  // how many rows of each are known
 	seen   map[string]int64  // the time stamp of what was last found under a name of another writer
-	fresh  []*row            // committed here, and not compared with what others have yet
+	fresh  []*row            // found, but what comes before may not be; see settleOrder
 	ready  []*row            // in order, not in lanes yet
 	poll   time.Duration
 	heard  time.Time // when the bells were last looked at
@@ -137,6 +138,9 @@ func (s *session) pause(ctx context.Context, timer *time.Timer, wait time.Durati
 // wait returns how long nothing has to be looked for.
 func (s *session) wait(idle time.Time) time.Duration {
 	wait := min(max(0, linger-time.Since(idle)), s.o.doubtWait())
+	if len(s.fresh) > 0 {
+		return firstPoll / 100
+	}
 	if len(s.ready) > 0 {
 		return min(wait, lastPoll) // a lane that has room again says so too
 	}
@@ -191,16 +195,12 @@ func (s *session) begin() error {
 			}
 		}
 	}
-	if err := s.sweep(); err != nil {
-		return err
-	}
-	slices.SortFunc(s.ready, byStamp)
-	return nil
+	return s.sweep()
 }
 
-// add makes a row ready. Its messages stay in memory while there is room.
+// add takes up a row. Its messages stay in memory while there is room.
 func (s *session) add(r *row, value []byte) {
-	s.ready = append(s.ready, r)
+	s.fresh = append(s.fresh, r)
 	o := s.o
 	o.mu.Lock()
 	room := o.hot+len(value) <= maxHot
@@ -232,7 +232,14 @@ func (s *session) read(names []string) ([]Row, error) {
 	return s.o.opts.Store.Read(ctx, names)
 }
 
-// find looks for new rows and makes them ready.
+// find looks for new rows and makes those ready of which is known what comes
+// before.
+//
+// That one transaction follows another means that it began after the other was
+// answered for. By then the other was in the memory of this process, or its
+// bell had rung. So of the rows whose transactions began before the bells are
+// looked at, all that come before are found, whoever wrote them; the others
+// wait for the next time.
 func (s *session) find() error {
 	o := s.o
 	if names := o.doubts(); len(names) > 0 {
@@ -245,34 +252,42 @@ func (s *session) find() error {
 		}
 	}
 	o.mu.Lock()
+	own := len(o.ready) > 0
+	o.mu.Unlock()
+	now := time.Now()
+	if !own && len(s.fresh) == 0 && now.Sub(s.heard) < s.poll {
+		return nil
+	}
+	n := len(s.fresh)
+	if err := s.listen(); err != nil {
+		return err
+	}
+	s.heard, s.poll = now, min(2*s.poll, lastPoll)
+	if len(s.others) > 0 && now.Sub(s.swept) > sweepEvery {
+		if err := s.sweep(); err != nil {
+			return err
+		}
+	}
+	if len(s.fresh) > n {
+		s.poll = firstPoll
+	}
+	o.mu.Lock()
 	s.fresh = append(s.fresh, o.ready...)
 	o.ready = nil
 	o.mu.Unlock()
-	n := len(s.ready)
-	// What another process answered for before one of these began is in the
-	// store by now, and comes first.
-	if now := time.Now(); now.Sub(s.heard) >= s.poll || len(s.fresh) > 0 {
-		if err := s.listen(); err != nil {
-			return err
-		}
-		s.heard = now
-		s.poll = min(2*s.poll, lastPoll)
-		if len(s.ready) > n {
-			s.poll = firstPoll
-		}
-	}
-	s.ready = append(s.ready, s.fresh...)
-	s.fresh = s.fresh[:0]
-	if len(s.others) > 0 {
-		slices.SortFunc(s.ready[n:], byStamp)
-		if time.Since(s.swept) > sweepEvery {
-			return s.sweep()
-		}
-	}
+	s.settleOrder(now.UnixMicro())
 	return nil
 }
 
-// take makes rows of this process ready that have been in doubt.
+// settleOrder makes the rows ready whose transactions had begun by a time.
+func (s *session) settleOrder(by int64) {
+	slices.SortStableFunc(s.fresh, byStamp)
+	n, _ := slices.BinarySearchFunc(s.fresh, by+1, func(r *row, end int64) int { return cmp.Compare(r.stamp, end) })
+	s.ready = append(s.ready, s.fresh[:n]...)
+	s.fresh = slices.Delete(s.fresh, 0, n)
+}
+
+// take takes up rows of this process that have been in doubt.
 func (s *session) take(rows []Row) {
 	o := s.o
 	for i := range rows {
@@ -372,7 +387,7 @@ func (s *session) visit(id string, slots int) error {
 	return err
 }
 
-// collect reads rows of another writer, and makes those ready that are new. It
+// collect reads rows of another writer, and takes up those that are new. It
 // reports whether there is any.
 func (s *session) collect(names []string) (found bool, err error) {
 	for chunk := range slices.Chunk(names, readChunk) {
@@ -391,6 +406,7 @@ func (s *session) collect(names []string) (found bool, err error) {
 			}
 			if stamp > s.seen[rows[i].Name] {
 				s.seen[rows[i].Name] = stamp
+				stamp = min(stamp, time.Now().UnixMicro()) // its clock may be fast
 				s.add(&row{name: rows[i].Name, slot: -1, etag: rows[i].ETag, stamp: stamp}, rows[i].Value)
 			}
 		}
@@ -400,14 +416,12 @@ func (s *session) collect(names []string) (found bool, err error) {
 
 // sweep looks for all rows of all others.
 func (s *session) sweep() error {
-	n := len(s.ready)
 	for _, id := range sortedKeys(s.others) {
 		if err := s.visit(id, s.others[id].Slots); err != nil {
 			return err
 		}
 	}
 	s.swept = time.Now()
-	slices.SortFunc(s.ready[n:], byStamp)
 	return nil
 }
 

@@ -36,9 +36,12 @@ const childVariable = "OUTBOX_SIDECAR"
 
 // Servers that the tests share.
 var (
-	redis = testserver.Share(func(tb testserver.TB) *testserver.RedisServer { return testserver.Redis(tb, testserver.RedisOptions{}) })
-	nats  = testserver.Share(func(tb testserver.TB) *testserver.NATSServer { return testserver.NATS(tb, testserver.NATSOptions{}) })
-	etcd  = testserver.Share(func(tb testserver.TB) *testserver.EtcdServer { return testserver.Etcd(tb) })
+	redis    = testserver.Share(func(tb testserver.TB) *testserver.RedisServer { return testserver.Redis(tb, testserver.RedisOptions{}) })
+	nats     = testserver.Share(func(tb testserver.TB) *testserver.NATSServer { return testserver.NATS(tb, testserver.NATSOptions{}) })
+	postgres = testserver.Share(func(tb testserver.TB) *testserver.PostgresServer {
+		return testserver.Postgres(tb, testserver.PostgresOptions{Config: []string{"max_connections = 200"}})
+	})
+	etcd = testserver.Share(func(tb testserver.TB) *testserver.EtcdServer { return testserver.Etcd(tb) })
 )
 
 func TestMain(m *testing.M) {
@@ -49,7 +52,7 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	testserver.Main(m, redis, nats, etcd)
+	testserver.Main(m, redis, nats, postgres, etcd)
 }
 
 // sidecarMain runs a sidecar until SIGTERM. It prints the port of the API.
@@ -97,6 +100,10 @@ func natsBroker(tb testing.TB) part {
 	return part{"pubsub.nats", map[string]string{"url": nats.Get(tb).URL()}}
 }
 
+func postgresStore(tb testing.TB) part {
+	return part{"state.postgresql", map[string]string{"connectionString": postgres.Get(tb).URL("postgres"), "maxConns": "4"}}
+}
+
 func etcdStore(tb testing.TB) part {
 	return part{"state.etcd", map[string]string{"endpoints": etcd.Get(tb).Addr()}}
 }
@@ -104,10 +111,10 @@ func etcdStore(tb testing.TB) part {
 // pairs are what the tests run on.
 func pairs() map[string]pair {
 	return map[string]pair{
-		"RedisAndRedis": {redisStore, redisBroker},
-		"NATSAndNATS":   {natsStore, natsBroker},
-		"EtcdAndRedis":  {etcdStore, redisBroker},
-		"RedisAndNATS":  {redisStore, natsBroker},
+		"RedisAndRedis":   {redisStore, redisBroker},
+		"NATSAndNATS":     {natsStore, natsBroker},
+		"EtcdAndRedis":    {etcdStore, redisBroker},
+		"PostgresAndNATS": {postgresStore, natsBroker},
 	}
 }
 
