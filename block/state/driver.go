@@ -241,7 +241,7 @@ type Querier interface {
 	// points to must not be changed. A query of a kind that the store cannot
 	// answer at all (several sort keys, an order of strings) is
 	// InvalidArgument and says so; a server that lacks what queries need is
-	// Unimplemented with ReasonQueryNotSupported.
+	// Unimplemented with ReasonQueryNotAvailable.
 	Query(ctx context.Context, scope Scope, q *Query, opt QueryOptions) (QueryPage, error)
 }
 

@@ -342,16 +342,17 @@ func numberOf(where string, text json.Number) (any, error) {
 
 // QueryRequest asks for the items that a query selects.
 type QueryRequest struct {
-	Query    *Query
+	Text     []byte            // the query, see ParseQuery
 	Metadata map[string]string // as in GetRequest
 }
 
-// Query returns one page of the items that r.Query selects, under the keys as
+// Query returns one page of the items that r.Text selects, under the keys as
 // the caller wrote them. It sees the items of its own prefix only, whatever the
 // token.
 func (s *Store) Query(ctx context.Context, r QueryRequest) (QueryPage, error) {
 	scope := Scope{Prefix: s.prefix, Without: separator}
-	page, err := policy.Do(ctx, s.query, policy.Call{Idempotent: true}, func(ctx context.Context) (QueryPage, error) {
+	c := policy.Call{Bytes: len(r.Text), Idempotent: true}
+	page, err := policy.Do(ctx, s.query, c, func(ctx context.Context) (QueryPage, error) {
 		d, err := s.handle.Get(ctx)
 		if err != nil {
 			return QueryPage{}, err
@@ -360,7 +361,11 @@ func (s *Store) Query(ctx context.Context, r QueryRequest) (QueryPage, error) {
 		if !ok {
 			return QueryPage{}, fault.New(fault.Unimplemented, "this kind of store cannot be queried").WithReason(ReasonQueryNotSupported)
 		}
-		return querier.Query(ctx, scope, r.Query, QueryOptions{r.Metadata})
+		q, err := ParseQuery(r.Text)
+		if err != nil {
+			return QueryPage{}, err
+		}
+		return querier.Query(ctx, scope, q, QueryOptions{r.Metadata})
 	})
 	if err != nil {
 		return QueryPage{}, s.explain(err, "query", "")

@@ -39,11 +39,7 @@ func neighbours(t *testing.T) (shop, bank, bare *state.Store) {
 
 func query(t *testing.T, s *state.Store, text string) (keys []string, token string) {
 	t.Helper()
-	q, err := state.ParseQuery([]byte(text))
-	if err != nil {
-		t.Fatal(err)
-	}
-	page, err := s.Query(t.Context(), state.QueryRequest{Query: q})
+	page, err := s.Query(t.Context(), state.QueryRequest{Text: []byte(text)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +76,7 @@ type bareDriver struct{ state.Driver }
 
 func TestAStoreThatCannotSaysSo(t *testing.T) {
 	s := newStore(t, bareDriver{openMemory(t)}, state.Options{AppID: "shop"})
-	_, queryErr := s.Query(t.Context(), state.QueryRequest{Query: &state.Query{Limit: 1}})
+	_, queryErr := s.Query(t.Context(), state.QueryRequest{Text: []byte(`{}`)})
 	_, listErr := s.List(t.Context(), state.ListRequest{})
 	for _, tc := range []struct {
 		err    error

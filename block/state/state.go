@@ -47,8 +47,11 @@ const (
 	ReasonBadPage fault.Reason = "state.bad_page"
 	// ReasonListNotSupported: the driver cannot enumerate keys.
 	ReasonListNotSupported fault.Reason = "state.list_not_supported"
-	// ReasonQueryNotSupported: the driver, or its server, cannot query.
+	// ReasonQueryNotSupported: the driver cannot query.
 	ReasonQueryNotSupported fault.Reason = "state.query_not_supported"
+	// ReasonQueryNotAvailable: the driver can, and its server lacks what
+	// queries need, or the component does not say what that is.
+	ReasonQueryNotAvailable fault.Reason = "state.query_not_available"
 	// ReasonBadQuery: a query that is malformed, or that this store cannot
 	// answer.
 	ReasonBadQuery fault.Reason = "state.bad_query"

@@ -33,6 +33,7 @@ const (
 	StateDelete
 	StateBulkDelete
 	StateTransaction
+	StateQuery
 	Publish
 	BulkPublish
 	Subscribe // to a topic, by a stream
@@ -164,6 +165,12 @@ func operationError(op Operation, s Subject, status int, code codes.Code, why st
 		return flat(status, code, "ERR_STATE_BULK_DELETE", "failed deleting state in state store %s: %s", s.Component, why)
 	case StateTransaction:
 		return flat(status, code, "ERR_STATE_TRANSACTION", "error while executing state transaction: %s", why)
+	case StateQuery:
+		return &Error{
+			HTTPStatus: status, Code: code, Tag: "ERR_STATE_QUERY",
+			Message: fmt.Sprintf("state store %s query failed: %s", s.Component, why), Reason: "DAPR_STATE_QUERY_FAILED",
+			ResourceType: state.Block, ResourceName: s.Component,
+		}
 	case Publish, BulkPublish:
 		return publishError(s, status, code, why)
 	case Subscribe:
@@ -201,7 +208,7 @@ func operationError(op Operation, s Subject, status int, code codes.Code, why st
 func describeReason(op Operation, s Subject, err error) *Error {
 	reason := fault.ReasonOf(err)
 	switch op {
-	case StateGet, StateBulkGet, StateSave, StateDelete, StateBulkDelete, StateTransaction:
+	case StateGet, StateBulkGet, StateSave, StateDelete, StateBulkDelete, StateTransaction, StateQuery:
 		return describeState(op, s, reason, err)
 	case Publish, BulkPublish, Subscribe:
 		return describePubSub(s, reason, err)
@@ -266,6 +273,10 @@ func describeState(op Operation, s Subject, reason fault.Reason, err error) *Err
 			HelpURL:  "https://docs.dapr.io/reference/components-reference/supported-state-stores/",
 			HelpText: "Check the list of state stores and the features they support",
 		}
+	case state.ReasonQueryNotSupported:
+		return queryNotSupported(s, "")
+	case state.ReasonQueryNotAvailable:
+		return queryNotSupported(s, ": "+why)
 	case state.ReasonTooManyOperations:
 		return tooManyOperations(s, err)
 	case outbox.ReasonRefused:
@@ -279,6 +290,16 @@ func describeState(op Operation, s Subject, reason fault.Reason, err error) *Err
 			"operation type %s not supported", s.Operation)
 	}
 	return nil
+}
+
+// queryNotSupported tells that a store cannot be queried, be it that its kind
+// cannot or that its server lacks something.
+func queryNotSupported(s Subject, why string) *Error {
+	return &Error{
+		HTTPStatus: http.StatusInternalServerError, Code: codes.Internal, Tag: "ERR_STATE_STORE_NOT_SUPPORTED",
+		Message: "state store does not support querying" + why, Reason: "DAPR_STATE_QUERYING_NOT_SUPPORTED",
+		ResourceType: state.Block, ResourceName: s.Component,
+	}
 }
 
 // illegalKey tells of a key with the separator of prefixes in it.
@@ -370,7 +391,7 @@ func describeLock(s Subject, reason fault.Reason) *Error {
 func describeLookup(op Operation, s Subject, l *LookupError) *Error {
 	none := len(l.Names) == 0
 	switch op {
-	case StateGet, StateBulkGet, StateSave, StateDelete, StateBulkDelete, StateTransaction:
+	case StateGet, StateBulkGet, StateSave, StateDelete, StateBulkDelete, StateTransaction, StateQuery:
 		return lookupError(none, l, s, state.Block+" store", "STATE_STORE", "STATE", http.StatusInternalServerError, http.StatusBadRequest)
 	case Publish, BulkPublish, Subscribe:
 		if l.Name == "" && !none {

@@ -6,8 +6,6 @@ import (
 	"strings"
 
 	"google.golang.org/grpc/codes"
-
-	"github.com/proa-io/proa/block/state"
 )
 
 // tagMalformed is the tag of a request that cannot be read.
@@ -45,15 +43,6 @@ func BodyTooLarge(limit int64) *Error {
 func NotImplemented(what string) *Error {
 	return flat(http.StatusNotImplemented, codes.Unimplemented, "ERR_API_UNIMPLEMENTED",
 		"this API is currently not implemented: %s", what)
-}
-
-// QueryNotSupported tells that a state store cannot answer queries.
-func QueryNotSupported(store string) *Error {
-	return &Error{
-		HTTPStatus: http.StatusInternalServerError, Code: codes.Internal, Tag: "ERR_STATE_STORE_NOT_SUPPORTED",
-		Message: "state store does not support querying", Reason: "DAPR_STATE_QUERYING_NOT_SUPPORTED",
-		ResourceType: state.Block, ResourceName: store,
-	}
 }
 
 // UnmarshalEvents tells of the body of a bulk publish that cannot be read.

@@ -227,6 +227,10 @@ func (d brokenState) Put(context.Context, string, []byte, state.PutOptions) (str
 
 func (d brokenState) Delete(context.Context, string, state.DeleteOptions) error { return d.err }
 
+func (d brokenState) Query(context.Context, state.Scope, *state.Query, state.QueryOptions) (state.QueryPage, error) {
+	return state.QueryPage{}, d.err
+}
+
 // fakeSecrets holds two secrets, and one that the scope denies.
 type fakeSecrets struct{}
 

@@ -25,7 +25,7 @@ var groups = [...]group{
 	{"invoke", "v1", "", []string{"InvokeService"}},
 	{"state", "v1", "", []string{
 		"GetState", "GetBulkState", "SaveState", "DeleteState", "DeleteBulkState", "ExecuteStateTransaction"}},
-	{"state", "v1alpha1", "state query", []string{"QueryStateAlpha1"}},
+	{"state", "v1alpha1", "", []string{"QueryStateAlpha1"}},
 	{"publish", "v1", "", []string{"PublishEvent", "BulkPublishEvent"}},
 	{"publish", "v1alpha1", "", []string{"BulkPublishEventAlpha1"}},
 	{"subscribe", "v1alpha1", "", []string{"SubscribeTopicEventsAlpha1"}},

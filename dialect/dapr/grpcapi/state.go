@@ -3,6 +3,7 @@ package grpcapi
 import (
 	"context"
 	"encoding/json"
+	"strings"
 
 	"google.golang.org/protobuf/types/known/emptypb"
 
@@ -152,6 +153,25 @@ func (s *service) ExecuteStateTransaction(ctx context.Context, in *rtv1.ExecuteS
 		return nil, s.failed(dapr.StateTransaction, about, err)
 	}
 	return &emptypb.Empty{}, nil
+}
+
+// QueryStateAlpha1 returns the items that a query selects.
+func (s *service) QueryStateAlpha1(ctx context.Context, in *rtv1.QueryStateRequest) (*rtv1.QueryStateResponse, error) {
+	about := dapr.Subject{Component: in.GetStoreName()}
+	store, err := s.opts.Blocks.State(about.Component)
+	if err != nil {
+		return nil, s.failed(dapr.StateQuery, about, err)
+	}
+	page, err := store.Query(ctx, state.QueryRequest{Text: []byte(in.GetQuery()), Metadata: in.GetMetadata()})
+	if err != nil {
+		return nil, s.failed(dapr.StateQuery, about, err)
+	}
+	out := &rtv1.QueryStateResponse{Token: page.Token, Metadata: page.Metadata}
+	for i := range page.Items {
+		item := &page.Items[i]
+		out.Results = append(out.Results, &rtv1.QueryStateItem{Key: strings.ToValidUTF8(item.Key, "\uFFFD"), Data: item.Value, Etag: item.ETag})
+	}
+	return out, nil
 }
 
 // keysOf returns the keys of items that error texts may name.

@@ -123,6 +123,35 @@ func TestTransactionsAreCarriedOut(t *testing.T) {
 	}
 }
 
+func TestItemsAreQueried(t *testing.T) {
+	leak.Check(t)
+	c, ctx := connect(t, newWorld(t)), timeout(t)
+	must[*emptypb.Empty](t)(c.SaveState(ctx, &rtv1.SaveStateRequest{StoreName: "statestore", States: []*commonv1.StateItem{
+		item("a", `{"n":3}`), item("b", `{"n":1}`), item("c", `{"n":2}`), item("d", "\x00"),
+	}}))
+	query := func(text string) *rtv1.QueryStateResponse {
+		t.Helper()
+		return must[*rtv1.QueryStateResponse](t)(c.QueryStateAlpha1(ctx, &rtv1.QueryStateRequest{StoreName: "statestore", Query: text}))
+	}
+	out := query(`{"filter":{"GTE":{"n":1}},"sort":[{"key":"n"}],"page":{"limit":2}}`)
+	if len(out.GetResults()) != 2 || out.GetToken() == "" {
+		t.Fatalf("%v", out)
+	}
+	if r := out.GetResults()[0]; r.GetKey() != "b" || string(r.GetData()) != `{"n":1}` || r.GetEtag() == "" || r.GetError() != "" {
+		t.Errorf("%v", r)
+	}
+	out = query(`{"filter":{"GTE":{"n":1}},"sort":[{"key":"n"}],"page":{"limit":2,"token":"` + out.GetToken() + `"}}`)
+	if len(out.GetResults()) != 1 || out.GetResults()[0].GetKey() != "a" || out.GetToken() != "" {
+		t.Errorf("%v", out)
+	}
+	if out = query(`{}`); len(out.GetResults()) != 4 || string(out.GetResults()[3].GetData()) != "\x00" {
+		t.Errorf("%v", out)
+	}
+	if out = query(`{"filter":{"EQ":{"n":7}}}`); len(out.GetResults()) != 0 || out.GetToken() != "" {
+		t.Errorf("%v", out)
+	}
+}
+
 func TestStateErrorsAreThoseOfDapr(t *testing.T) {
 	leak.Check(t)
 	w := newWorld(t)
@@ -133,6 +162,10 @@ func TestStateErrorsAreThoseOfDapr(t *testing.T) {
 	}
 	save := func(store string, i *commonv1.StateItem) error {
 		_, err := c.SaveState(ctx, &rtv1.SaveStateRequest{StoreName: store, States: []*commonv1.StateItem{i}})
+		return err
+	}
+	query := func(store, text string) error {
+		_, err := c.QueryStateAlpha1(ctx, &rtv1.QueryStateRequest{StoreName: store, Query: text})
 		return err
 	}
 	strange := func(change func(*commonv1.StateItem)) *commonv1.StateItem {
@@ -159,6 +192,11 @@ func TestStateErrorsAreThoseOfDapr(t *testing.T) {
 			want{codes.InvalidArgument, "ERR_MALFORMED_REQUEST", "concurrency 9"}},
 		{"a strange consistency", save("statestore", strange(func(i *commonv1.StateItem) { i.Options = &commonv1.StateOptions{Consistency: 9} })),
 			want{codes.InvalidArgument, "ERR_MALFORMED_REQUEST", "consistency 9"}},
+		{"a query of another store", query("statestor", "{}"), want{codes.InvalidArgument, "DAPR_STATE_NOT_FOUND", "state store statestor is not found"}},
+		{"a query of a store that cannot", query("plain", "["), want{codes.Internal, "DAPR_STATE_QUERYING_NOT_SUPPORTED", "state store does not support querying"}},
+		{"a bad query", query("statestore", "["), want{codes.InvalidArgument, "DAPR_STATE_QUERY_FAILED", "state store statestore query failed: "}},
+		{"a query of a store that is away", query("away", "{}"), want{codes.Unavailable, "DAPR_STATE_QUERY_FAILED", "connection refused"}},
+		{"a query that meets a bug", query("wrong", "{}"), want{codes.Internal, "DAPR_STATE_QUERY_FAILED", "state store wrong query failed"}},
 		{"a strange TTL", save("statestore", strange(func(i *commonv1.StateItem) { i.Metadata = map[string]string{"ttlInSeconds": "soon"} })),
 			want{codes.InvalidArgument, "ERR_STATE_SAVE", "soon"}},
 	} {

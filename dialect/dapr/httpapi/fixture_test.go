@@ -135,6 +135,7 @@ func newWorld(t testing.TB) *world {
 	}
 	w.addState("statestore", countingState{mem, &counter{}})
 	w.addState("plain", plainState{mem})
+	w.states["neighbour"] = state.New(component.Opened[state.Driver]("neighbour", mem), state.Options{AppID: "bank", Chains: policy.None{}})
 	w.addState("small", smallState{mem})
 	w.addState("busy", brokenState{mem, fault.New(fault.ResourceExhausted, "100 calls per second are the most allowed").WithRetryAfter(1500 * time.Millisecond)})
 	w.addState("away", brokenState{mem, fault.New(fault.Unavailable, "connection refused")})
@@ -289,6 +290,14 @@ func (d countingState) Delete(ctx context.Context, key string, o state.DeleteOpt
 	return d.State.Delete(ctx, key, o)
 }
 
+func (d countingState) Query(ctx context.Context, scope state.Scope, q *state.Query, o state.QueryOptions) (state.QueryPage, error) {
+	page, err := d.State.Query(ctx, scope, q, o)
+	for i := range page.Items {
+		page.Items[i].ETag = d.count.number(page.Items[i].ETag)
+	}
+	return page, err
+}
+
 // plainState has no transactions.
 type plainState struct{ state.Driver }
 
@@ -312,6 +321,10 @@ func (d brokenState) Put(context.Context, string, []byte, state.PutOptions) (str
 }
 
 func (d brokenState) Delete(context.Context, string, state.DeleteOptions) error { return d.err }
+
+func (d brokenState) Query(context.Context, state.Scope, *state.Query, state.QueryOptions) (state.QueryPage, error) {
+	return state.QueryPage{}, d.err
+}
 
 // fakeBroker keeps the last message that is published to it, and refuses the topic "full".
 type fakeBroker struct {

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"maps"
+	"slices"
 	"unicode/utf8"
 
 	"github.com/proa-io/proa/block/state"
@@ -186,8 +187,7 @@ func (c *call) bulkGetState() {
 	c.json(200, c.out)
 }
 
-// appendBulkItem appends one answer of a bulk get. A value that is not JSON is
-// shown as a string: as it is when it is text, else in base64.
+// appendBulkItem appends one answer of a bulk get.
 func appendBulkItem(b []byte, store string, item *state.BulkItem) []byte {
 	b = appendString(append(b, `{"key":`...), item.Key)
 	if item.Err != nil {
@@ -198,7 +198,19 @@ func appendBulkItem(b []byte, store string, item *state.BulkItem) []byte {
 	if !item.Found {
 		return append(b, '}')
 	}
-	value := item.Item.Value
+	b = appendItem(b, &item.Item)
+	if text, ok := item.Item.ExpireTime(); ok {
+		b = appendString(append(b, `,"metadata":{"`+state.MetadataExpires+`":`...), text)
+		b = append(b, '}')
+	}
+	return append(b, '}')
+}
+
+// appendItem appends the value and the etag of an item as members of an object.
+// A value that is not JSON is shown as a string: as it is when it is text, else
+// in base64.
+func appendItem(b []byte, item *state.Item) []byte {
+	value := item.Value
 	switch b = append(b, `,"data":`...); {
 	case utf8.Valid(value) && json.Valid(value):
 		b = append(b, value...)
@@ -207,14 +219,10 @@ func appendBulkItem(b []byte, store string, item *state.BulkItem) []byte {
 	default:
 		b = append(base64.StdEncoding.AppendEncode(append(b, '"'), value), '"')
 	}
-	if item.Item.ETag != "" {
-		b = appendString(append(b, `,"etag":`...), item.Item.ETag)
+	if item.ETag != "" {
+		b = appendString(append(b, `,"etag":`...), item.ETag)
 	}
-	if text, ok := item.Item.ExpireTime(); ok {
-		b = appendString(append(b, `,"metadata":{"`+state.MetadataExpires+`":`...), text)
-		b = append(b, '}')
-	}
-	return append(b, '}')
+	return b
 }
 
 func (c *call) transact() {
@@ -254,9 +262,57 @@ func (c *call) transact() {
 	c.empty()
 }
 
-// queryState answers as Dapr does for a store that cannot be queried: none can.
+// queryState answers with the items that a query selects.
 func (c *call) queryState() {
-	if store, ok := c.store(dapr.StateGet); ok {
-		c.fail(dapr.QueryNotSupported(store.Name()))
+	store, ok := c.store(dapr.StateQuery)
+	if !ok {
+		return
 	}
+	q, ok := c.query()
+	if !ok {
+		return
+	}
+	body, ok := c.readBody()
+	if !ok {
+		return
+	}
+	page, err := store.Query(c.context(), state.QueryRequest{Text: body, Metadata: q.metadata()})
+	if err != nil {
+		c.failed(dapr.StateQuery, dapr.Subject{Component: store.Name()}, err)
+		return
+	}
+	if len(page.Items) == 0 {
+		c.empty()
+		return
+	}
+	out := append(c.out[:0], `{"results":[`...)
+	for i := range page.Items {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		item := &page.Items[i]
+		out = appendString(append(out, `{"key":`...), item.Key)
+		out = append(appendItem(out, &item.Item), '}')
+	}
+	out = append(out, ']')
+	if page.Token != "" {
+		out = appendString(append(out, `,"token":`...), page.Token)
+	}
+	if len(page.Metadata) > 0 {
+		out = appendMap(append(out, `,"metadata":`...), page.Metadata)
+	}
+	c.out = append(out, '}')
+	c.json(200, c.out)
+}
+
+// appendMap appends an object of strings, sorted by name.
+func appendMap(b []byte, m map[string]string) []byte {
+	b = append(b, '{')
+	for i, name := range slices.Sorted(maps.Keys(m)) {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = appendString(append(appendString(b, name), ':'), m[name])
+	}
+	return append(b, '}')
 }
