@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/proa-io/proa/block/binding"
 	"github.com/proa-io/proa/block/invoke"
@@ -164,9 +165,20 @@ func (a *application) came(ctx context.Context) {
 	a.set(ctx, func() { a.present = true })
 }
 
-// went stops feeding an application that is gone.
+// newcomer is how much sooner than it is noticed that the application is gone its
+// successor may have subscribed to configuration items already.
+const newcomer = 2 * time.Second
+
+// went stops feeding an application that is gone. Its subscriptions to
+// configuration items end: it cannot do that any more, and its successor
+// subscribes anew.
 func (a *application) went() {
 	a.ready.Store(false)
+	for name, store := range a.rt.table.Load().configs {
+		if n := store.EndSubscriptions(time.Now().Add(-newcomer)); n > 0 {
+			a.rt.cfg.Log.Info("subscriptions to configuration items end, for the application is gone", "component", name, "subscriptions", n)
+		}
+	}
 	a.set(context.Background(), func() { a.present = false }) //nolint:contextcheck // nothing is started
 }
 

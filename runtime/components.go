@@ -229,7 +229,7 @@ func (b *builder) block(u *unit, c *resource.Component) error {
 		u.drain, u.replace = s.Drain, func(next *components) { s.Replace(next.brokers[u.name]) }
 	case secret.Block:
 		h := handle[secret.Driver](b, u, c)
-		s := secret.New(h, secret.Options{Chains: u.chains, Scope: b.scope(u.name)})
+		s := secret.New(h, secret.Options{Chains: u.chains, Scope: b.scope(u.name), Log: b.log(c)})
 		u.put = func(out *components) { out.secrets[u.name] = s }
 	case lock.Block:
 		h := handle[lock.Driver](b, u, c)

@@ -7,8 +7,10 @@ package config
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
+	"time"
 	"unicode/utf8"
 
 	"github.com/proa-io/proa/component"
@@ -23,6 +25,8 @@ const (
 	// ReasonNoStore marks a subscription that ended because the component was
 	// removed.
 	ReasonNoStore fault.Reason = "config.no_store"
+	// ReasonNotText marks an item that cannot be told to an application.
+	ReasonNotText fault.Reason = "config.not_text"
 	// ReasonCannotWrite marks a store whose items cannot be changed.
 	ReasonCannotWrite fault.Reason = "config.cannot_write"
 	// ReasonBadWrite marks changes that no store could make.
@@ -51,9 +55,16 @@ type Store struct {
 	stopped chan struct{}              // closed when Run takes no more
 
 	mu       sync.Mutex
-	subs     map[string]context.CancelCauseFunc // by id; nil once it was replaced
-	next     *Store                             // valid once replaced is closed; nil for none
-	replaced chan struct{}                      // closed by Replace
+	subs     map[string]subscriber // by id; nil once it was replaced
+	next     *Store                // valid once replaced is closed; nil for none
+	replaced chan struct{}         // closed by Replace
+}
+
+// subscriber is how to end a subscription.
+type subscriber struct {
+	cancel     context.CancelCauseFunc
+	persistent bool // made by Subscribe
+	since      time.Time
 }
 
 // New returns a Store over the driver that h opens.
@@ -71,14 +82,16 @@ func New(h *component.Handle[Driver], o Options) *Store {
 		get: bind("get"), write: bind("write"), watch: bind("watch"),
 		deliver: inbound.Bind(policy.Op{Block: Block, Component: h.Name(), Name: "deliver", Inbound: true}),
 		spawn:   make(chan func(context.Context)), stopped: make(chan struct{}),
-		subs: map[string]context.CancelCauseFunc{}, replaced: make(chan struct{}),
+		subs: map[string]subscriber{}, replaced: make(chan struct{}),
 	}
 }
 
 // Name returns the component's name.
 func (s *Store) Name() string { return s.handle.Name() }
 
-// Get returns the items that q selects. Keys that do not exist are left out.
+// Get returns the items that q selects. Keys that do not exist are left out. The
+// protocols carry text only: an item that q names and that is no UTF-8 is
+// FailedPrecondition, and others that are none are left out.
 func (s *Store) Get(ctx context.Context, q Query) (map[string]Item, error) {
 	call := policy.Call{Idempotent: true}
 	if len(q.Keys) == 1 {
@@ -90,25 +103,39 @@ func (s *Store) Get(ctx context.Context, q Query) (map[string]Item, error) {
 			return nil, err
 		}
 		items, err := d.Get(ctx, q)
-		return asText(items), s.wrap(err, "get from")
+		if err != nil {
+			return nil, s.wrap(err, "get from")
+		}
+		for key, item := range items {
+			if isText(key, item) {
+				continue
+			}
+			if slices.Contains(q.Keys, key) {
+				return nil, fault.New(fault.FailedPrecondition, "item %q of configuration store %q is not text (UTF-8)", key, s.Name()).
+					WithReason(ReasonNotText)
+			}
+			s.leaveOut(ctx, items, key)
+		}
+		return items, nil
 	})
 }
 
-// asText makes items fit for protocols that carry text only: bytes of a value
-// that are no UTF-8 become the replacement character, and an item whose key is
-// no UTF-8 is left out, for nobody could ask for it.
-func asText(items map[string]Item) map[string]Item {
-	for k, item := range items {
-		switch {
-		case !utf8.ValidString(k):
-			delete(items, k)
-		case !utf8.ValidString(item.Value) || !utf8.ValidString(item.Version):
-			item.Value = strings.ToValidUTF8(item.Value, "\uFFFD")
-			item.Version = strings.ToValidUTF8(item.Version, "\uFFFD")
-			items[k] = item
+// isText reports whether an item can be told to an application.
+func isText(key string, item Item) bool {
+	if !utf8.ValidString(key) || !utf8.ValidString(item.Value) || !utf8.ValidString(item.Version) {
+		return false
+	}
+	for k, v := range item.Metadata {
+		if !utf8.ValidString(k) || !utf8.ValidString(v) {
+			return false
 		}
 	}
-	return items
+	return true
+}
+
+func (s *Store) leaveOut(ctx context.Context, items map[string]Item, key string) {
+	delete(items, key)
+	s.log.WarnContext(ctx, "a configuration item is left out: it is not text (UTF-8)", "key", strings.ToValidUTF8(key, "\uFFFD"))
 }
 
 func (s *Store) wrap(err error, op string) error {

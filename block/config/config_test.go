@@ -542,7 +542,7 @@ func TestChangesThatNoStoreCouldMakeAreInvalid(t *testing.T) {
 	}
 }
 
-func TestBytesThatAreNoTextAreReplaced(t *testing.T) {
+func TestItemsThatAreNoTextAreNotHandedOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newShaky(t)
 		s := running(t, d)
@@ -550,16 +550,59 @@ func TestBytesThatAreNoTextAreReplaced(t *testing.T) {
 		if _, err := s.Subscribe(t.Context(), config.Query{}, box.take); err != nil {
 			t.Fatal(err)
 		}
-		for key, value := range map[string]string{"a": "x\xffy", "bad\xff": "1"} {
+		for key, value := range map[string]string{"a": "x\xffy", "b": "1", "bad\xff": "1"} {
 			if _, err := configtest.Set(t.Context(), d, key, value); err != nil {
 				t.Fatal(err)
 			}
 		}
-		got, err := s.Get(t.Context(), config.Query{})
-		if err != nil || len(got) != 1 || got["a"].Value != "x\uFFFDy" {
-			t.Errorf("Get = %v, %v", got, err)
+		_, err := s.Get(t.Context(), config.Query{Keys: []string{"b", "a"}})
+		if !fault.Is(err, fault.FailedPrecondition) || fault.ReasonOf(err) != config.ReasonNotText ||
+			err.Error() != `item "a" of configuration store "settings" is not text (UTF-8)` {
+			t.Errorf("Get of it: %v", err)
 		}
-		box.want(t, "a=x\uFFFDy")
+		got, err := s.Get(t.Context(), config.Query{})
+		if err != nil || len(got) != 1 || got["b"].Value != "1" {
+			t.Errorf("Get of all = %v, %v; want the text", got, err)
+		}
+		box.want(t, "b=1")
+		// To a subscriber it appears and goes away.
+		for _, value := range []string{"text", "x\xff"} {
+			if _, err := configtest.Set(t.Context(), d, "a", value); err != nil {
+				t.Fatal(err)
+			}
+		}
+		box.want(t, "a=text", "-a")
+	})
+}
+
+func TestSubscriptionsOfSomebodyWhoIsGoneEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newShaky(t)
+		s := running(t, d)
+		var first, second, streamed inbox
+		old, err := s.Subscribe(t.Context(), config.Query{}, first.take)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go func() { _ = s.Stream(ctx, config.Query{}, streamed.take) }()
+		time.Sleep(time.Minute)
+		moment := time.Now()
+		time.Sleep(time.Second)
+		if _, err := s.Subscribe(t.Context(), config.Query{}, second.take); err != nil {
+			t.Fatal(err)
+		}
+		if n := s.EndSubscriptions(moment); n != 1 {
+			t.Errorf("%d subscriptions ended, want 1", n)
+		}
+		d.write(t, "a=1")
+		first.want(t)
+		second.want(t, "a=1")
+		streamed.want(t, "a=1")
+		if err := s.Unsubscribe(t.Context(), old); !fault.Is(err, fault.NotFound) {
+			t.Errorf("Unsubscribe of one that was ended: %v", err)
+		}
 	})
 }
 

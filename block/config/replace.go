@@ -22,8 +22,8 @@ func (s *Store) Replace(next *Store) {
 	s.next, s.subs = next, nil
 	close(s.replaced)
 	if next == nil {
-		for _, cancel := range subs {
-			cancel(s.removed())
+		for _, sub := range subs {
+			sub.cancel(s.removed())
 		}
 		return
 	}

@@ -111,7 +111,7 @@ func (s *Store) Stream(ctx context.Context, q Query, deliver Handler) error {
 func (s *Store) Unsubscribe(_ context.Context, id string) error {
 	var cancel context.CancelCauseFunc
 	_, _ = s.change(func(st *Store) error {
-		cancel = st.subs[id]
+		cancel = st.subs[id].cancel
 		delete(st.subs, id)
 		return nil
 	})
@@ -121,6 +121,25 @@ func (s *Store) Unsubscribe(_ context.Context, id string) error {
 	}
 	cancel(errUnsubscribed)
 	return nil
+}
+
+// EndSubscriptions ends those that Subscribe made before a moment, because who
+// made them is gone and will not unsubscribe. It returns how many there were.
+func (s *Store) EndSubscriptions(before time.Time) int {
+	var ended []context.CancelCauseFunc
+	_, _ = s.change(func(st *Store) error {
+		for id, sub := range st.subs {
+			if sub.persistent && sub.since.Before(before) {
+				ended = append(ended, sub.cancel)
+				delete(st.subs, id)
+			}
+		}
+		return nil
+	})
+	for _, cancel := range ended {
+		cancel(errUnsubscribed)
+	}
+	return len(ended)
 }
 
 // Run carries the subscriptions that Subscribe makes until ctx ends, waits for
@@ -157,7 +176,7 @@ func (s *Store) newSubscription(q Query) *subscription {
 
 // serve carries sub until ctx ends; cancel ends it.
 func (s *Store) serve(ctx context.Context, cancel context.CancelCauseFunc, sub *subscription, deliver Handler) error {
-	if err := s.register(sub.id, cancel); err != nil {
+	if err := s.register(sub, cancel); err != nil {
 		return err
 	}
 	defer s.forget(sub.id)
@@ -177,13 +196,13 @@ func (s *Store) serve(ctx context.Context, cancel context.CancelCauseFunc, sub *
 // the store a watch. An application that forgets to unsubscribe meets it.
 const maxSubscriptions = 1000
 
-func (s *Store) register(id string, cancel context.CancelCauseFunc) error {
+func (s *Store) register(sub *subscription, cancel context.CancelCauseFunc) error {
 	ok, err := s.change(func(st *Store) error {
 		if len(st.subs) >= maxSubscriptions {
 			return fault.New(fault.ResourceExhausted, "configuration store %q has %d subscriptions and takes no more: unsubscribe some",
 				s.Name(), maxSubscriptions)
 		}
-		st.subs[id] = cancel
+		st.subs[sub.id] = subscriber{cancel: cancel, persistent: sub.persistent, since: time.Now()}
 		return nil
 	})
 	if !ok {
@@ -290,7 +309,12 @@ func (s *Store) watchOnce(ctx context.Context, sub *subscription, reported func(
 		return err
 	}
 	err = d.Watch(ctx, sub.query, func(e Event) {
-		e.Items = asText(e.Items)
+		for key, item := range e.Items {
+			if !isText(key, item) {
+				s.leaveOut(ctx, e.Items, key)
+				e.Deleted = append(e.Deleted, key) // as for whoever reads it
+			}
+		}
 		sub.apply(e)
 		reported()
 	})

@@ -6,6 +6,7 @@ package secret
 
 import (
 	"context"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -25,6 +26,8 @@ const (
 	// ReasonNoSuchKey marks a reference to a key that the secret does not
 	// have.
 	ReasonNoSuchKey fault.Reason = "secret.no_such_key"
+	// ReasonNotText marks a secret that cannot be told to an application.
+	ReasonNotText fault.Reason = "secret.not_text"
 	// ReasonCannotList marks a bulk read from a store that cannot enumerate.
 	ReasonCannotList fault.Reason = "secret.cannot_list"
 )
@@ -35,12 +38,16 @@ type Options struct {
 	Chains policy.Chains
 	// Scope limits what the application may read. The zero Scope allows all.
 	Scope Scope
+	// Log takes what no caller is told, such as secrets that a bulk read has to
+	// leave out. It should name the component. Nil discards.
+	Log *slog.Logger
 }
 
 // Store is a named secret store. It is safe for concurrent use.
 type Store struct {
 	handle  *component.Handle[Driver]
 	scope   Scope
+	log     *slog.Logger
 	get     *policy.Operation
 	list    *policy.Operation
 	resolve *policy.Operation
@@ -52,7 +59,10 @@ func New(h *component.Handle[Driver], o Options) *Store {
 	bind := func(op string) *policy.Operation {
 		return chain.Bind(policy.Op{Block: Block, Component: h.Name(), Name: op})
 	}
-	return &Store{handle: h, scope: o.Scope, get: bind("get"), list: bind("list"), resolve: bind("resolve")}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Store{handle: h, scope: o.Scope, log: o.Log, get: bind("get"), list: bind("list"), resolve: bind("resolve")}
 }
 
 // Name returns the component's name.
@@ -92,9 +102,15 @@ func (s *Store) List(ctx context.Context, metadata map[string]string) (map[strin
 		}
 		// The driver was asked to leave these out; a scope must not depend
 		// on it.
-		maps.DeleteFunc(all, func(name string, values map[string]string) bool {
-			return !s.scope.Allows(name) || !isText(name, values)
-		})
+		for name, values := range all {
+			if !s.scope.Allows(name) {
+				delete(all, name)
+			} else if key, ok := isText(name, values); !ok {
+				delete(all, name)
+				s.log.WarnContext(ctx, "a secret is left out of a bulk read: it is not text (UTF-8)",
+					"secret", strings.ToValidUTF8(name, "\uFFFD"), "key", strings.ToValidUTF8(key, "\uFFFD"))
+			}
+		}
 		return all, nil
 	})
 }
@@ -137,11 +153,14 @@ func (s *Store) read(ctx context.Context, op *policy.Operation, name string, met
 			return nil, err
 		}
 		values, err := d.Get(ctx, name, metadata)
-		switch {
-		case err == nil && !isText(name, values):
-			return nil, fault.New(fault.FailedPrecondition, "secret %q of store %q is not text (UTF-8)", name, s.Name())
-		case err == nil:
+		if err == nil {
+			if key, ok := isText(name, values); !ok {
+				return nil, fault.New(fault.FailedPrecondition, "key %q of secret %q of store %q is not text (UTF-8)", key, name, s.Name()).
+					WithReason(ReasonNotText)
+			}
 			return values, nil
+		}
+		switch {
 		case fault.Is(err, fault.NotFound):
 			return nil, fault.Wrap(err, fault.NotFound, "secret %q of store %q", name, s.Name()).WithReason(ReasonNotFound)
 		}
@@ -149,18 +168,19 @@ func (s *Store) read(ctx context.Context, op *policy.Operation, name string, met
 	})
 }
 
-// isText reports whether a secret can be told to an application: the protocols
-// carry text only, and a secret must not be bent to fit.
-func isText(name string, values map[string]string) bool {
+// isText reports whether a secret can be told to an application, and a key that
+// keeps it from that: the protocols carry text only, and a secret must not be
+// bent to fit.
+func isText(name string, values map[string]string) (key string, ok bool) {
 	if !utf8.ValidString(name) {
-		return false
+		return "", false
 	}
 	for k, v := range values {
 		if !utf8.ValidString(k) || !utf8.ValidString(v) {
-			return false
+			return k, false
 		}
 	}
-	return true
+	return "", true
 }
 
 func quoteList(names []string) string {

@@ -129,8 +129,9 @@ func TestDriverErrorKeepsItsCode(t *testing.T) {
 func TestSecretThatIsNoTextIsNotHandedOut(t *testing.T) {
 	s := newStore(&listing{fixed{secrets: map[string]map[string]string{"key": {"key": "s3cret\xff"}, "text": {"text": "t"}}}}, secret.Scope{})
 	_, err := s.Get(t.Context(), "key", nil)
-	if !fault.Is(err, fault.FailedPrecondition) || strings.Contains(err.Error(), "s3cret") {
-		t.Errorf("Get: %v, want failed_precondition without the value", err)
+	if !fault.Is(err, fault.FailedPrecondition) || fault.ReasonOf(err) != secret.ReasonNotText ||
+		err.Error() != `key "key" of secret "key" of store "vault" is not text (UTF-8)` {
+		t.Errorf("Get: %v, want failed_precondition with the key and without the value", err)
 	}
 	all, err := s.List(t.Context(), nil)
 	if err != nil || len(all) != 1 || all["text"] == nil {

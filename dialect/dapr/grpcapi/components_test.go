@@ -82,6 +82,75 @@ func TestSecretsAreRead(t *testing.T) {
 	want{codes.InvalidArgument, "ERR_SECRET_STORE_NOT_FOUND", ""}.check(t, err)
 }
 
+// Every documented error of secrets, configuration and locks that the tests of
+// what succeeds do not meet.
+func TestTroublesOfStoresAreTold(t *testing.T) {
+	leak.Check(t)
+	w := newWorld(t)
+	a := New(Options{Blocks: w})
+	c, none, ctx := rtv1.NewDaprClient(serve(t, a)), connect(t, &world{}), timeout(t)
+	bulk := func(c rtv1.DaprClient, store string) error {
+		_, err := c.GetBulkSecret(ctx, &rtv1.GetBulkSecretRequest{StoreName: store})
+		return err
+	}
+	secret := func(store string) error {
+		_, err := c.GetSecret(ctx, &rtv1.GetSecretRequest{StoreName: store, Key: "s"})
+		return err
+	}
+	items := func(c rtv1.DaprClient, store string, keys ...string) error {
+		_, err := c.GetConfiguration(ctx, &rtv1.GetConfigurationRequest{StoreName: store, Keys: keys})
+		return err
+	}
+	subscribe := func(c rtv1.DaprClient, store string) error {
+		s, err := c.SubscribeConfiguration(ctx, &rtv1.SubscribeConfigurationRequest{StoreName: store, Keys: []string{"a", "b"}})
+		if err == nil {
+			_, err = s.Recv()
+		}
+		return err
+	}
+	unsubscribe := func(c rtv1.DaprClient, store string) error {
+		_, err := c.UnsubscribeConfiguration(ctx, &rtv1.UnsubscribeConfigurationRequest{StoreName: store, Id: "i"})
+		return err
+	}
+	lock := func(c rtv1.DaprClient, store string) error {
+		_, err := c.TryLockAlpha1(ctx, &rtv1.TryLockRequest{StoreName: store, ResourceId: "r", LockOwner: "o", ExpiryInSeconds: 1})
+		return err
+	}
+	unlock := func(c rtv1.DaprClient, store, resource, owner string) error {
+		_, err := c.UnlockAlpha1(ctx, &rtv1.UnlockRequest{StoreName: store, ResourceId: resource, LockOwner: owner})
+		return err
+	}
+	notConfigured := want{codes.FailedPrecondition, "ERR_CONFIGURATION_STORE_NOT_CONFIGURED", "configuration stores not configured"}
+	for name, tc := range map[string]struct {
+		err  error
+		want want
+	}{
+		"secret of a server that is away":          {secret("away"), want{codes.Unavailable, "ERR_SECRET_GET", "failed getting secret with key s from secret store away: connection refused"}},
+		"secrets of a server that is away":         {bulk(c, "away"), want{codes.Unavailable, "ERR_SECRET_GET", "failed getting secrets from secret store away: connection refused"}},
+		"secrets of a store that cannot list":      {bulk(c, "binary"), want{codes.Unimplemented, "ERR_SECRET_GET", `secret store "binary" () cannot list its secrets`}},
+		"secret that is no text":                   {secret("binary"), want{codes.FailedPrecondition, "ERR_SECRET_GET", `key "store.jks" of secret "s" of store "binary" is not text (UTF-8)`}},
+		"secrets without a store":                  {bulk(none, "vault"), want{codes.FailedPrecondition, "ERR_SECRET_STORES_NOT_CONFIGURED", "secret store is not configured"}},
+		"items of a server that is away":           {items(c, "away", "a"), want{codes.Unavailable, "ERR_CONFIGURATION_GET", "failed to get [a] from Configuration store away: connection refused"}},
+		"item that is no text":                     {items(c, "binary", "logo"), want{codes.FailedPrecondition, "ERR_CONFIGURATION_GET", `item "logo" of configuration store "binary" is not text (UTF-8)`}},
+		"items without a store":                    {items(none, "configstore"), notConfigured},
+		"subscription to a server that is away":    {subscribe(c, "away"), want{codes.Unavailable, "ERR_CONFIGURATION_SUBSCRIBE", "failed to subscribe [a b] from Configuration store away: connection refused"}},
+		"subscription without a store":             {subscribe(none, "configstore"), notConfigured},
+		"unsubscribe without a store":              {unsubscribe(none, "configstore"), notConfigured},
+		"unsubscribe of a store that is not there": {unsubscribe(c, "other"), want{codes.InvalidArgument, "ERR_CONFIGURATION_STORE_NOT_FOUND", "configuration store other not found"}},
+		"lock of a server that is away":            {lock(c, "away"), want{codes.Unavailable, "ERR_TRY_LOCK", "failed to try acquiring lock: connection refused"}},
+		"lock without a store":                     {lock(none, "lockstore"), want{codes.FailedPrecondition, "ERR_LOCK_STORE_NOT_CONFIGURED", "lock store is not configured"}},
+		"unlock of a server that is away":          {unlock(c, "away", "r", "o"), want{codes.Unavailable, "ERR_UNLOCK", "failed to release lock: connection refused"}},
+		"unlock without a store":                   {unlock(none, "lockstore", "r", "o"), want{codes.FailedPrecondition, "ERR_LOCK_STORE_NOT_CONFIGURED", "lock store is not configured"}},
+		"unlock without an owner":                  {unlock(c, "lockstore", "r", ""), want{codes.InvalidArgument, "ERR_MALFORMED_REQUEST", "LockOwner is empty in lock store lockstore"}},
+	} {
+		t.Run(name, func(t *testing.T) { tc.want.check(t, tc.err) })
+	}
+	all := must[*rtv1.GetConfigurationResponse](t)(c.GetConfiguration(ctx, &rtv1.GetConfigurationRequest{StoreName: "binary"}))
+	if len(all.GetItems()) != 1 || all.GetItems()["color"].GetValue() != "red" {
+		t.Errorf("all items are %v, want those that are text", all)
+	}
+}
+
 func TestLocksAreTakenAndGivenBack(t *testing.T) {
 	leak.Check(t)
 	c, ctx := connect(t, newWorld(t)), timeout(t)

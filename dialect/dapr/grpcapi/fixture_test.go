@@ -160,6 +160,7 @@ func newWorld(tb testing.TB) *world {
 	w.items = must[*memory.Config](tb)(memory.OpenConfig(ctx, memory.ConfigConfig{Items: map[string]string{"color": "red", "size": "big"}}, env))
 	w.configs = map[string]*config.Store{"configstore": config.New(component.Opened[config.Driver]("configstore", w.items),
 		config.Options{Chains: policy.None{}})}
+	w.addTroubles()
 	w.models = map[string]*conversation.Model{"llm": newModel(tb)}
 	w.cryptos = map[string]*crypto.Provider{"keys": newKeys(tb)}
 	w.bindings = map[string]*binding.Binding{"echo": binding.New(component.Opened[binding.Driver]("echo", fakeBinding{}),

@@ -157,6 +157,8 @@ func newWorld(t testing.TB) *world {
 	w.locks = map[string]*lock.Store{"lockstore": lock.New(component.Opened[lock.Driver]("lockstore", locks),
 		lock.Options{Chains: policy.None{}, AppID: "shop"})}
 	w.configs = map[string]*config.Store{"configstore": newConfig(t)}
+	w.addTroubles()
+	carry(t, w.configs["away"])
 	w.models = map[string]*conversation.Model{"llm": newModel(t)}
 	w.cryptos = map[string]*crypto.Provider{"keys": newKeys(t)}
 	w.bindings = map[string]*binding.Binding{"echo": binding.New(component.Opened[binding.Driver]("echo", fakeBinding{}),
@@ -212,6 +214,13 @@ func newConfig(t testing.TB) *config.Store {
 		t.Fatal(err)
 	}
 	s := config.New(component.Opened[config.Driver]("configstore", d), config.Options{Chains: policy.None{}})
+	carry(t, s)
+	return s
+}
+
+// carry lets a store carry subscriptions until the test ends.
+func carry(t testing.TB, s *config.Store) {
+	t.Helper()
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
@@ -221,7 +230,6 @@ func newConfig(t testing.TB) *config.Store {
 			t.Errorf("configuration store: %v", err)
 		}
 	})
-	return s
 }
 
 // counter numbers etags, so that transcripts can name them.
