@@ -148,6 +148,8 @@ var fences = []fence{
 		"WebSocket passes through as bytes; only tests speak it"},
 	{"golang.org/x/net/http2/...", []string{"mesh"},
 		"connections have one engine, behind mesh/proxy"},
+	{"modernc.org/sqlite", []string{"driver/sqlite"},
+		"one technology, one package"},
 	{"net/http", []string{"cmd", "dialect", "driver", "examples", "mesh", "runtime", "telemetry"},
 		"the waist does not know HTTP"},
 	{"net/http/httputil", nil,

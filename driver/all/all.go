@@ -22,6 +22,7 @@ import (
 	"github.com/proa-io/proa/driver/postgres"
 	"github.com/proa-io/proa/driver/rabbitmq"
 	"github.com/proa-io/proa/driver/redis"
+	"github.com/proa-io/proa/driver/sqlite"
 	"github.com/proa-io/proa/driver/vault"
 	"github.com/proa-io/proa/engine"
 )
@@ -52,6 +53,7 @@ func Specs(d Deps) []component.Spec {
 		postgres.Specs(),
 		rabbitmq.Specs(),
 		redis.Specs(),
+		sqlite.Specs(),
 		vault.Specs(),
 	)
 }

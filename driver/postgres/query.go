@@ -105,12 +105,12 @@ type dialect struct{}
 func noNUL(s string) string { return strings.ReplaceAll(s, "\x00", "\uffff") }
 
 // Path implements sqlstate.Dialect, as do the other methods.
-func (dialect) Path(a *sqlstate.Args, path []string) string {
+func (dialect) Path(a *sqlstate.Args, path []string, value string) string {
 	expr := "document"
 	for _, name := range path {
 		expr += " -> " + a.Add(noNUL(name)) + "::text"
 	}
-	return expr
+	return expr + " AS " + value
 }
 
 // Missing tells a value that is not there, or null.

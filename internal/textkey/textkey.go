@@ -57,7 +57,7 @@ func Ranges(prefix, after string) (plain, marked Range) {
 	if after != "" {
 		first = max(prefix, after+"\x00")
 	}
-	end, bounded := successor(prefix)
+	end, bounded := Successor(prefix)
 	if bounded && first >= end {
 		return Range{Empty: true}, Range{Empty: true}
 	}
@@ -74,13 +74,13 @@ func Ranges(prefix, after string) (plain, marked Range) {
 
 // Marked returns where all texts are that begin with Marker.
 func Marked() Range {
-	end, _ := successor(Marker)
+	end, _ := Successor(Marker)
 	return Range{First: Marker, End: end}
 }
 
-// successor returns the first string that comes after all that begin with
+// Successor returns the first string that comes after all that begin with
 // prefix; ok is false when there is none.
-func successor(prefix string) (s string, ok bool) {
+func Successor(prefix string) (s string, ok bool) {
 	b := []byte(prefix)
 	for n := len(b) - 1; n >= 0; n-- {
 		if b[n] < 0xff {

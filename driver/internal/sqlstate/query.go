@@ -10,11 +10,12 @@ import (
 
 // Dialect writes the parts of a query in which databases differ.
 type Dialect interface {
-	// Path returns an expression of what is at a path in an item: each name is
-	// a member of an object.
-	Path(a *Args, path []string) string
+	// Path returns the columns that hold what is at a path in an item, where
+	// each name is that of a member of an object: one called value, and others
+	// whose names begin so.
+	Path(a *Args, path []string, value string) string
 
-	// What follows is about values: names of columns that hold a Path.
+	// What follows is about such columns.
 
 	// Missing returns a condition: nothing is there, or a null.
 	Missing(value string) string
@@ -111,7 +112,7 @@ func (s *Selection) value(path []string) string { return fmt.Sprint("p", s.place
 func (s *Selection) Paths(a *Args) string {
 	var b strings.Builder
 	for _, p := range s.paths {
-		fmt.Fprintf(&b, ", %s AS %s", s.d.Path(a, p), s.value(p))
+		b.WriteString(", " + s.d.Path(a, p, s.value(p)))
 	}
 	return b.String()
 }

@@ -68,18 +68,20 @@ func TestPlansRefuseKeysAndETags(t *testing.T) {
 // plain is a dialect that shows what is asked of it.
 type plain struct{}
 
-func (plain) Path(a *Args, path []string) string { return a.Add(strings.Join(path, ".")) }
-func (plain) Missing(v string) string            { return "missing(" + v + ")" }
-func (plain) Number(v string) string             { return "number(" + v + ")" }
-func (plain) Text(v string) string               { return "text(" + v + ")" }
-func (plain) Bool(v string) string               { return "bool(" + v + ")" }
-func (plain) NumberArg(a *Args, n any) string    { return a.Add(n) }
-func (plain) TextArg(a *Args, s string) string   { return a.Add(s) }
-func (plain) BoolArg(a *Args, b bool) string     { return a.Add(b) }
-func (plain) NumberText(n string) string         { return "string(" + n + ")" }
-func (plain) None() (string, string)             { return "0", "''" }
-func (plain) Key() string                        { return "key" }
-func (plain) KeyArg(a *Args, key string) string  { return a.Add(key) }
+func (plain) Path(a *Args, path []string, value string) string {
+	return a.Add(strings.Join(path, ".")) + " AS " + value
+}
+func (plain) Missing(v string) string           { return "missing(" + v + ")" }
+func (plain) Number(v string) string            { return "number(" + v + ")" }
+func (plain) Text(v string) string              { return "text(" + v + ")" }
+func (plain) Bool(v string) string              { return "bool(" + v + ")" }
+func (plain) NumberArg(a *Args, n any) string   { return a.Add(n) }
+func (plain) TextArg(a *Args, s string) string  { return a.Add(s) }
+func (plain) BoolArg(a *Args, b bool) string    { return a.Add(b) }
+func (plain) NumberText(n string) string        { return "string(" + n + ")" }
+func (plain) None() (string, string)            { return "0", "''" }
+func (plain) Key() string                       { return "key" }
+func (plain) KeyArg(a *Args, key string) string { return a.Add(key) }
 
 func TestArgumentsComeInTheOrderOfTheStatement(t *testing.T) {
 	q, err := state.ParseQuery([]byte(`{"filter":{"OR":[{"EQ":{"a":1}},{"AND":[{"NEQ":{"b":"x"}},{"LT":{"a":2}}]}]},"sort":[{"key":"c","order":"DESC"}]}`))

@@ -47,7 +47,7 @@ func readToken(text, prefix string, sortKeys int) (*token, error) {
 
 // isNumber reports whether a text is a number as databases write it.
 func isNumber(text string) bool {
-	ok, err := regexp.MatchString(`^-?[0-9]{1,400}(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,3})?$`, text)
+	ok, err := regexp.MatchString(`^-?([0-9]{1,400}(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,3})?|Inf)$`, text)
 	return ok && err == nil
 }
 
