@@ -32,7 +32,7 @@ func Metrics(m *telemetry.Metrics) Policy {
 // Trace records a span for every call of a sampled trace.
 func Trace(t *telemetry.Tracing) Policy {
 	return func(op Op, next Handler) Handler {
-		if !t.Enabled() {
+		if t == nil {
 			return next
 		}
 		name := op.Block + "/" + op.Name
@@ -41,6 +41,9 @@ func Trace(t *telemetry.Tracing) Policy {
 			attribute.String("proa.op", op.Name),
 		}
 		return func(ctx context.Context, c *Call) error {
+			if !t.Enabled() {
+				return next(ctx, c)
+			}
 			ctx, span := t.Start(ctx, name, fixed...)
 			err := next(ctx, c)
 			span.End(err)

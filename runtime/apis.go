@@ -13,7 +13,8 @@ import (
 // buildAPIs makes the two forms of the Dapr API, and proa.v1 beside them.
 func (rt *Runtime) buildAPIs() {
 	token := dapr.NewToken(rt.cfg.APIToken.Reveal())
-	rules := rt.table.Load().set.Configuration.Spec.API
+	conf := &rt.table.Load().set.Configuration
+	rules := conf.Spec.API
 	rt.proa = proa.New(proa.Options{
 		Blocks: rt, MaxBody: rt.cfg.MaxBodySize, AllowsHTTP: apiRule(rules, "http"), AllowsGRPC: apiRule(rules, "grpc"),
 	})
@@ -29,38 +30,47 @@ func (rt *Runtime) buildAPIs() {
 	if rt.app != nil {
 		h.ConfigurationApp = rt.app.channel
 	}
-	rt.logCalls(&h, &g)
+	h.Observe, g.Observe = rt.logCalls(conf)
 	rt.http, rt.grpc = httpapi.New(h), grpcapi.New(g)
 }
 
-// logCalls logs every API call when the flag or the Configuration asks for it.
-func (rt *Runtime) logCalls(h *httpapi.Options, g *grpcapi.Options) {
+// setAPIRules takes what a Configuration says of the API into use.
+func (rt *Runtime) setAPIRules(conf *resource.Configuration) {
+	http, grpc := apiRule(conf.Spec.API, "http"), apiRule(conf.Spec.API, "grpc")
+	observeHTTP, observeGRPC := rt.logCalls(conf)
+	rt.proa.SetRules(http, grpc)
+	rt.http.SetRules(http, observeHTTP)
+	rt.grpc.SetRules(grpc, observeGRPC)
+}
+
+// logCalls returns what logs every API call when the flag or the Configuration
+// asks for it, else nil.
+func (rt *Runtime) logCalls(conf *resource.Configuration) (func(httpapi.Call), func(grpcapi.Call)) {
 	on, omitHealth, hidePath := rt.cfg.LogAPI, false, false
-	if l := rt.table.Load().set.Configuration.Spec.Logging; l != nil && l.APILogging != nil {
+	if l := conf.Spec.Logging; l != nil && l.APILogging != nil {
 		if l.APILogging.Enabled != nil {
 			on = on || *l.APILogging.Enabled
 		}
 		omitHealth, hidePath = l.APILogging.OmitHealthChecks, l.APILogging.ObfuscateURLs
 	}
 	if !on {
-		return
+		return nil, nil
 	}
 	log := rt.cfg.Log
-	h.Observe = func(c httpapi.Call) {
-		if c.Health && omitHealth {
-			return
+	return func(c httpapi.Call) {
+			if c.Health && omitHealth {
+				return
+			}
+			path := c.Path
+			if hidePath {
+				path = c.Route
+			}
+			log.Info("API call", "protocol", "http", "method", c.Method, "path", path, "route", c.Route, "status", c.Status,
+				"duration", c.Duration, "user_agent", c.UserAgent)
+		}, func(c grpcapi.Call) {
+			log.Info("API call", "protocol", "grpc", "method", c.Method, "forwarded", c.Forwarded, "code", c.Code.String(),
+				"duration", c.Duration, "user_agent", c.UserAgent)
 		}
-		path := c.Path
-		if hidePath {
-			path = c.Route
-		}
-		log.Info("API call", "protocol", "http", "method", c.Method, "path", path, "route", c.Route, "status", c.Status,
-			"duration", c.Duration, "user_agent", c.UserAgent)
-	}
-	g.Observe = func(c grpcapi.Call) {
-		log.Info("API call", "protocol", "grpc", "method", c.Method, "forwarded", c.Forwarded, "code", c.Code.String(),
-			"duration", c.Duration, "user_agent", c.UserAgent)
-	}
 }
 
 // apiRule says which groups of the API are served over a protocol: those that

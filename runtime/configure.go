@@ -10,8 +10,7 @@ import (
 // fixed are the fields of a Configuration that count as they were at the start.
 func fixed() []string {
 	return []string{
-		"tracing", "metric", "metrics", "httpPipeline", "appHttpPipeline", "mtls", "nameResolution", "wasm", "workflow",
-		"api", "logging",
+		"metric", "metrics", "httpPipeline", "appHttpPipeline", "mtls", "nameResolution", "wasm", "workflow",
 	}
 }
 
@@ -26,16 +25,15 @@ func keepFixed(now, before *resource.Configuration) (needs []string) {
 			needs = append(needs, "Configuration spec."+name)
 		}
 	}
-	const hot = "HotReload"
-	if now.Feature(hot, true) != before.Feature(hot, true) {
-		needs = append(needs, "Configuration spec.features "+hot)
-	}
 	return needs
 }
 
-// configure takes a Configuration into use.
-func (rt *Runtime) configure(c *resource.Configuration) {
-	rt.invoker.SetAccess(accessRules(c))
+// configure takes a Configuration into use, in place of another one.
+func (rt *Runtime) configure(now, before *resource.Configuration) {
+	rt.invoker.SetAccess(accessRules(now))
+	if now.Section("api") != before.Section("api") || now.Section("logging") != before.Section("logging") {
+		rt.setAPIRules(now)
+	}
 }
 
 // accessRules returns the access rules of a Configuration.

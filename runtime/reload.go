@@ -11,6 +11,7 @@ import (
 
 	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/resource"
+	"github.com/proa-io/proa/telemetry"
 )
 
 // Reload tells what came of a change of the resources.
@@ -50,18 +51,24 @@ func (r *Reload) String() string {
 type reloader struct {
 	rt      *Runtime
 	watcher *resource.Watcher
-	plan    *plan // what is wanted; nil when it is all in use
+	plan    *plan  // what is wanted; nil when it is all in use
+	hot     bool   // changes of files are noticed
+	tracing string // the digest of the tracing in use
 	last    Reload
 	opened  chan *unit    // a unit of the plan has opened or ended
 	former  chan struct{} // closed when nobody can hold a block of the tables before
 	work    sync.WaitGroup
 }
 
+// hotReload is the feature that makes changes of files be noticed.
+const hotReload = "HotReload"
+
 // plan is what a change of the resources asks for.
 type plan struct {
 	changes   resource.Changes
 	needs     []string
 	policies  *policies
+	tracing   *telemetry.Tracing // nil when it stays
 	want      *components
 	deadline  *time.Timer // for all components to be open
 	published bool
@@ -69,18 +76,22 @@ type plan struct {
 
 func newReloader(rt *Runtime) *reloader {
 	set := rt.table.Load().set
-	r := &reloader{rt: rt, opened: make(chan *unit), former: make(chan struct{})}
+	hot := set.Configuration.Feature(hotReload, true)
+	r := &reloader{rt: rt, hot: hot, tracing: set.Configuration.Section("tracing"), opened: make(chan *unit), former: make(chan struct{})}
 	close(r.former)
 	r.watcher = resource.NewWatcher(resource.WatchOptions{
 		Options: rt.resourceOptions(), Known: set, Settle: rt.cfg.ReloadSettle, Reread: rt.cfg.ReloadReconcile,
-		Passive: !set.Configuration.Feature("HotReload", true), Log: rt.cfg.Log,
+		Passive: !hot, Log: rt.cfg.Log,
 	})
 	return r
 }
 
 // run follows the resources until ctx ends.
 func (r *reloader) run(ctx context.Context) error {
-	defer r.work.Wait()
+	defer func() {
+		r.work.Wait()
+		r.replacePlan(nil)
+	}()
 	snapshots := make(chan resource.Snapshot)
 	r.work.Go(func() {
 		_ = r.watcher.Run(ctx, func(ctx context.Context, s resource.Snapshot) { // nil when ctx has ended
@@ -118,14 +129,22 @@ func (r *reloader) take(ctx context.Context, s resource.Snapshot) {
 		rt.cfg.Log.Debug("a document is passed over: its kind is not one that is read", "place", ig.Pos.String(), "kind", ig.Kind, "name", ig.Name)
 	}
 	set.Adopt(now.set)
-	p := &plan{changes: resource.Diff(now.set, set), needs: keepFixed(&set.Configuration, &now.set.Configuration)}
+	p := &plan{needs: keepFixed(&set.Configuration, &now.set.Configuration)}
+	if set.Configuration.Feature(hotReload, true) != r.hot {
+		p.needs = append(p.needs, "Configuration spec.features "+hotReload)
+	}
+	p.changes = resource.Diff(now.set, set)
 	policies, err := compilePolicies(set.Resiliencies)
 	p.policies = policies
 	b := rt.builder(set)
 	b.reuse, b.there = r.reuse, now.endpoints
 	table, buildErr := b.build(rt.declared(set))
 	if err = errors.Join(err, buildErr); err == nil {
-		if err = checkSubscriptions(set, table, rt.cfg.AppID); err != nil {
+		err = checkSubscriptions(set, table, rt.cfg.AppID)
+		if err == nil && set.Configuration.Section("tracing") != r.tracing {
+			p.tracing, err = newTracing(ctx, &rt.cfg, &set.Configuration)
+		}
+		if err != nil {
 			b.discard()
 		}
 	}
@@ -136,7 +155,7 @@ func (r *reloader) take(ctx context.Context, s resource.Snapshot) {
 	p.want = table
 	r.replacePlan(p)
 	for _, u := range b.fresh {
-		u.until = time.Now().Add(u.timeout)
+		u.until, u.later = time.Now().Add(u.timeout), true
 		if now.unit(u.spec.Block, u.name) == nil {
 			rt.metrics.ComponentReady(u.name, u.spec.Type(), false)
 		}
@@ -177,9 +196,12 @@ func (r *reloader) reuse(block, name, print string) *unit {
 func (r *reloader) replacePlan(p *plan) {
 	if r.plan != nil {
 		r.plan.deadline.Stop()
+		if r.plan.tracing != nil && !r.plan.published {
+			r.rt.endTracing(r.plan.tracing)
+		}
 		now := r.rt.table.Load()
 		for _, u := range r.plan.want.units {
-			if slices.Contains(now.units, u) || slices.Contains(p.want.units, u) {
+			if slices.Contains(now.units, u) || p != nil && slices.Contains(p.want.units, u) {
 				continue
 			}
 			u.stop()
@@ -226,9 +248,28 @@ func (r *reloader) step(ctx context.Context) {
 	}
 	if !p.published {
 		r.rt.resiliency.set(p.policies)
+		r.trace(ctx, p)
 	}
 	r.publish(ctx, now, table)
 	r.published(p, pending)
+}
+
+// trace takes the tracing of a plan into use. The former one ends when the calls
+// that it recorded have ended, or the grace period is over.
+func (r *reloader) trace(ctx context.Context, p *plan) {
+	if p.tracing == nil {
+		return
+	}
+	r.tracing = p.want.set.Configuration.Section("tracing")
+	former, grace := r.rt.tracing.Replace(p.tracing), time.NewTimer(r.rt.cfg.Grace)
+	r.work.Go(func() {
+		defer grace.Stop()
+		select {
+		case <-grace.C:
+		case <-ctx.Done():
+		}
+		r.rt.endTracing(former)
+	})
 }
 
 // mustWait reports whether old goes on serving instead of u.
@@ -261,7 +302,7 @@ func (r *reloader) publish(ctx context.Context, old, table *components) {
 		}
 	}
 	rt.invoker.SetEndpoints(table.targets())
-	rt.configure(&table.set.Configuration)
+	rt.configure(&table.set.Configuration, &old.set.Configuration)
 	var ending []*listener
 	if rt.app != nil {
 		ending = rt.app.follow(table)

@@ -178,9 +178,7 @@ func TestResiliencyTakesEffectOnCallsUnderLoad(t *testing.T) {
 	stop()
 	r.write("policy.yaml", policy(1))
 	r.applied()
-	if got := r.must("POST", "/v1.0/bindings/out", `{"operation":"get","metadata":{"path":"/hold"}}`, 500); !strings.Contains(got, "deadline") {
-		t.Errorf("with a timeout of 1 ms: %s", got)
-	}
+	r.must("POST", "/v1.0/bindings/out", `{"operation":"get","metadata":{"path":"/hold"}}`, 504)
 	if r.table.Load().unit("bindings", "out") != unit {
 		t.Error("the component was replaced, although only its policies changed")
 	}

@@ -231,12 +231,17 @@ func (rt *Runtime) Run(ctx context.Context) error {
 		rt.cfg.OnListening(rt.Addresses())
 	}
 	err := runStages(rt.blocked(ctx), rt.cfg.Grace, rt.cfg.Log, rt.stages()...)
-	ectx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-	defer cancel()
-	if terr := rt.tracing.Shutdown(ectx); terr != nil {
-		rt.cfg.Log.Warn("the last spans were not exported", "error", terr)
-	}
+	rt.endTracing(rt.tracing)
 	return err
+}
+
+// endTracing exports the last spans.
+func (rt *Runtime) endTracing(t *telemetry.Tracing) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if err := t.Shutdown(ctx); err != nil {
+		rt.cfg.Log.Warn("the last spans were not exported", "error", err)
+	}
 }
 
 // blocked delays the order to stop by BlockShutdown.

@@ -122,7 +122,12 @@ func TestInputBindingsAreRestarted(t *testing.T) {
 		})
 	}
 	arrives("/one")
-	steady := r.app.inputs.running["steady"]
+	listener := func(name string) *listener {
+		r.app.inputs.mu.Lock()
+		defer r.app.inputs.mu.Unlock()
+		return r.app.inputs.running[name]
+	}
+	steady := listener("steady")
 	r.write("tick.yaml", tick("tick", "/two"))
 	r.applied()
 	old := app.times("/one ")
@@ -141,7 +146,7 @@ func TestInputBindingsAreRestarted(t *testing.T) {
 	if n := app.times("/two "); n > two+1 {
 		t.Errorf("%d events came by the binding that was removed", n-two)
 	}
-	if r.app.inputs.running["steady"] != steady {
+	if listener("steady") != steady {
 		t.Error("a binding that did not change was restarted")
 	}
 	arrives("/steady")

@@ -111,6 +111,7 @@ type unit struct {
 	print   string
 	timeout time.Duration // of one attempt to open it
 	until   time.Time     // it is waited for before the former one serves on
+	later   bool          // it was not there when the process started
 	chains  *owner
 	// put makes the block known in a table, by its name.
 	put func(*components)
@@ -282,11 +283,12 @@ func (c *components) describe() []dapr.Component {
 }
 
 // notReady names the components that have not been tried yet. One that failed
-// does not count: it is tried again, and its calls say why.
+// does not count: it is tried again, and its calls say why. Nor does one that
+// came later: a process that is ready stays so.
 func (c *components) notReady() []string {
 	var out []string
 	for _, u := range c.units {
-		if s := u.status(); s.State == component.Opening && s.Attempts == 0 {
+		if s := u.status(); s.State == component.Opening && s.Attempts == 0 && !u.later {
 			out = append(out, u.name)
 		}
 	}

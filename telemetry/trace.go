@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -151,8 +152,11 @@ type TracingOptions struct {
 
 // Tracing decides which calls are sampled and exports their spans in the
 // background. It is safe for concurrent use.
-type Tracing struct {
-	provider *sdktrace.TracerProvider
+type Tracing struct{ now atomic.Pointer[pipeline] }
+
+// pipeline is what Replace replaces.
+type pipeline struct {
+	provider *sdktrace.TracerProvider // nil without an exporter
 	tracer   oteltrace.Tracer
 	rate     float64
 }
@@ -163,8 +167,10 @@ func NewTracing(ctx context.Context, o TracingOptions) (*Tracing, error) {
 	if err != nil {
 		return nil, err
 	}
+	t := &Tracing{}
 	if len(exporters) == 0 {
-		return &Tracing{}, nil
+		t.now.Store(&pipeline{})
+		return t, nil
 	}
 	opts := []sdktrace.TracerProviderOption{
 		sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.AlwaysSample())), // start decides
@@ -174,9 +180,20 @@ func NewTracing(ctx context.Context, o TracingOptions) (*Tracing, error) {
 	for _, e := range exporters {
 		opts = append(opts, sdktrace.WithBatcher(e))
 	}
-	t := &Tracing{provider: sdktrace.NewTracerProvider(opts...), rate: o.SamplingRate}
-	t.tracer = t.provider.Tracer("github.com/proa-io/proa")
+	p := &pipeline{provider: sdktrace.NewTracerProvider(opts...), rate: o.SamplingRate}
+	p.tracer = p.provider.Tracer("github.com/proa-io/proa")
+	t.now.Store(p)
 	return t, nil
+}
+
+// Replace makes t sample and export as other does from now on, which is of no
+// other use any more. Spans that were begun before go where t sent them; the
+// Tracing it returns stands for that, and must be shut down once they have
+// ended.
+func (t *Tracing) Replace(other *Tracing) (former *Tracing) {
+	former = &Tracing{}
+	former.now.Store(t.now.Swap(other.now.Load()))
+	return former
 }
 
 func exportersOf(ctx context.Context, o TracingOptions) ([]sdktrace.SpanExporter, error) {
@@ -247,7 +264,9 @@ func otlpGRPC(ctx context.Context, o TracingOptions) (sdktrace.SpanExporter, err
 }
 
 // Enabled reports whether spans go anywhere.
-func (t *Tracing) Enabled() bool { return t != nil && t.tracer != nil }
+func (t *Tracing) Enabled() bool { return t != nil && t.now.Load().enabled() }
+
+func (p *pipeline) enabled() bool { return p != nil && p.provider != nil }
 
 // Begin returns the trace context of a call that came with the given
 // traceparent and tracestate fields: theirs, or that of a new trace, sampled
@@ -259,7 +278,11 @@ func (t *Tracing) Begin(traceparent, tracestate string) TraceContext {
 			return tc
 		}
 	}
-	return NewTrace(t.Enabled() && t.rate > 0 && (t.rate >= 1 || rand.Float64() < t.rate)) //nolint:gosec // sampling
+	rate := 0.0
+	if t.Enabled() {
+		rate = t.now.Load().rate
+	}
+	return NewTrace(rate > 0 && (rate >= 1 || rand.Float64() < rate)) //nolint:gosec // sampling
 }
 
 // Span is a span that is being recorded; the zero value records nothing.
@@ -269,7 +292,11 @@ type Span struct{ span oteltrace.Span }
 // returns a context with the span's own trace context. If not, it returns ctx
 // and a Span that records nothing, at the cost of one look-up.
 func (t *Tracing) Start(ctx context.Context, name string, attributes ...attribute.KeyValue) (context.Context, Span) {
-	if !t.Enabled() {
+	if t == nil {
+		return ctx, Span{}
+	}
+	now := t.now.Load()
+	if !now.enabled() {
 		return ctx, Span{}
 	}
 	tc, ok := TraceFrom(ctx)
@@ -283,7 +310,7 @@ func (t *Tracing) Start(ctx context.Context, name string, attributes ...attribut
 	parent := oteltrace.ContextWithRemoteSpanContext(ctx, oteltrace.NewSpanContext(oteltrace.SpanContextConfig{
 		TraceID: tc.TraceID, SpanID: tc.SpanID, TraceFlags: oteltrace.TraceFlags(tc.Flags), TraceState: state, Remote: true,
 	}))
-	_, span := t.tracer.Start(parent, name, oteltrace.WithAttributes(attributes...))
+	_, span := now.tracer.Start(parent, name, oteltrace.WithAttributes(attributes...))
 	tc.SpanID = span.SpanContext().SpanID()
 	return WithTrace(ctx, tc), Span{span}
 }
@@ -305,5 +332,5 @@ func (t *Tracing) Shutdown(ctx context.Context) error {
 	if !t.Enabled() {
 		return nil
 	}
-	return t.provider.Shutdown(ctx)
+	return t.now.Load().provider.Shutdown(ctx)
 }

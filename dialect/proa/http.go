@@ -33,16 +33,15 @@ type httpMethod struct {
 	served bool
 }
 
-func (a *API) addHTTP(s service) {
-	served := a.opts.AllowsHTTP == nil || a.opts.AllowsHTTP(s.group, Version)
+func (r *rules) addHTTP(s service, served bool) {
 	short := strings.TrimPrefix("/"+s.desc.ServiceName, prefix)
 	for i := range s.desc.Methods {
 		m := &s.desc.Methods[i]
-		a.methods[path(s.desc.ServiceName, m.MethodName)] = &httpMethod{short + "." + m.MethodName, s.impl, m, nil, served}
+		r.methods[path(s.desc.ServiceName, m.MethodName)] = &httpMethod{short + "." + m.MethodName, s.impl, m, nil, served}
 	}
 	for i := range s.desc.Streams {
 		m := &s.desc.Streams[i]
-		a.methods[path(s.desc.ServiceName, m.StreamName)] = &httpMethod{short + "." + m.StreamName, s.impl, nil, m, served}
+		r.methods[path(s.desc.ServiceName, m.StreamName)] = &httpMethod{short + "." + m.StreamName, s.impl, nil, m, served}
 	}
 }
 
@@ -51,7 +50,7 @@ func (a *API) addHTTP(s service) {
 // the status of the answer; 0 when the client has gone.
 func (a *API) Handle(ctx context.Context, ex proxy.Exchange, path string) (route string, httpStatus int) {
 	c := &httpCall{ex: ex, request: ex.Request(), max: a.opts.MaxBody}
-	m := a.methods[path]
+	m := a.rules.Load().methods[path]
 	switch {
 	case m == nil:
 		c.fail(404, a.unknown(path))
@@ -77,7 +76,7 @@ func (a *API) Handle(ctx context.Context, ex proxy.Exchange, path string) (route
 func (a *API) unknown(path string) error {
 	service, method, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	var there []string
-	for p := range a.methods {
+	for p := range a.rules.Load().methods {
 		if name, ok := strings.CutPrefix(p, "/"+service+"/"); ok {
 			there = append(there, name)
 		}

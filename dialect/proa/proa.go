@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/grpc"
 
@@ -80,9 +81,15 @@ func (a *API) services() []service {
 // API serves proa.v1. It is safe for concurrent use.
 type API struct {
 	opts    Options
-	methods map[string]*httpMethod // by path
+	rules   atomic.Pointer[rules]
 	stop    chan struct{}
 	stopped sync.Once
+}
+
+// rules are what SetRules replaces.
+type rules struct {
+	methods    map[string]*httpMethod // by path
+	allowsGRPC func(group, version string) bool
 }
 
 // New returns an API.
@@ -90,21 +97,29 @@ func New(o Options) *API {
 	if o.MaxBody == 0 {
 		o.MaxBody = DefaultMaxBody
 	}
-	a := &API{opts: o, methods: map[string]*httpMethod{}, stop: make(chan struct{})}
-	for _, s := range a.services() {
-		a.addHTTP(s)
-	}
+	a := &API{opts: o, stop: make(chan struct{})}
+	a.SetRules(o.AllowsHTTP, o.AllowsGRPC)
 	return a
+}
+
+// SetRules replaces Options.AllowsHTTP and Options.AllowsGRPC; the latter counts
+// for the next Register.
+func (a *API) SetRules(http, grpc func(group, version string) bool) {
+	now := &rules{methods: map[string]*httpMethod{}, allowsGRPC: grpc}
+	for _, s := range a.services() {
+		now.addHTTP(s, http == nil || http(s.group, Version))
+	}
+	a.rules.Store(now)
 }
 
 // Stop ends the calls that would never end by themselves. It returns at once.
 func (a *API) Stop() { a.stopped.Do(func() { close(a.stop) }) }
 
-// Register registers the services with a gRPC server. It is called before the
-// first call.
+// Register registers the services with a gRPC server, which must not serve yet.
 func (a *API) Register(r grpc.ServiceRegistrar) {
 	for _, s := range a.services() {
-		served := a.opts.AllowsGRPC == nil || a.opts.AllowsGRPC(s.group, Version)
+		allows := a.rules.Load().allowsGRPC
+		served := allows == nil || allows(s.group, Version)
 		r.RegisterService(a.guarded(s.desc, served), s.impl)
 	}
 }

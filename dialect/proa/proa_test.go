@@ -156,7 +156,7 @@ func FuzzHTTPBody(f *testing.F) {
 		f.Add([]byte(body))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		for _, m := range a.methods {
+		for _, m := range a.rules.Load().methods {
 			if m.unary == nil {
 				continue
 			}

@@ -13,6 +13,7 @@ import (
 	"math"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -84,13 +85,19 @@ type Call struct {
 // API is the gRPC API of Dapr. It is safe for concurrent use.
 type API struct {
 	opts    Options
-	server  *rpc.Server
-	invokes bool // whether invocations are served
+	front   atomic.Pointer[front]
 	stop    chan struct{}
 	stopped sync.Once
 
 	mu      sync.Mutex
 	streams map[*pubsubStream]struct{}
+}
+
+// front is what SetRules replaces.
+type front struct {
+	server  *rpc.Server
+	invokes bool // whether invocations are served
+	observe func(Call)
 }
 
 // New returns an API.
@@ -101,26 +108,32 @@ func New(o Options) *API {
 	case o.MaxMessage < 0:
 		o.MaxMessage = math.MaxInt32
 	}
-	allows := o.Allows
+	a := &API{opts: o, stop: make(chan struct{}), streams: map[*pubsubStream]struct{}{}}
+	a.SetRules(o.Allows, o.Observe)
+	return a
+}
+
+// SetRules replaces Options.Allows and Options.Observe. Calls under way go on by
+// the former ones. Options.Beside is called again.
+func (a *API) SetRules(allows func(group, version string) bool, observe func(Call)) {
 	if allows == nil {
 		allows = func(string, string) bool { return true }
 	}
-	a := &API{opts: o, stop: make(chan struct{}), streams: map[*pubsubStream]struct{}{}, invokes: allows("invoke", "v1")}
-	ro := rpc.Options{MaxMessage: o.MaxMessage, Enrich: a.enrich, Unknown: a.forward}
-	if o.Observe != nil {
+	ro := rpc.Options{MaxMessage: a.opts.MaxMessage, Enrich: a.enrich, Unknown: a.forward}
+	if observe != nil {
 		ro.Observe = func(c rpc.Observed) {
-			o.Observe(Call{Method: c.Method, UserAgent: c.Header.Get("user-agent"), Code: c.Code, Duration: c.Duration})
+			observe(Call{Method: c.Method, UserAgent: c.Header.Get("user-agent"), Code: c.Code, Duration: c.Duration})
 		}
 	}
-	a.server = rpc.NewServer(ro)
-	a.server.RegisterService(served(&rtv1.Dapr_ServiceDesc, allows), &service{API: a})
-	a.server.RegisterService(workflowWorkers(), nil)
-	if o.Beside != nil {
-		o.Beside(a.server)
+	server := rpc.NewServer(ro)
+	server.RegisterService(served(&rtv1.Dapr_ServiceDesc, allows), &service{API: a})
+	server.RegisterService(workflowWorkers(), nil)
+	if a.opts.Beside != nil {
+		a.opts.Beside(server)
 	}
-	healthpb.RegisterHealthServer(a.server, &health{API: a})
-	reflection.Register(a.server)
-	return a
+	healthpb.RegisterHealthServer(server, &health{API: a})
+	reflection.Register(server)
+	a.front.Store(&front{server, allows("invoke", "v1"), observe})
 }
 
 // Stop ends the streams that would never end by themselves: subscriptions to
@@ -142,10 +155,10 @@ const (
 
 // Handle answers one call. It is a proxy.Handler.
 func (a *API) Handle(ex proxy.Exchange) {
-	r := ex.Request()
+	r, server := ex.Request(), a.front.Load().server
 	ofAPI := strings.HasPrefix(r.Target, apiPrefix)
 	if ofAPI && !a.opts.Token.Required() {
-		a.server.Handle(ex)
+		server.Handle(ex)
 		return
 	}
 	id := ""
@@ -157,11 +170,11 @@ func (a *API) Handle(ex proxy.Exchange) {
 		_ = rpc.Fail(ex, badToken(r.Header)) // the client is gone if this fails
 		return
 	}
-	if id != "" && a.server.Serves(r.Target) && rpc.IsGRPC(r.Header) {
+	if id != "" && server.Serves(r.Target) && rpc.IsGRPC(r.Header) {
 		a.forward(ex) // the application's own reflection or health is meant
 		return
 	}
-	a.server.Handle(ex)
+	server.Handle(ex)
 }
 
 // badToken is what a caller is told whose token is missing or wrong.
@@ -183,7 +196,7 @@ func target(h proxy.Header) string {
 // forward passes a call on to the application that its metadata names.
 func (a *API) forward(ex proxy.Exchange) {
 	r := ex.Request()
-	if observe := a.opts.Observe; observe != nil {
+	if observe := a.front.Load().observe; observe != nil {
 		began, c := time.Now(), Call{Method: r.Target, UserAgent: r.Header.Get("user-agent"), Forwarded: true, Code: codes.Unknown}
 		defer func() { c.Duration = time.Since(began); observe(c) }()
 	}
@@ -195,7 +208,7 @@ func (a *API) forward(ex proxy.Exchange) {
 func (a *API) passOn(ex proxy.Exchange, r *proxy.Request) error {
 	id := target(r.Header)
 	switch {
-	case !a.invokes:
+	case !a.front.Load().invokes:
 		return errNotServed()
 	case id == "":
 		return status.Error(codes.Unknown, "failed to proxy request: required metadata dapr-callee-app-id or dapr-app-id not found")

@@ -11,6 +11,7 @@ package httpapi
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/proa-io/proa/dialect/dapr"
@@ -47,7 +48,7 @@ type Options struct {
 	MaxBody int64
 	// Allows reports whether a group of the API ("state", "v1") is served; nil
 	// serves all. A group that is not served is as if it did not exist. It is
-	// asked once, by New.
+	// asked once, by New. See SetRules for this and the next.
 	Allows func(group, version string) bool
 	// Beside is another API on the same port; nil for none.
 	Beside Beside
@@ -89,8 +90,14 @@ type Call struct {
 type API struct {
 	opts    Options
 	origins origins
-	served  [numRoutes]bool
+	rules   atomic.Pointer[rules]
 	calls   sync.Pool // of *call
+}
+
+// rules are what SetRules changes.
+type rules struct {
+	served  [numRoutes]bool
+	observe func(Call)
 }
 
 // New returns an API. It has nothing that must be closed.
@@ -99,12 +106,20 @@ func New(o Options) *API {
 		o.MaxBody = DefaultMaxBody
 	}
 	a := &API{opts: o, origins: parseOrigins(o.AllowedOrigins)}
-	for r := range a.served {
-		info := routeID(r).info()
-		a.served[r] = o.Allows == nil || info.health || o.Allows(info.group, info.version)
-	}
+	a.SetRules(o.Allows, o.Observe)
 	a.calls.New = func() any { return new(call) }
 	return a
+}
+
+// SetRules replaces Options.Allows and Options.Observe. Requests under way go on
+// by the former ones.
+func (a *API) SetRules(allows func(group, version string) bool, observe func(Call)) {
+	now := &rules{observe: observe}
+	for r := range now.served {
+		info := routeID(r).info()
+		now.served[r] = allows == nil || info.health || allows(info.group, info.version)
+	}
+	a.rules.Store(now)
 }
 
 // Handle answers one request. It is a proxy.Handler.
@@ -119,7 +134,8 @@ func (a *API) handle(ex proxy.Exchange, public bool) {
 	c := a.calls.Get().(*call)
 	c.begin(a, ex)
 	defer c.end()
-	if a.opts.Observe == nil {
+	observe := c.rules.observe
+	if observe == nil {
 		c.answer(public)
 		return
 	}
@@ -130,7 +146,7 @@ func (a *API) handle(ex proxy.Exchange, public bool) {
 		if c.beside != "" {
 			info.name = c.beside
 		}
-		a.opts.Observe(Call{
+		observe(Call{
 			Route: info.name, Method: method, Path: path, UserAgent: agent,
 			Status: c.status, Duration: time.Since(start), Health: info.health,
 		})
@@ -141,7 +157,7 @@ func (a *API) handle(ex proxy.Exchange, public bool) {
 // answer takes the request through the gates and to its route.
 func (c *call) answer(public bool) {
 	a := c.api
-	c.route, c.path = a.find(c.req, &c.params)
+	c.route, c.path = a.find(c.req, c.rules, &c.params)
 	c.fields.scan(c.req.Header)
 	if public {
 		c.answerPublic()

@@ -368,7 +368,7 @@ func TestRoutes(t *testing.T) {
 	} {
 		method, target, _ := strings.Cut(request, " ")
 		var p params
-		if got, _ := a.find(&proxy.Request{Method: method, Target: target}, &p); got != want {
+		if got, _ := a.find(&proxy.Request{Method: method, Target: target}, a.rules.Load(), &p); got != want {
 			t.Errorf("%s: route %s, want %s", request, got.info().name, want.info().name)
 		}
 	}

@@ -18,6 +18,7 @@ import (
 // call is one request under way, with room that is used again for the next.
 type call struct {
 	api    *API
+	rules  *rules
 	ex     proxy.Exchange
 	req    *proxy.Request
 	route  routeID
@@ -40,7 +41,9 @@ const (
 	maxKeptItems = 64
 )
 
-func (c *call) begin(a *API, ex proxy.Exchange) { c.api, c.ex, c.req = a, ex, ex.Request() }
+func (c *call) begin(a *API, ex proxy.Exchange) {
+	c.api, c.rules, c.ex, c.req = a, a.rules.Load(), ex, ex.Request()
+}
 
 // end gives the call back. Nothing may refer to it, or to its room, any more.
 func (c *call) end() {

@@ -28,7 +28,7 @@ const appIDField = "dapr-app-id"
 
 // invoke passes the request on to another application.
 func (c *call) invoke() {
-	if !c.api.served[routeInvoke] {
+	if !c.rules.served[routeInvoke] {
 		c.fail(notServed())
 		return
 	}
@@ -56,7 +56,7 @@ func (c *call) invoke() {
 		c.req.Header.Del(dapr.TokenHeader)
 	}
 	ex := c.ex
-	if len(c.header) > 0 || c.api.opts.Observe != nil {
+	if len(c.header) > 0 || c.rules.observe != nil {
 		ex = &wrapped{ex, c.header, &c.status}
 	}
 	if err := c.api.opts.Invoker.Forward(ex, id, target); err != nil {

@@ -151,7 +151,7 @@ func (r routeID) moreInfo() routeInfo {
 type params [2]string
 
 // find returns the route of a request and its path, cleaned.
-func (a *API) find(r *proxy.Request, p *params) (routeID, string) {
+func (a *API) find(r *proxy.Request, now *rules, p *params) (routeID, string) {
 	cleaned := cleanPath(r.Path())
 	version, rest := segment(cleaned)
 	method := r.Method
@@ -174,7 +174,7 @@ func (a *API) find(r *proxy.Request, p *params) (routeID, string) {
 			route = routeWorkflowsBeta1
 		}
 	}
-	if !a.served[route] {
+	if !now.served[route] {
 		route = routeInvoke
 	}
 	if b := a.opts.Beside; b != nil && route == routeInvoke && b.Serves(cleaned) {
