@@ -80,9 +80,10 @@ func TestSubscriptionsChangeWithoutTouchingOthers(t *testing.T) {
 		case 1: // changed
 			r.write("other.yaml", subscriptionYAML("other", "bus", "other", route+"-changed"))
 			r.applied()
-			r.must("POST", "/v1.0/publish/bus/other", `"x"`, 204)
+			// What is taken while the old one ends may still go its way.
 			eventually(t, func() error {
-				if app.times(route+"-changed x") != 1 {
+				r.must("POST", "/v1.0/publish/bus/other", `"x"`, 204)
+				if app.times(route+"-changed x") == 0 {
 					return fmt.Errorf("%s was not called", route)
 				}
 				return nil
