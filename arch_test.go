@@ -104,6 +104,8 @@ var fences = []fence{
 		"one technology, one package"},
 	{"github.com/bradfitz/gomemcache/...", []string{"driver/memcached"},
 		"one technology, one package"},
+	{"github.com/eclipse/...", []string{"driver/mqtt"},
+		"one technology, one package"},
 	{"github.com/nats-io/...", []string{"engine", "driver/nats"},
 		"one technology: the engine embeds it, driver/nats speaks to it"},
 	{"go.etcd.io/...", []string{"driver/etcd"},

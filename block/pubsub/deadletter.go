@@ -71,7 +71,7 @@ func (s *subscription) deadMessage(d *Delivery, e *Event, o outcome) *Message {
 		DeadLetterAttempts:  strconv.Itoa(o.attempts(d)),
 		DeadLetterFirstTime: o.first.UTC().Format(time.RFC3339),
 		DeadLetterLastTime:  time.Now().UTC().Format(time.RFC3339),
-		DeadLetterTopic:     s.spec.Topic,
+		DeadLetterTopic:     d.Topic,
 	}
 	m := &Message{Topic: s.spec.DeadLetterTopic, Data: d.Data, ContentType: d.ContentType, Key: d.Key}
 	m.Metadata = make(map[string]string, len(d.Metadata)+len(notes))

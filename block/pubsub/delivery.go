@@ -41,7 +41,7 @@ type outcome struct {
 // application was never asked about, because a policy refused or the
 // subscription ends, is never dead-lettered.
 func (s *subscription) handle(_ context.Context, d *Delivery) error {
-	d.Topic = s.spec.Topic
+	d.Topic = cmp.Or(d.Topic, s.spec.Topic)
 	e, err := s.decode(d)
 	now := time.Now()
 	if err != nil {

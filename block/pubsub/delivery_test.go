@@ -358,6 +358,33 @@ func TestRawPayloadsAreWrappedForTheApplicationOnly(t *testing.T) {
 	})
 }
 
+func TestAnEventOfAWildcardSaysWhichTopicItCameFrom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, a := &wrapped{Driver: openMemory(t)}, always(pubsub.Drop)
+		d.subscribe = func(ctx context.Context, s pubsub.Subscription, h pubsub.Handler) error {
+			for _, topic := range []string{"a/b", ""} {
+				m := &pubsub.Delivery{Message: pubsub.Message{Topic: topic, Data: []byte("1")}}
+				if err := h(ctx, m); err != nil {
+					t.Error(err)
+				}
+			}
+			<-ctx.Done()
+			return nil
+		}
+		start(t, newBroker(t, d, pubsub.Options{}), pubsub.SubscriptionSpec{Topic: "a/+", RawPayload: true, DeadLetterTopic: "dead"}, a)
+		got := letters(t, d.Driver, "dead", time.Minute)
+		events := a.calls()
+		if len(events) != 2 || len(got) != 2 {
+			t.Fatalf("%d events and %d dead letters", len(events), len(got))
+		}
+		for i, want := range []string{"a/b", "a/+"} {
+			if events[i].Topic != want || events[i].Text("topic") != want || got[i].Metadata[pubsub.DeadLetterTopic] != want {
+				t.Errorf("event %s of topic %q, dead letter %v, want %q", events[i].JSON, events[i].Topic, got[i].Metadata, want)
+			}
+		}
+	})
+}
+
 func TestRawSubscribersSeeEnvelopesAsPayload(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, a := newBroker(t, openMemory(t), pubsub.Options{}), &app{}

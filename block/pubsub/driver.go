@@ -15,8 +15,9 @@ import (
 // Methods are safe for concurrent use and return soon after ctx ends. After
 // Close they fail with Unavailable.
 //
-// A topic is any non-empty string of valid UTF-8. Topics come into being by
-// themselves: publishing or subscribing to one that does not exist is no error.
+// A topic is any non-empty string of valid UTF-8; one that the protocol cannot
+// have is InvalidArgument. Topics come into being by themselves: publishing or
+// subscribing to one that does not exist is no error.
 type Driver interface {
 	// Publish hands m to the broker and returns once the broker answers for
 	// it. m and all it refers to belong to the driver from the call on: nobody

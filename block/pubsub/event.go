@@ -54,8 +54,9 @@ type Event struct {
 	// Raw is the payload of a message that came without an envelope, for a
 	// subscription with rawPayload; nil otherwise.
 	Raw []byte
-	// Component and Topic are what was subscribed to. The envelope may say
-	// otherwise.
+	// Component is what was subscribed to, and Topic where the message came
+	// from: with a subscription to several topics by a wildcard, the very one.
+	// The envelope may say otherwise.
 	Component, Topic string
 	// Metadata is what the publisher sent along, as far as the broker keeps
 	// it. May be nil.

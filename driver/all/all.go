@@ -17,6 +17,7 @@ import (
 	"github.com/proa-io/proa/driver/localstorage"
 	"github.com/proa-io/proa/driver/memcached"
 	"github.com/proa-io/proa/driver/memory"
+	"github.com/proa-io/proa/driver/mqtt"
 	"github.com/proa-io/proa/driver/nats"
 	"github.com/proa-io/proa/driver/openai"
 	"github.com/proa-io/proa/driver/postgres"
@@ -48,6 +49,7 @@ func Specs(d Deps) []component.Spec {
 		localstorage.Specs(),
 		memcached.Specs(),
 		memory.Specs(),
+		mqtt.Specs(),
 		nats.Specs(d.Engine),
 		openai.Specs(),
 		postgres.Specs(),

@@ -108,6 +108,9 @@ type PubSubConfig struct {
 	// ReconnectWait has no effect because connections are made again when they
 	// are needed, and subscriptions wait longer and longer in between.
 	ReconnectWait string `setting:"reconnectWait,reconnectWaitSeconds"`
+	// BackOff has no effect because policies and requeueInFailure say how
+	// messages are tried again.
+	BackOff string `setting:"backOffPolicy,backOffDuration,backOffInitialInterval,backOffMaxInterval,backOffMaxRetries,backOffRandomizationFactor,backOffMultiplier,backOffMaxElapsedTime"`
 }
 
 // Values of settings.

@@ -29,7 +29,8 @@ func TestSettingsOfDaprAreUnderstood(t *testing.T) {
 	c, err := decode("host=amqp://u:p@h:1/v", "protocol=amqp", "consumerID=c", "durable=false", "deletedWhenUnused=false", "autoAck=false",
 		"deliveryMode=0", "requeueInFailure=false", "prefetchCount=2", "reconnectWait=0", "concurrencyMode=single", "publisherConfirm=false",
 		"enableDeadLetter=true", "maxLen=3000", "maxLenBytes=10485760", "exchangeKind=topic", "saslExternal=false", "ttlInSeconds=60",
-		"clientName=name", "heartBeat=10s", "publishMessagePropertiesToMetadata=true", "exchangeDeclareMode=passive")
+		"clientName=name", "heartBeat=10s", "publishMessagePropertiesToMetadata=true", "exchangeDeclareMode=passive",
+		"backOffPolicy=exponential", "backOffMaxRetries=16")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -97,6 +97,15 @@ func oddTopics(t *testing.T, b Broker) {
 		"plain", "a.b", "a-b", "a_b", "a/b", "A.b", "a.*", "a.>", ">", "*", "a b", "a\tb", "a%2Eb", "ä.ö", "a\\b", "a:b", "{a}", "$a", "a..b", ".a", "a.",
 		string(filled(300, 'n')),
 	}
+	names = slices.DeleteFunc(names, func(name string) bool {
+		if b.NoTopic == nil || !b.NoTopic(name) {
+			return false
+		}
+		wantCode(t, "Publish", d.Publish(t.Context(), &pubsub.Message{Topic: name, Data: []byte("x")}), fault.InvalidArgument)
+		err := d.Subscribe(t.Context(), pubsub.Subscription{Topic: name, Group: "group"}, nil)
+		wantCode(t, "Subscribe", err, fault.InvalidArgument)
+		return true
+	})
 	var consumers []*consumer
 	for _, name := range names {
 		consumers = append(consumers, consume(t, d, pubsub.Subscription{Topic: name + suffix}))

@@ -37,6 +37,8 @@ type Broker struct {
 	Patience time.Duration
 	// MaxData is how many bytes of data a message can have; 1 MiB when zero.
 	MaxData int
+	// NoTopic reports topics that the protocol cannot have; nil for none.
+	NoTopic func(topic string) bool
 	// NoMetadata tells that the protocol has no place for metadata.
 	NoMetadata bool
 	// OneMember tells that the members of a group must be in one process, on
