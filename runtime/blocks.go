@@ -4,15 +4,18 @@ import (
 	"maps"
 	"os"
 	"strconv"
+	"strings"
 
 	"github.com/proa-io/proa/block/binding"
 	"github.com/proa-io/proa/block/config"
 	"github.com/proa-io/proa/block/conversation"
 	"github.com/proa-io/proa/block/crypto"
+	"github.com/proa-io/proa/block/job"
 	"github.com/proa-io/proa/block/lock"
 	"github.com/proa-io/proa/block/pubsub"
 	"github.com/proa-io/proa/block/secret"
 	"github.com/proa-io/proa/block/state"
+	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/dialect/dapr"
 )
 
@@ -56,6 +59,14 @@ func (rt *Runtime) Crypto(name string) (*crypto.Provider, error) {
 // Conversation returns the named language model.
 func (rt *Runtime) Conversation(name string) (*conversation.Model, error) {
 	return dapr.Lookup(conversation.Block, rt.table.Load().models, name)
+}
+
+// Jobs returns the jobs of the application.
+func (rt *Runtime) Jobs() (*job.Store, error) {
+	if s := rt.table.Load().jobs; s != nil {
+		return s, nil
+	}
+	return dapr.Lookup[*job.Store](job.Block, nil, "")
 }
 
 // SetMetadata keeps an entry that the application says of itself.
@@ -104,8 +115,26 @@ func (rt *Runtime) Metadata() dapr.Metadata {
 	if rt.app != nil {
 		m.Subscriptions = rt.app.subscriptions()
 	}
+	m.Schedulers = rt.schedulers(table)
 	m.Subscriptions = append(m.Subscriptions, rt.grpc.Subscriptions()...)
 	return m
+}
+
+// schedulers tells where the jobs of a table are kept, if that can be reached.
+func (rt *Runtime) schedulers(table *components) []string {
+	if table.jobs == nil {
+		return nil
+	}
+	u := table.unit(job.Block, table.jobs.Name())
+	switch engine := rt.engine.Status(); {
+	case u.status().State != component.Ready:
+		return nil
+	case !strings.HasPrefix(u.spec.Type(), job.Block+".nats"):
+		return []string{u.spec.Type()}
+	case engine.Ready:
+		return []string{engine.Location}
+	}
+	return nil
 }
 
 // NotReady names what keeps the process from being ready.

@@ -4,29 +4,38 @@ import (
 	"context"
 	"sync"
 
-	"github.com/proa-io/proa/block/binding"
+	"github.com/proa-io/proa/block/job"
 )
 
-// inputs are the input bindings that bring events to the application, while it
-// takes them.
+// inputs bring events to the application, while it takes them: those of input
+// bindings, and the triggers of jobs.
 type inputs struct {
 	rt  *Runtime
 	app *application
 
 	mu      sync.Mutex
-	listen  func(name string, b *binding.Binding, after *listener) *listener // nil while the application takes none
+	listen  func(s source, after *listener) *listener // nil while the application takes none
 	running map[string]*listener
 	stopAll func() // ends and awaits all listeners
 }
 
-// listener is an input binding that delivers events.
-type listener struct {
-	binding *binding.Binding
-	cancel  context.CancelFunc
-	done    chan struct{} // closed when no event is under way any more
+// source is where events come from.
+type source struct {
+	// block is what it is made of: another one makes another source.
+	block any
+	// run delivers the events until its context ends and no event is under way
+	// any more.
+	run func(context.Context)
 }
 
-// start begins to deliver the events of all bindings there are, until stop is
+// listener is a source that delivers events.
+type listener struct {
+	block  any
+	cancel context.CancelFunc
+	done   chan struct{} // closed when no event is under way any more
+}
+
+// start begins to deliver the events of all sources there are, until stop is
 // called or ctx ends.
 func (in *inputs) start(ctx context.Context) {
 	in.mu.Lock()
@@ -37,16 +46,16 @@ func (in *inputs) start(ctx context.Context) {
 	all, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	in.stopAll = func() { cancel(); wg.Wait() }
-	in.listen = func(name string, b *binding.Binding, after *listener) *listener {
+	in.listen = func(s source, after *listener) *listener {
 		here, end := context.WithCancel(all)
-		l := &listener{binding: b, cancel: end, done: make(chan struct{})}
+		l := &listener{block: s.block, cancel: end, done: make(chan struct{})}
 		wg.Go(func() {
 			defer close(l.done)
 			defer end()
 			if after != nil {
 				<-after.done
 			}
-			in.app.listen(here, name, b)
+			s.run(here)
 		})
 		return l
 	}
@@ -65,7 +74,7 @@ func (in *inputs) stop() {
 	}
 }
 
-// follow takes the bindings of a table instead of those there were. One that
+// follow takes the sources of a table instead of those there were. One that
 // replaces another begins when that one has ended: both might bring the same
 // events. It returns the listeners that end.
 func (in *inputs) follow(table *components) []*listener {
@@ -78,22 +87,38 @@ func (in *inputs) follow(table *components) []*listener {
 }
 
 func (in *inputs) followLocked(table *components) (ending []*listener) {
+	wanted := in.sources(table)
 	for name, l := range in.running {
-		if table.bindings[name] != l.binding {
+		if wanted[name].block != l.block {
 			l.cancel()
 			ending = append(ending, l)
 		}
 	}
 	next := map[string]*listener{}
-	for name, b := range table.bindings {
-		l := in.running[name]
-		switch {
-		case l != nil && l.binding == b:
+	for name, s := range wanted {
+		if l := in.running[name]; l != nil && l.block == s.block {
 			next[name] = l
-		case b.IsInput():
-			next[name] = in.listen(name, b, l)
+		} else {
+			next[name] = in.listen(s, l)
 		}
 	}
 	in.running = next
 	return ending
+}
+
+// sources returns those of a table, by names that are the same from table to
+// table.
+func (in *inputs) sources(table *components) map[string]source {
+	out := map[string]source{}
+	for name, b := range table.bindings {
+		if b.IsInput() {
+			out["binding/"+name] = source{b, func(ctx context.Context) { in.app.listen(ctx, name, b) }}
+		}
+	}
+	if s := table.jobs; s != nil {
+		out[job.Block] = source{s, func(ctx context.Context) {
+			_ = s.Run(ctx, in.app.channel) // nil when ctx has ended
+		}}
+	}
+	return out
 }

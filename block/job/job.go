@@ -213,6 +213,9 @@ func New(h *component.Handle[Driver], o Options) *Store {
 // Name returns the component's name.
 func (s *Store) Name() string { return s.handle.Name() }
 
+// Namespace returns the namespace of the application.
+func (s *Store) Namespace() string { return s.opts.Namespace }
+
 func (s *Store) key(name string) Key { return Key{s.scope, name} }
 
 func invalid(reason fault.Reason, format string, args ...any) error {

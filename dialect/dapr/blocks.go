@@ -18,6 +18,7 @@ import (
 	"github.com/proa-io/proa/block/config"
 	"github.com/proa-io/proa/block/conversation"
 	"github.com/proa-io/proa/block/crypto"
+	"github.com/proa-io/proa/block/job"
 	"github.com/proa-io/proa/block/lock"
 	"github.com/proa-io/proa/block/pubsub"
 	"github.com/proa-io/proa/block/secret"
@@ -42,6 +43,9 @@ type Blocks interface {
 	Binding(name string) (*binding.Binding, error)
 	Crypto(name string) (*crypto.Provider, error)
 	Conversation(name string) (*conversation.Model, error)
+	// Jobs returns the jobs of the application: there is one component of them
+	// at most, and calls do not name it.
+	Jobs() (*job.Store, error)
 
 	// Metadata returns what the process says of itself.
 	Metadata() Metadata

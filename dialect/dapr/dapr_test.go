@@ -17,6 +17,7 @@ import (
 	"github.com/proa-io/proa/block/binding"
 	"github.com/proa-io/proa/block/config"
 	"github.com/proa-io/proa/block/invoke"
+	"github.com/proa-io/proa/block/job"
 	"github.com/proa-io/proa/block/lock"
 	"github.com/proa-io/proa/block/pubsub"
 	"github.com/proa-io/proa/block/secret"
@@ -34,7 +35,7 @@ func TestEveryOperationDescribesEveryCode(t *testing.T) {
 			if e.HTTPStatus < 400 || e.HTTPStatus > 599 || e.Code == codes.OK || e.Code == codes.Unknown {
 				t.Errorf("%s: statuses %d and %s", where, e.HTTPStatus, e.Code)
 			}
-			if !strings.HasPrefix(e.Tag, "ERR_") || e.Tag == "ERR_INTERNAL" {
+			if !strings.HasPrefix(e.Tag, "ERR_") && e.Tag != e.Reason || e.Tag == "ERR_INTERNAL" {
 				t.Errorf("%s: tag %q", where, e.Tag)
 			}
 			if !strings.Contains(e.Message, "the backend said no") {
@@ -156,6 +157,14 @@ func TestDocumentedErrorsHaveTheirDocumentedForm(t *testing.T) {
 		"lock expiry":           {TryLock, reason(fault.InvalidArgument, lock.ReasonBadTTL), 400, codes.InvalidArgument, "ERR_MALFORMED_REQUEST", "", "ExpiryInSeconds is not positive in lock store store"},
 		"invoke nobody":         {Invoke, reason(fault.NotFound, invoke.ReasonNoTarget), 404, codes.NotFound, "ERR_DIRECT_INVOKE", "", "failed getting app id either from the URL path or the header dapr-app-id"},
 		"invoke denied":         {Invoke, fault.New(fault.PermissionDenied, "why"), 403, codes.PermissionDenied, "ERR_DIRECT_INVOKE", "", "failed to invoke, id: k1, err: why"},
+		"job no store":          {JobSchedule, missing(), 500, codes.FailedPrecondition, "DAPR_SCHEDULER_SCHEDULE_JOB", "DAPR_SCHEDULER_SCHEDULE_JOB", "failed to schedule job due to: there is no state component"},
+		"job missing":           {JobSchedule, reason(fault.InvalidArgument, reasonNoJob), 400, codes.InvalidArgument, "DAPR_SCHEDULER_EMPTY", "DAPR_SCHEDULER_EMPTY", "Job is empty"},
+		"job without name":      {JobGet, reason(fault.InvalidArgument, job.ReasonNameEmpty), 400, codes.InvalidArgument, "DAPR_SCHEDULER_JOB_NAME_EMPTY", "DAPR_SCHEDULER_JOB_NAME_EMPTY", "Name is empty"},
+		"job without schedule":  {JobSchedule, reason(fault.InvalidArgument, job.ReasonScheduleEmpty), 400, codes.InvalidArgument, "DAPR_SCHEDULER_SCHEDULE_EMPTY", "DAPR_SCHEDULER_SCHEDULE_EMPTY", "Schedule is empty"},
+		"job exists":            {JobSchedule, reason(fault.AlreadyExists, job.ReasonExists), 409, codes.AlreadyExists, "DAPR_SCHEDULER_SCHEDULE_JOB", "DAPR_SCHEDULER_SCHEDULE_JOB", "failed to schedule job due to: why"},
+		"job not there":         {JobGet, reason(fault.NotFound, job.ReasonNotFound), 500, codes.Internal, "DAPR_SCHEDULER_GET_JOB", "DAPR_SCHEDULER_GET_JOB", "failed to get job due to: why"},
+		"job not deleted":       {JobDelete, fault.New(fault.Internal, "why"), 500, codes.Internal, "DAPR_SCHEDULER_DELETE_JOB", "DAPR_SCHEDULER_DELETE_JOB", "failed to delete job due to: why"},
+		"jobs not listed":       {JobList, fault.New(fault.Unavailable, "why"), 503, codes.Unavailable, "DAPR_SCHEDULER_LIST_JOBS", "DAPR_SCHEDULER_LIST_JOBS", "failed to list jobs due to: why"},
 		"backend denied":        {StateGet, fault.New(fault.PermissionDenied, "why"), 500, codes.Internal, "ERR_STATE_GET", "", "fail to get k1 from state store store: why"},
 	} {
 		e := Describe(test.op, about, fault.Wrap(test.err, fault.CodeOf(test.err), "state %q: get %q", "store", "k1"))
@@ -205,8 +214,9 @@ func TestMetadataHasTheFieldsThatSDKsRead(t *testing.T) {
 		Components:    []Component{{"statestore", "state.redis", "v1", []string{"ETAG", "TTL"}}, {"cron", "bindings.cron", "v1", nil}},
 		Subscriptions: []Subscription{{PubSub: "pubsub", Topic: "orders", Rules: []Rule{{`event.type == "x"`, "/x"}, {"", "/orders"}}, Type: "PROGRAMMATIC"}},
 		HTTPEndpoints: []string{"github"}, Resiliencies: []string{"res"},
-		Extended: map[string]string{"cliPID": "12"},
-		App:      AppConnection{Port: 3000, Protocol: "http", ChannelAddress: "127.0.0.1", Health: &AppHealth{"/healthz", "5s", "500ms", 3}},
+		Extended:   map[string]string{"cliPID": "12"},
+		App:        AppConnection{Port: 3000, Protocol: "http", ChannelAddress: "127.0.0.1", Health: &AppHealth{"/healthz", "5s", "500ms", 3}},
+		Schedulers: []string{"nats://engine:4222"},
 	}
 	got, err := m.JSON()
 	want := `{"id":"shop","runtimeVersion":"1.18.0","enabledFeatures":["HotReload"],` +
@@ -215,7 +225,7 @@ func TestMetadataHasTheFieldsThatSDKsRead(t *testing.T) {
 		`"subscriptions":[{"pubsubname":"pubsub","topic":"orders","rules":[{"match":"event.type == \"x\"","path":"/x"},{"path":"/orders"}],"deadLetterTopic":"","type":"PROGRAMMATIC"}],` +
 		`"httpEndpoints":[{"name":"github"}],` +
 		`"appConnectionProperties":{"port":3000,"protocol":"http","channelAddress":"127.0.0.1","health":{"healthCheckPath":"/healthz","healthProbeInterval":"5s","healthProbeTimeout":"500ms","healthThreshold":3}},` +
-		`"actorRuntime":{"runtimeStatus":"DISABLED","hostReady":false},"resiliencies":[{"name":"res"}]}`
+		`"actorRuntime":{"runtimeStatus":"DISABLED","hostReady":false},"scheduler":{"connected_addresses":["nats://engine:4222"]},"resiliencies":[{"name":"res"}]}`
 	if err != nil || string(got) != want {
 		t.Errorf("got  %s (%v)\nwant %s", got, err, want)
 	}

@@ -49,6 +49,10 @@ const (
 	CryptoKey // the public half of one
 	Crypto    // encrypt, decrypt, wrap, unwrap, sign, verify
 	Converse  // with a language model
+	JobSchedule
+	JobGet
+	JobDelete // one, or those with a prefix
+	JobList
 	numOperations
 )
 
@@ -77,6 +81,8 @@ type Subject struct {
 	Topic string
 	// AppID is the id of the application that this process serves.
 	AppID string
+	// Namespace is that of the application, for errors about its jobs.
+	Namespace string
 	// Owner is that of a lock.
 	Owner string
 	// Request is the metadata of a publish.
@@ -199,6 +205,14 @@ func operationError(op Operation, s Subject, status int, code codes.Code, why st
 		return flat(status, code, "ERR_CONVERSATION_INVOKE", "failed conversing with component %s: %s", s.Component, why)
 	case Invoke:
 		return flat(status, code, "ERR_DIRECT_INVOKE", "failed to invoke, id: %s, err: %s", s.Key, why)
+	case JobSchedule:
+		return jobError(s, status, code, "SCHEDULE_JOB", "failed to schedule job due to: "+why)
+	case JobGet:
+		return jobError(s, status, code, "GET_JOB", "failed to get job due to: "+why)
+	case JobDelete:
+		return jobError(s, status, code, "DELETE_JOB", "failed to delete job due to: "+why)
+	case JobList:
+		return jobError(s, status, code, "LIST_JOBS", "failed to list jobs due to: "+why)
 	}
 	return flat(status, code, "ERR_INTERNAL", "%s", why)
 }
@@ -245,6 +259,8 @@ func describeReason(op Operation, s Subject, err error) *Error {
 		if reason == invoke.ReasonNoTarget {
 			return InvokeNoAppID()
 		}
+	case JobSchedule, JobGet, JobDelete:
+		return describeJob(op, s, reason, err)
 	}
 	return nil
 }
@@ -430,6 +446,8 @@ func describeLookup(op Operation, s Subject, l *LookupError) *Error {
 		}
 		return flat(http.StatusBadRequest, codes.InvalidArgument, "ERR_CRYPTO_PROVIDER_NOT_FOUND",
 			"crypto provider %s not found%s", l.Name, l.hint())
+	case JobSchedule, JobGet, JobDelete, JobList:
+		return operationError(op, s, http.StatusInternalServerError, codes.FailedPrecondition, l.Error())
 	}
 	return nil
 }

@@ -24,6 +24,9 @@ type Metadata struct {
 	// Extended are the entries that SetMetadata made.
 	Extended map[string]string
 	App      AppConnection
+	// Schedulers is where the jobs of the application are kept, as far as that
+	// is connected; empty for nowhere.
+	Schedulers []string
 }
 
 // Component is one component as the metadata API shows it.
@@ -125,6 +128,9 @@ func (m *Metadata) Proto() *rtv1.GetMetadataResponse {
 	for _, name := range m.HTTPEndpoints {
 		out.HttpEndpoints = append(out.HttpEndpoints, &rtv1.MetadataHTTPEndpoint{Name: name})
 	}
+	if len(m.Schedulers) > 0 {
+		out.Scheduler = &rtv1.MetadataScheduler{ConnectedAddresses: m.Schedulers}
+	}
 	for _, name := range m.Resiliencies {
 		out.Resiliencies = append(out.Resiliencies, &rtv1.MetadataResiliency{Name: name})
 	}
@@ -156,6 +162,7 @@ type metadataJSON struct {
 	HTTPEndpoints   []nameJSON         `json:"httpEndpoints,omitempty"`
 	App             appJSON            `json:"appConnectionProperties"`
 	ActorRuntime    actorRuntimeJSON   `json:"actorRuntime"`
+	Scheduler       *schedulerJSON     `json:"scheduler,omitempty"`
 	Resiliencies    []nameJSON         `json:"resiliencies,omitempty"`
 }
 
@@ -204,6 +211,10 @@ type actorRuntimeJSON struct {
 	HostReady bool   `json:"hostReady"`
 }
 
+type schedulerJSON struct {
+	ConnectedAddresses []string `json:"connected_addresses"`
+}
+
 // JSON returns m as the HTTP API answers it.
 func (m *Metadata) JSON() ([]byte, error) {
 	out := metadataJSON{
@@ -217,6 +228,9 @@ func (m *Metadata) JSON() ([]byte, error) {
 	}
 	if h := m.App.Health; h != nil {
 		out.App.Health = &healthJSON{h.Path, h.Interval, h.Timeout, h.Threshold}
+	}
+	if len(m.Schedulers) > 0 {
+		out.Scheduler = &schedulerJSON{m.Schedulers}
 	}
 	for _, c := range m.Components {
 		out.Components = append(out.Components, componentJSON(c))

@@ -101,3 +101,8 @@ func OutboundNotReady() *Error {
 func AppIDMismatch() *Error {
 	return flat(http.StatusInternalServerError, codes.Internal, "ERR_HEALTH_APPID_NOT_MATCH", "dapr app-id does not match")
 }
+
+// JobNameInBody tells of a job whose name stands where it must not.
+func JobNameInBody(s Subject) *Error {
+	return jobError(s, http.StatusBadRequest, codes.InvalidArgument, "JOB_NAME", "Set the job name in the url only")
+}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/proa-io/proa/block/binding"
 	"github.com/proa-io/proa/block/config"
+	"github.com/proa-io/proa/block/job"
 	"github.com/proa-io/proa/block/pubsub"
 	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/dialect/dapr"
@@ -44,9 +45,9 @@ type Options struct {
 	Dial func(ctx context.Context) (net.Conn, error)
 	// Token is shown to the application with every call, if set.
 	Token component.Secret
-	// Limit bounds how many deliveries (events, events of bindings and changes
-	// of configuration items) are with the application at once; nil for no
-	// bound. Questions and health probes are not counted.
+	// Limit bounds how many deliveries (events, events of bindings, triggers of
+	// jobs and changes of configuration items) are with the application at
+	// once; nil for no bound. Questions and health probes are not counted.
 	Limit *policy.Bulkhead
 	// Health says how RunHealth probes.
 	Health Health
@@ -108,6 +109,7 @@ func defaulted[T comparable](p *T, v T) {
 type application interface {
 	pubsub.App
 	binding.App
+	job.App
 	dapr.ConfigurationApp
 
 	subscriptions(ctx context.Context) ([]pubsub.SubscriptionSpec, error)
@@ -134,6 +136,7 @@ type Channel struct {
 var (
 	_ pubsub.App            = (*Channel)(nil)
 	_ binding.App           = (*Channel)(nil)
+	_ job.App               = (*Channel)(nil)
 	_ dapr.ConfigurationApp = (*Channel)(nil)
 )
 

@@ -33,6 +33,8 @@ type grpcApp struct {
 	// onlyAlpha tells that the application has the bulk method only under its
 	// former name.
 	onlyAlpha atomic.Bool
+	// onlyAlphaJobs tells the same of the method for jobs.
+	onlyAlphaJobs atomic.Bool
 }
 
 var _ application = (*grpcApp)(nil)
@@ -91,9 +93,12 @@ func (g *grpcApp) deliver(ctx context.Context, method string, c *rpcCall, do fun
 
 // isUnimplemented reports whether the application answered that it does not
 // have the method.
-func isUnimplemented(err error) bool {
+func isUnimplemented(err error) bool { return answered(err, codes.Unimplemented) }
+
+// answered reports whether the application answered with the code.
+func answered(err error, code codes.Code) bool {
 	a, ok := errors.AsType[*AnswerError](err)
-	return ok && a.grpc == int(codes.Unimplemented)
+	return ok && a.grpc == int(code)
 }
 
 // Deliver implements pubsub.App.

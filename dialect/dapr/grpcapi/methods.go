@@ -53,8 +53,8 @@ var groups = [...]group{
 		"StartWorkflowBeta1", "GetWorkflowBeta1", "PurgeWorkflowBeta1", "TerminateWorkflowBeta1",
 		"PauseWorkflowBeta1", "ResumeWorkflowBeta1", "RaiseEventWorkflowBeta1"}},
 	{"shutdown", "v1", "", []string{"Shutdown"}},
-	{"jobs", "v1", "job", []string{"ScheduleJob", "GetJob", "DeleteJob", "DeleteJobsByPrefix", "ListJobs"}},
-	{"jobs", "v1alpha1", "job", []string{
+	{"jobs", "v1", "", []string{"ScheduleJob", "GetJob", "DeleteJob", "DeleteJobsByPrefix", "ListJobs"}},
+	{"jobs", "v1alpha1", "", []string{
 		"ScheduleJobAlpha1", "GetJobAlpha1", "DeleteJobAlpha1", "DeleteJobsByPrefixAlpha1", "ListJobsAlpha1"}},
 	{"conversation", "v1alpha1", "", []string{"ConverseAlpha1"}},
 	{"conversation", "v1alpha2", "", []string{"ConverseAlpha2"}},

@@ -20,6 +20,7 @@ import (
 	"github.com/proa-io/proa/block/conversation"
 	"github.com/proa-io/proa/block/crypto"
 	"github.com/proa-io/proa/block/invoke"
+	"github.com/proa-io/proa/block/job"
 	"github.com/proa-io/proa/block/lock"
 	"github.com/proa-io/proa/block/pubsub"
 	"github.com/proa-io/proa/block/secret"
@@ -47,6 +48,7 @@ type world struct {
 	bindings map[string]*binding.Binding
 	cryptos  map[string]*crypto.Provider
 	models   map[string]*conversation.Model
+	jobs     *job.Store // nil for none
 
 	rawState map[string]state.Driver // beneath states
 	topics   *fakeBroker
@@ -87,6 +89,13 @@ func (w *world) Crypto(name string) (*crypto.Provider, error) {
 
 func (w *world) Conversation(name string) (*conversation.Model, error) {
 	return dapr.Lookup(conversation.Block, w.models, name)
+}
+
+func (w *world) Jobs() (*job.Store, error) {
+	if w.jobs == nil {
+		return dapr.Lookup[*job.Store](job.Block, nil, "")
+	}
+	return w.jobs, nil
 }
 
 func (w *world) Metadata() dapr.Metadata {
@@ -160,6 +169,7 @@ func newWorld(t testing.TB) *world {
 	w.addTroubles()
 	carry(t, w.configs["away"])
 	w.models = map[string]*conversation.Model{"llm": newModel(t)}
+	w.jobs = newJobs(t)
 	w.cryptos = map[string]*crypto.Provider{"keys": newKeys(t)}
 	w.bindings = map[string]*binding.Binding{"echo": binding.New(component.Opened[binding.Driver]("echo", fakeBinding{}),
 		binding.Options{Chains: policy.None{}, Capabilities: []string{binding.CapabilityOutput}})}
@@ -174,6 +184,16 @@ func newModel(tb testing.TB) *conversation.Model {
 		tb.Fatal(err)
 	}
 	return conversation.New(component.Opened[conversation.Driver]("llm", d), conversation.Options{Chains: policy.None{}})
+}
+
+// newJobs returns a store of jobs that nobody triggers.
+func newJobs(tb testing.TB) *job.Store {
+	tb.Helper()
+	d, err := memory.OpenJobs(tb.Context(), memory.JobsConfig{MaxEntries: 1000}, component.Env{})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return job.New(component.Opened[job.Driver]("jobstore", d), job.Options{Namespace: "default", AppID: "shop", Chains: policy.None{}})
 }
 
 // newKeys returns a provider with a symmetric key of 32 bytes, "oct", and one on

@@ -25,6 +25,8 @@ func FuzzRequest(f *testing.F) {
 		{"GET", "/v1.0/secrets/vault/bulk", "dapr-api-token: x", ""},
 		{"GET", "/v1.0/configuration/configstore?key=color&key=%00", "", ""},
 		{"POST", "/v1.0-alpha1/lock/lockstore", "", `{"resourceId":"r","lockOwner":"o","expiryInSeconds":"1e1"}`},
+		{"POST", "/v1.0/jobs/j%20", "", `{"schedule":"@every 1s","repeats":"2","data":{"@type":"x"},"overwrite":true,"failurePolicy":{"constant":{"interval":"1s"}}}`},
+		{"GET", "/v1.0-alpha1/jobs/j", "", ""},
 		{"GET", "/v1.0/invoke/http://x/method/../%2e%2e/a", "dapr-app-id: cart", ""},
 		{"GET", "/x", "Authorization: Basic ZGFwci1hcHAtaWQ6Y2FydA==", ""},
 		{"OPTIONS", "*", "Origin: null\nAccess-Control-Request-Method: GET", ""},

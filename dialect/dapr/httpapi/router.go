@@ -248,7 +248,7 @@ func matchV1(method, p string, out *params) routeID {
 			return routeWorkflows
 		}
 	case "jobs":
-		if isJob(method, rest) {
+		if isJob(method, rest, out) {
 			return routeJobs
 		}
 	}
@@ -288,7 +288,7 @@ func matchAlpha1(method, p string, out *params) routeID {
 			return routeWorkflowsAlpha1
 		}
 	case "jobs":
-		if isJob(method, rest) {
+		if isJob(method, rest, out) {
 			return routeJobsAlpha1
 		}
 	case "crypto":
@@ -427,10 +427,10 @@ func isWorkflow(method, p string) bool {
 	return false
 }
 
-// isJob reports whether a request is one to the jobs API, which is served by
-// no block yet.
-func isJob(method, p string) bool {
+// isJob reports whether a request is one to the jobs API.
+func isJob(method, p string, out *params) bool {
 	name, more := segment(p)
+	out[0] = name
 	return name != "" && more == "" && (method == "POST" || method == "GET" || method == "DELETE")
 }
 

@@ -65,6 +65,8 @@ func (c *call) serve() {
 		c.converse(&rtv1.ConversationRequestAlpha2{})
 	case routeSubtleCrypto:
 		c.subtleCrypto()
+	case routeJobs, routeJobsAlpha1:
+		c.jobs()
 	default:
 		c.serveProcess()
 	}

@@ -92,6 +92,7 @@ func (a *app) listen() {
 	a.listenToHealth()
 	a.listenToTopics()
 	a.listenToBindings()
+	a.listenToJobs()
 }
 
 func (a *app) checks() {
@@ -105,6 +106,7 @@ func (a *app) checks() {
 	a.checkSecret()
 	a.checkConfiguration()
 	a.checkLock()
+	a.checkJobs()
 	a.checkMetadata()
 }
 

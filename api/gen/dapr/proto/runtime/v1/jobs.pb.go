@@ -31,12 +31,15 @@ const (
 type Job struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The name of the job, unique among the jobs of the application. Must not be
-	// empty and must not contain "|".
+	// empty, must have 512 bytes at most, and must not contain control characters
+	// or any of / \ # ? %.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// When the job comes due again and again: a cron expression of six fields
 	// (second, minute, hour, day of month, month, day of week), "@every" and a
 	// duration as in "@every 1m30s", or "@hourly", "@daily", "@weekly", "@monthly"
-	// or "@yearly". Absent means that it comes due once, at due_time.
+	// or "@yearly"; behind "CRON_TZ=" and a time zone if it is not the sidecar's, as
+	// in "CRON_TZ=Europe/Berlin 0 30 9 * * MON-FRI". Absent means that it comes due
+	// once, at due_time.
 	Schedule *string `protobuf:"bytes,2,opt,name=schedule,proto3,oneof" json:"schedule,omitempty"`
 	// How often the job comes due at most. Absent means without end when there is
 	// a schedule, and once when there is none.
@@ -46,7 +49,8 @@ type Job struct {
 	// means when the schedule says so.
 	DueTime *string `protobuf:"bytes,4,opt,name=due_time,json=dueTime,proto3,oneof" json:"due_time,omitempty"`
 	// When the job is removed whether or not it has come due as often as it
-	// should: a time or a duration as in due_time. Absent means never.
+	// should: a time, or a duration from due_time or, without that, from now, as in
+	// due_time. Only for a job with a schedule. Absent means never.
 	Ttl *string `protobuf:"bytes,5,opt,name=ttl,proto3,oneof" json:"ttl,omitempty"`
 	// What to deliver with the job.
 	Data *anypb.Any `protobuf:"bytes,6,opt,name=data,proto3,oneof" json:"data,omitempty"`
