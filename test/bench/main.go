@@ -67,6 +67,10 @@ func run(ctx context.Context, o options) error {
 			fmt.Fprintln(os.Stderr, res)
 		}
 	}
+	flows, err := r.measureFlows(ctx)
+	if err != nil {
+		return err
+	}
 	idle, err := r.idle()
 	if err != nil {
 		return err
@@ -79,7 +83,7 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	page := render(rows, facts{idle: idle, ready: ready, size: size.Size(), duration: o.duration, version: versionOf(ctx, o.proa)})
+	page := render(rows, flows, facts{idle: idle, ready: ready, size: size.Size(), duration: o.duration, version: versionOf(ctx, o.proa)})
 	if o.out == "" {
 		_, err = os.Stdout.WriteString(page)
 		return err
@@ -119,7 +123,7 @@ type facts struct {
 	version  string
 }
 
-func render(rows []row, f facts) string {
+func render(rows []row, flows []flowRow, f facts) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Performance\n\nWritten by `make bench`; every figure is of one run on one machine, where the client, the application and the\nsidecars share its processors, so compare within the page. Each case ran for %v.\n\n", f.duration)
 	fmt.Fprintf(&b, "Machine: %d × %s, %s/%s, %s. Proa %s.\n\n", runtime.NumCPU(), cpuModel(), runtime.GOOS, runtime.GOARCH, runtime.Version(), f.version)
@@ -128,6 +132,7 @@ func render(rows []row, f facts) string {
 	for _, r := range rows {
 		fmt.Fprintf(&b, "| %s | %s | %d | %.0f | %.0f | %.0f | %s | %s |\n", r.name, r.path, r.conns, r.rps, us(r.p50), us(r.p99), r.cpuText(), r.allocText())
 	}
+	b.WriteString(renderFlows(flows))
 	fmt.Fprintf(&b, "\n| fact | value |\n|---|---|\n| from start to ready (median of %d, `/v1.0/healthz/outbound` answers) | %v |\n", startRuns, f.ready.Round(100*time.Microsecond))
 	for _, line := range f.idle {
 		fmt.Fprintf(&b, "| %s |\n", line)

@@ -1,0 +1,158 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	runtimev1 "github.com/proa-io/proa/api/gen/dapr/proto/runtime/v1"
+)
+
+// outboxConns is how many connections commit transactions.
+const outboxConns = 16
+
+// outboxFlows are transactions whose events are published.
+func (r *rig) outboxFlows() []flow {
+	var out []flow
+	for _, c := range []struct{ store, broker, conditions string }{
+		{"outbox-memory", "pubsub-memory", "store and broker in memory"},
+		{"outbox-mixed", "pubsub", "store in memory, broker on the engine"},
+		{"outbox-engine", "pubsub", "store and broker on the engine"},
+	} {
+		out = append(out, flow{
+			name: "outbox, transactions of 1 KiB", sidecar: "outbox",
+			conditions: fmt.Sprintf("%s; %d connections over HTTP, one stream over gRPC", c.conditions, outboxConns),
+			run: func(ctx context.Context, d time.Duration) (int, time.Duration, error) {
+				return r.outbox(ctx, c.store, c.broker, d)
+			},
+		})
+	}
+	return out
+}
+
+// outboxResources are the components of the sidecar that has outboxes.
+const outboxResources = `apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {name: outbox-memory}
+spec:
+  type: state.in-memory
+  metadata:
+    - {name: outboxPublishPubsub, value: pubsub-memory}
+    - {name: outboxPublishTopic, value: outbox-memory}
+---
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {name: outbox-mixed}
+spec:
+  type: state.in-memory
+  metadata:
+    - {name: outboxPublishPubsub, value: pubsub}
+    - {name: outboxPublishTopic, value: outbox-mixed}
+---
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {name: outbox-engine}
+spec:
+  type: state.nats
+  metadata:
+    - {name: outboxPublishPubsub, value: pubsub}
+    - {name: outboxPublishTopic, value: outbox-engine}
+---
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {name: pubsub-memory}
+spec:
+  type: pubsub.in-memory
+`
+
+// startOutbox starts the sidecar that has outboxes.
+func (r *rig) startOutbox(ctx context.Context) error {
+	dir := filepath.Join(r.home, "outbox")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "outbox.yaml"), []byte(outboxResources), 0o600); err != nil {
+		return err
+	}
+	s, err := r.launch(ctx, "outbox", []string{"--resources-path", dir})
+	if err == nil {
+		r.sidecars["outbox"] = s
+	}
+	return err
+}
+
+// outbox commits transactions for d and waits until the event of each has
+// arrived.
+func (r *rig) outbox(ctx context.Context, store, broker string, d time.Duration) (int, time.Duration, error) {
+	s := r.sidecars["outbox"]
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	arrived, err := r.subscribe(ctx, s.grpc, broker, store)
+	if err != nil {
+		return 0, 0, err
+	}
+	var n atomic.Int64
+	c := benchCase{dial: func(ctx context.Context) (func() error, func(), error) {
+		body := fmt.Appendf(nil, `{"operations":[{"operation":"upsert","request":{"key":"k%d","value":%s}}]}`, n.Add(1), jsonPayload())
+		return httpCalls(fmt.Sprintf("127.0.0.1:%d", s.http), "POST", "/v1.0/state/"+store+"/transaction", body, 204)(ctx)
+	}}
+	start := time.Now()
+	calls, err := r.load(ctx, c, outboxConns, d)
+	if err != nil {
+		return 0, 0, err
+	}
+	for deadline := time.After(time.Minute); arrived.Load() < int64(len(calls)); {
+		select {
+		case <-deadline:
+			return 0, 0, fmt.Errorf("%d of %d events have arrived", arrived.Load(), len(calls))
+		case <-time.After(time.Millisecond):
+		}
+	}
+	return len(calls), time.Since(start), nil
+}
+
+// subscribe counts the events of a topic over a stream until ctx ends.
+func (r *rig) subscribe(ctx context.Context, port int, broker, topic string) (*atomic.Int64, error) {
+	cc, err := dialGRPC(fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		return nil, err
+	}
+	context.AfterFunc(ctx, func() { _ = cc.Close() })
+	stream, err := runtimev1.NewDaprClient(cc).SubscribeTopicEventsAlpha1(ctx)
+	if err != nil {
+		return nil, err
+	}
+	first := &runtimev1.SubscribeTopicEventsRequestInitialAlpha1{PubsubName: broker, Topic: topic}
+	if err := stream.Send(&runtimev1.SubscribeTopicEventsRequestAlpha1{
+		SubscribeTopicEventsRequestType: &runtimev1.SubscribeTopicEventsRequestAlpha1_InitialRequest{InitialRequest: first},
+	}); err != nil {
+		return nil, err
+	}
+	m, err := stream.Recv()
+	if err != nil || m.GetInitialResponse() == nil {
+		return nil, errors.Join(err, errors.New("the stream did not begin with its initial response"))
+	}
+	var count atomic.Int64
+	go func() { // it ends with the connection
+		for {
+			m, err := stream.Recv()
+			if err != nil {
+				return
+			}
+			done := &runtimev1.SubscribeTopicEventsRequestProcessedAlpha1{
+				Id: m.GetEventMessage().GetId(), Status: &runtimev1.TopicEventResponse{Status: runtimev1.TopicEventResponse_SUCCESS},
+			}
+			if stream.Send(&runtimev1.SubscribeTopicEventsRequestAlpha1{
+				SubscribeTopicEventsRequestType: &runtimev1.SubscribeTopicEventsRequestAlpha1_EventProcessed{EventProcessed: done},
+			}) != nil {
+				return
+			}
+			count.Add(1)
+		}
+	}()
+	return &count, nil
+}
