@@ -2,6 +2,7 @@ package nats
 
 import (
 	"context"
+	"slices"
 
 	"github.com/proa-io/proa/block/state"
 	"github.com/proa-io/proa/engine"
@@ -39,10 +40,24 @@ func (s *State) Transact(ctx context.Context, ops []state.Op, _ state.TransactOp
 		}
 		writes[place] = w // the later one stays
 	}
-	if _, err := s.bucket.Commit(ctx, writes); err != nil {
+	if err := s.commit(ctx, writes); err != nil {
 		return s.explain(ctx, err, ops)
 	}
 	return nil
+}
+
+// commit makes all writes or none. One alone is not slow, and a check has to be
+// near what it is for.
+func (s *State) commit(ctx context.Context, writes []engine.Write) error {
+	if len(writes) == 1 || slices.ContainsFunc(writes, func(w engine.Write) bool { return w.Check }) {
+		return s.commitNow(ctx, writes)
+	}
+	return s.groups.do(ctx, writes)
+}
+
+func (s *State) commitNow(ctx context.Context, writes []engine.Write) error {
+	_, err := s.bucket.Commit(ctx, writes)
+	return err
 }
 
 // operation returns an operation as the engine wants it.

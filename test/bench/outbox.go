@@ -13,7 +13,7 @@ import (
 )
 
 // outboxConns is how many connections commit transactions.
-const outboxConns = 16
+const outboxConns = 64
 
 // outboxFlows are transactions whose events are published.
 func (r *rig) outboxFlows() []flow {
