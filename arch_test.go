@@ -112,6 +112,8 @@ var fences = []fence{
 		"one technology, one package"},
 	{"go.uber.org/zap/...", []string{"driver/etcd"},
 		"a *slog.Logger is passed in; only the client of etcd wants another, to be told to keep silent"},
+	{"github.com/go-sql-driver/mysql/...", []string{"driver/mysql"},
+		"one technology, one package"},
 	{"github.com/jackc/pgx/...", []string{"driver/postgres"},
 		"one technology, one package"},
 	{"github.com/rabbitmq/...", []string{"driver/rabbitmq"},

@@ -18,6 +18,7 @@ import (
 	"github.com/proa-io/proa/driver/memcached"
 	"github.com/proa-io/proa/driver/memory"
 	"github.com/proa-io/proa/driver/mqtt"
+	"github.com/proa-io/proa/driver/mysql"
 	"github.com/proa-io/proa/driver/nats"
 	"github.com/proa-io/proa/driver/openai"
 	"github.com/proa-io/proa/driver/postgres"
@@ -50,6 +51,7 @@ func Specs(d Deps) []component.Spec {
 		memcached.Specs(),
 		memory.Specs(),
 		mqtt.Specs(),
+		mysql.Specs(),
 		nats.Specs(d.Engine),
 		openai.Specs(),
 		postgres.Specs(),

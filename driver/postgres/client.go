@@ -42,8 +42,24 @@ func connect(ctx context.Context, cfg Config) (*client, error) {
 	return c, nil
 }
 
-// call runs f within the timeout and names its error.
+// attempts is how often something is carried out that the server has undone for
+// others who stood in its way: it alone knows who that was.
+const attempts = 10
+
+// call runs f within the timeout, again when the server has undone it for
+// others, and names its error. f carries out one transaction.
 func (c *client) call(ctx context.Context, f func(context.Context) error) error {
+	return c.once(ctx, func(limited context.Context) error {
+		err := f(limited)
+		for n := 1; n < attempts && hasState(err, "40001", "40P01") && limited.Err() == nil; n++ {
+			err = f(limited)
+		}
+		return err
+	})
+}
+
+// once runs f within the timeout and names its error.
+func (c *client) once(ctx context.Context, f func(context.Context) error) error {
 	limited, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	return c.classify(ctx, f(limited))
@@ -82,7 +98,7 @@ func (c *client) first(ctx context.Context, sql string, args []any, scan func(pg
 
 // each runs a statement and calls scan with each of its rows.
 func (c *client) each(ctx context.Context, sql string, args []any, scan func(pgx.CollectableRow) error) error {
-	return c.call(ctx, func(ctx context.Context) error {
+	return c.once(ctx, func(ctx context.Context) error {
 		rows, err := c.pool.Query(ctx, sql, args...)
 		if err != nil {
 			return err

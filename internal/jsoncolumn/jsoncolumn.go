@@ -3,9 +3,12 @@
 package jsoncolumn
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"unicode/utf8"
 )
@@ -109,6 +112,46 @@ loop:
 	}
 	e, err := strconv.Atoi(string(b[exponent:n]))
 	return n, err == nil && e >= -maxExponent && e+exponent-2 <= maxExponent
+}
+
+// Same reports whether two texts of JSON mean the same: the order of members
+// and how numbers are written do not count.
+func Same(a, b []byte) bool {
+	x, okX := decode(a)
+	y, okY := decode(b)
+	return okX && okY && same(x, y)
+}
+
+func decode(text []byte) (v any, ok bool) {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber()
+	ok = d.Decode(&v) == nil
+	return v, ok
+}
+
+func same(x, y any) bool {
+	switch x := x.(type) {
+	case json.Number:
+		y, ok := y.(json.Number)
+		if !ok || x == y {
+			return ok
+		}
+		if i, err := x.Int64(); err == nil {
+			if j, err := y.Int64(); err == nil {
+				return i == j
+			}
+		}
+		f, errF := x.Float64()
+		g, errG := y.Float64()
+		return errF == nil && errG == nil && f == g
+	case []any:
+		y, ok := y.([]any)
+		return ok && slices.EqualFunc(x, y, same)
+	case map[string]any:
+		y, ok := y.(map[string]any)
+		return ok && maps.EqualFunc(x, y, same)
+	}
+	return x == y
 }
 
 // Quote returns value as Dapr writes it when it is not JSON: in base64, as a

@@ -42,6 +42,26 @@ func TestQuotedValuesComeBack(t *testing.T) {
 	}
 }
 
+func TestSame(t *testing.T) {
+	for _, tc := range []struct {
+		a, b string
+		want bool
+	}{
+		{`{"a":1,"b":[true,null,"x"]}`, `{"b": [true, null, "x"], "a": 1.0}`, true},
+		{`100`, `1e2`, true}, {`"\u0061"`, `"a"`, true}, {`{"a":1,"a":2}`, `{"a":2}`, true},
+		{`9007199254740993`, `9007199254740993`, true},
+		{`9007199254740993`, `9007199254740992`, false}, {`1`, `"1"`, false}, {`1`, `2`, false}, {`[1]`, `[1,2]`, false}, {`{"a":1}`, `{"b":1}`, false}, {`{"a":1}`, `[1]`, false},
+		{`null`, `false`, false}, {`{`, `{`, false}, {`1`, ``, false}, {`[1]`, `1`, false}, {`{}`, `1`, false},
+	} {
+		if got := Same([]byte(tc.a), []byte(tc.b)); got != tc.want {
+			t.Errorf("Same(%s, %s) = %v, want %v", tc.a, tc.b, got, tc.want)
+		}
+		if got := Same([]byte(tc.b), []byte(tc.a)); got != tc.want {
+			t.Errorf("Same(%s, %s) = %v, want %v", tc.b, tc.a, got, tc.want)
+		}
+	}
+}
+
 func FuzzFits(f *testing.F) {
 	for _, s := range []string{`{"a":[1,"\ud83d\udef6"]}`, `"\ud800`, `1e5`, `[[`, `"\u12`} {
 		f.Add([]byte(s))
