@@ -45,7 +45,8 @@ type application struct {
 	mu           sync.Mutex // guards the fields below
 	present      bool       // it listens
 	healthy      bool
-	asked        bool // it has said what it subscribes to
+	unfed        chan struct{} // closed while it gets nothing
+	asked        bool          // it has said what it subscribes to
 	declared     []pubsub.SubscriptionSpec
 	programmatic []pubsub.SubscriptionSpec
 }
@@ -56,7 +57,8 @@ func newApplication(rt *Runtime) *application {
 	if c.AppPort == 0 {
 		return nil
 	}
-	a := &application{rt: rt, healthy: !c.AppHealth.Enabled}
+	a := &application{rt: rt, healthy: !c.AppHealth.Enabled, unfed: make(chan struct{})}
+	close(a.unfed)
 	a.inputs = inputs{rt: rt, app: a}
 	address := net.JoinHostPort(c.AppAddress, strconv.Itoa(c.AppPort))
 	var tc *tls.Config
@@ -191,6 +193,12 @@ func (a *application) set(ctx context.Context, change func()) {
 	before := a.present && a.healthy
 	change()
 	now := a.present && a.healthy
+	switch {
+	case now && !before:
+		a.unfed = make(chan struct{})
+	case before && !now:
+		close(a.unfed)
+	}
 	a.mu.Unlock()
 	switch {
 	case now && !before:
@@ -200,6 +208,14 @@ func (a *application) set(ctx context.Context, change func()) {
 		a.runner.Pause()
 		a.inputs.stop()
 	}
+}
+
+// idle returns what is closed while the application takes nothing: it is not
+// there, or not well.
+func (a *application) idle() <-chan struct{} {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.unfed
 }
 
 // discover asks the application for its subscriptions and merges them with the

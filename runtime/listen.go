@@ -183,7 +183,7 @@ func serveUntil(ctx context.Context, ls []net.Listener, serve func(net.Listener)
 		left--
 	case <-ctx.Done():
 	}
-	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(time.Until(StopBy(ctx)), leastDrain))
+	drain, cancel := Draining(ctx, leastDrain)
 	defer cancel()
 	if shutdown(drain) != nil {
 		closeAll()

@@ -51,6 +51,8 @@ type Runtime struct {
 	reloader   *reloader
 	reloaded   atomic.Pointer[Reload] // the last one; nil before
 
+	haste    chan struct{} // closed by Hasten
+	hasten   sync.Once
 	mu       sync.Mutex
 	extended map[string]string
 	stop     context.CancelFunc
@@ -63,7 +65,7 @@ func New(ctx context.Context, c Config) (_ *Runtime, err error) {
 	if c, err = c.withDefaults(); err != nil {
 		return nil, err
 	}
-	rt := &Runtime{cfg: c, extended: map[string]string{}, transports: &transports{log: c.Log}, roster: newRoster()}
+	rt := &Runtime{cfg: c, extended: map[string]string{}, haste: make(chan struct{}), transports: &transports{log: c.Log}, roster: newRoster()}
 	rt.metrics = telemetry.NewMetrics(c.AppID, c.Namespace)
 	set, err := resource.Load(rt.resourceOptions())
 	if err != nil {
@@ -230,7 +232,7 @@ func (rt *Runtime) Run(ctx context.Context) error {
 	if rt.cfg.OnListening != nil {
 		rt.cfg.OnListening(rt.Addresses())
 	}
-	err := runStages(rt.blocked(ctx), rt.cfg.Grace, rt.cfg.Log, rt.stages()...)
+	err := runStages(rt.blocked(ctx), stopping{rt.cfg.Grace, rt.haste, rt.cfg.Log}, rt.stages()...)
 	rt.endTracing(rt.tracing)
 	return err
 }
@@ -244,15 +246,31 @@ func (rt *Runtime) endTracing(t *telemetry.Tracing) {
 	}
 }
 
-// blocked delays the order to stop by BlockShutdown.
+// Hasten makes a process that stops end at once, as far as it can: nothing under
+// way is waited for any more. It is safe to call at any time, and more than
+// once.
+func (rt *Runtime) Hasten() { rt.hasten.Do(func() { close(rt.haste) }) }
+
+// blocked delays the order to stop by BlockShutdown, or until the application
+// takes nothing any more.
 func (rt *Runtime) blocked(ctx context.Context) context.Context {
 	if rt.cfg.BlockShutdown <= 0 {
 		return ctx
 	}
 	later, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var gone <-chan struct{} // never, without an application to look at
 	context.AfterFunc(ctx, func() {
+		defer cancel()
+		if rt.app != nil {
+			gone = rt.app.idle()
+		}
 		rt.cfg.Log.Info("the order to stop is delayed", "by", rt.cfg.BlockShutdown)
-		time.AfterFunc(rt.cfg.BlockShutdown, cancel)
+		select {
+		case <-time.After(rt.cfg.BlockShutdown):
+		case <-gone:
+			rt.cfg.Log.Info("the application is gone or not well: there is nothing to wait for")
+		case <-rt.haste:
+		}
 	})
 	return later
 }

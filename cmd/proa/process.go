@@ -45,9 +45,14 @@ func (p *process) run(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	interrupt(cmd)
-	kill := time.AfterFunc(time.Until(runtime.StopBy(ctx)), func() { killGroup(cmd) })
-	defer kill.Stop()
-	<-ended
+	drain, cancel := runtime.Draining(ctx, 0)
+	defer cancel()
+	select {
+	case <-ended:
+	case <-drain.Done():
+		killGroup(cmd)
+		<-ended
+	}
 	killGroup(cmd) // what it has left behind
 	return nil
 }

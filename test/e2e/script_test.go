@@ -27,7 +27,7 @@ import (
 //	await NAME PATTERN          waits until that output matches
 //	signal SIGNAL NAME          sends HUP, INT, TERM or KILL
 //	ended NAME CODE             waits for the end and wants an exit code
-//	stop NAME                   signal TERM and ended with code 0
+//	quit NAME                   signal TERM and ended with code 0
 //	http [flags] METHOD URL     makes a request; the answer is the stdout
 //	poll http ...               the same, again and again until it is as wanted
 //	redis NAME up|down          has a redis-server, its address in $NAME
@@ -38,7 +38,7 @@ func TestScripts(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup:               setup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"freeport": cmdFreeport, "expand": cmdExpand, "start": cmdStart, "await": cmdAwait, "signal": cmdSignal, "ended": cmdEnded, "stop": cmdStop,
+			"freeport": cmdFreeport, "expand": cmdExpand, "start": cmdStart, "await": cmdAwait, "signal": cmdSignal, "ended": cmdEnded, "quit": cmdQuit,
 			"http": cmdHTTP, "poll": cmdPoll, "redis": cmdRedis,
 		},
 	})
@@ -156,8 +156,8 @@ func cmdEnded(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-func cmdStop(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, neg, len(args) == 1, "stop NAME")
+func cmdQuit(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) == 1, "quit NAME")
 	ts.Check(of(ts).process(ts, args[0]).stop())
 }
 
