@@ -15,6 +15,7 @@ import (
 
 	"github.com/proa-io/proa/block/config"
 	"github.com/proa-io/proa/block/conversation"
+	"github.com/proa-io/proa/block/job"
 	"github.com/proa-io/proa/block/lock"
 	"github.com/proa-io/proa/block/state"
 	"github.com/proa-io/proa/component"
@@ -31,12 +32,19 @@ import (
 // world is what the API of a test reaches: components in memory.
 type world struct {
 	configs map[string]*config.Store
+	jobs    *job.Store
 	locks   map[string]*lock.Store
 	states  map[string]*state.Store
 }
 
 func (w *world) Config(name string) (*config.Store, error) {
 	return find(w.configs, "configuration", name)
+}
+func (w *world) Jobs() (*job.Store, error) {
+	if w.jobs == nil {
+		return nil, fault.New(fault.FailedPrecondition, "there is no jobs component").WithReason("dapr.not_configured")
+	}
+	return w.jobs, nil
 }
 func (w *world) Lock(name string) (*lock.Store, error) { return find(w.locks, "lock", name) }
 
@@ -87,7 +95,12 @@ func newWorld(t *testing.T) *world {
 	lockStore := func(name string, d lock.Driver) *lock.Store {
 		return lock.New(component.Opened(name, d), lock.Options{Chains: policy.None{}})
 	}
+	jobs, err := memory.OpenJobs(t.Context(), memory.JobsConfig{MaxEntries: 100}, component.Env{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	return &world{
+		jobs:    job.New(component.Opened[job.Driver]("jobs", jobs), job.Options{Namespace: "default", AppID: "shop", Chains: policy.None{}}),
 		configs: map[string]*config.Store{"store": configStore("store", items), "plain": configStore("plain", plainConfig{items})},
 		locks:   map[string]*lock.Store{"store": lockStore("store", locks), "plain": lockStore("plain", plainLock{locks})},
 		states: map[string]*state.Store{

@@ -24,6 +24,7 @@ import (
 	proav1 "github.com/proa-io/proa/api/gen/proa/v1"
 	"github.com/proa-io/proa/block/config"
 	"github.com/proa-io/proa/block/conversation"
+	"github.com/proa-io/proa/block/job"
 	"github.com/proa-io/proa/block/lock"
 	"github.com/proa-io/proa/block/state"
 	"github.com/proa-io/proa/fault"
@@ -35,6 +36,7 @@ import (
 type Blocks interface {
 	Config(name string) (*config.Store, error)
 	Conversation(name string) (*conversation.Model, error)
+	Jobs() (*job.Store, error)
 	Lock(name string) (*lock.Store, error)
 	State(name string) (*state.Store, error)
 }
@@ -73,6 +75,7 @@ func (a *API) services() []service {
 	return []service{
 		{"configuration", &proav1.Configuration_ServiceDesc, &configurationService{API: a}},
 		{"conversation", &proav1.Conversation_ServiceDesc, &conversationService{API: a}},
+		{"jobs", &proav1.Jobs_ServiceDesc, &jobsService{API: a}},
 		{"lock", &proav1.Lock_ServiceDesc, &lockService{API: a}},
 		{"state", &proav1.State_ServiceDesc, &stateService{API: a}},
 	}

@@ -30,6 +30,7 @@ import (
 //	/echo        what was sent, and the tokens and ids in the header
 //	/call/APP/…  invokes another application through its sidecar
 //	/hold        answers when somebody asks for /release, or the app is told to stop
+//	/job/NAME    the trigger of a job
 //	/healthz     200, or 503 between /sick and /well
 func appMain() {
 	var a app
@@ -88,6 +89,10 @@ func (a *app) handler() http.Handler {
 		answerJSON(w, a.subscriptions)
 	})
 	mux.HandleFunc("POST /on/{topic}", a.event)
+	mux.HandleFunc("POST /job/{name}", func(_ http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		fmt.Printf("job %s: %s\n", r.PathValue("name"), body)
+	})
 	mux.HandleFunc("/hello", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintf(w, "hello from %s\n", os.Getenv("APP_ID"))
 	})
