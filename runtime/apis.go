@@ -21,7 +21,7 @@ func (rt *Runtime) buildAPIs() {
 	h := httpapi.Options{
 		AppID: rt.cfg.AppID, Blocks: rt, Invoker: rt.invoker, Tracing: rt.tracing, Token: token,
 		AllowedOrigins: rt.cfg.AllowedOrigins, MaxBody: rt.cfg.MaxBodySize,
-		Allows: apiRule(rules, "http"), Beside: rt.proa,
+		Allows: apiRule(rules, "http"), Beside: rt.proa, Pipeline: rt.wrapAPI(),
 	}
 	g := grpcapi.Options{
 		AppID: rt.cfg.AppID, Blocks: rt, Invoker: rt.invoker, Tracing: rt.tracing, Token: token,

@@ -78,6 +78,7 @@ func newApplication(rt *Runtime) *application {
 		client := &http2.Client{Addr: address, TLS: tc, Log: c.Log}
 		a.transport, a.closer = client, client.Close
 	}
+	a.transport = rt.wrapApp(a.transport)
 	if c.AppMaxConcurrency > 0 {
 		a.limit = policy.NewBulkhead(c.AppMaxConcurrency, -1)
 	}

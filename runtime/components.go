@@ -18,6 +18,7 @@ import (
 	"github.com/proa-io/proa/block/crypto"
 	"github.com/proa-io/proa/block/job"
 	"github.com/proa-io/proa/block/lock"
+	"github.com/proa-io/proa/block/middleware"
 	"github.com/proa-io/proa/block/pubsub"
 	"github.com/proa-io/proa/block/secret"
 	"github.com/proa-io/proa/block/state"
@@ -262,6 +263,9 @@ func (b *builder) block(u *unit, c *resource.Component) error {
 		}
 		m := conversation.New(h, conversation.Options{Chains: u.chains, Config: cfg})
 		u.put = func(out *components) { out.models[u.name] = m }
+	case middleware.Block:
+		m := middleware.New(handle[middleware.Driver](b, u, c))
+		u.put = func(out *components) { out.middlewares[u.name] = m }
 	case crypto.Block:
 		p := crypto.New(handle[crypto.Driver](b, u, c), crypto.Options{Chains: u.chains})
 		u.put = func(out *components) { out.cryptos[u.name] = p }

@@ -140,7 +140,7 @@ func (r *reloader) take(ctx context.Context, s resource.Snapshot) {
 	b.reuse, b.there = r.reuse, now.endpoints
 	table, buildErr := b.build(rt.declared(set))
 	if err = errors.Join(err, buildErr); err == nil {
-		err = checkSubscriptions(set, table, rt.cfg.AppID)
+		err = errors.Join(checkSubscriptions(set, table, rt.cfg.AppID), checkPipelines(set, table))
 		if err == nil && set.Configuration.Section("tracing") != r.tracing {
 			p.tracing, err = newTracing(ctx, &rt.cfg, &set.Configuration)
 		}

@@ -100,7 +100,7 @@ func (rt *Runtime) build(ctx context.Context, set *resource.Set) (err error) {
 	problems := []error{err}
 	rt.resiliency = newResiliency(p, c.Log, rt.metrics, rt.tracing)
 	table, err := rt.builder(set).build(rt.declared(set))
-	problems = append(problems, err, checkSubscriptions(set, table, c.AppID))
+	problems = append(problems, err, checkSubscriptions(set, table, c.AppID), checkPipelines(set, table))
 	rt.table.Store(table)
 	for _, u := range table.units {
 		rt.metrics.ComponentReady(u.name, u.spec.Type(), false)

@@ -14,6 +14,7 @@ import (
 	"github.com/proa-io/proa/block/crypto"
 	"github.com/proa-io/proa/block/job"
 	"github.com/proa-io/proa/block/lock"
+	"github.com/proa-io/proa/block/middleware"
 	"github.com/proa-io/proa/block/pubsub"
 	"github.com/proa-io/proa/block/secret"
 	"github.com/proa-io/proa/block/state"
@@ -33,15 +34,16 @@ type components struct {
 	set       *resource.Set
 	endpoints []*endpoint
 
-	states   map[string]*state.Store
-	brokers  map[string]*pubsub.Broker
-	secrets  map[string]*secret.Store
-	locks    map[string]*lock.Store
-	configs  map[string]*config.Store
-	bindings map[string]*binding.Binding
-	cryptos  map[string]*crypto.Provider
-	models   map[string]*conversation.Model
-	jobs     *job.Store // nil for none
+	states      map[string]*state.Store
+	brokers     map[string]*pubsub.Broker
+	secrets     map[string]*secret.Store
+	locks       map[string]*lock.Store
+	configs     map[string]*config.Store
+	bindings    map[string]*binding.Binding
+	cryptos     map[string]*crypto.Provider
+	models      map[string]*conversation.Model
+	middlewares map[string]*middleware.Middleware
+	jobs        *job.Store // nil for none
 
 	units []*unit // in the order they were declared
 
@@ -55,7 +57,8 @@ func newComponents(set *resource.Set) *components {
 		states: map[string]*state.Store{}, brokers: map[string]*pubsub.Broker{}, secrets: map[string]*secret.Store{},
 		locks: map[string]*lock.Store{}, configs: map[string]*config.Store{}, bindings: map[string]*binding.Binding{},
 		cryptos: map[string]*crypto.Provider{}, models: map[string]*conversation.Model{},
-		unset: make(chan struct{}),
+		middlewares: map[string]*middleware.Middleware{},
+		unset:       make(chan struct{}),
 	}
 	c.pins.Store(1)
 	return c

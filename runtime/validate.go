@@ -39,7 +39,7 @@ func Validate(paths, configPaths []string, appID string) (Report, error) {
 	errs = append(errs, err)
 	b := &builder{cfg: cfg, set: set, catalog: catalog, resiliency: newResiliency(p, log, nil, nil)}
 	comps, err := b.build(withDefaults(set.Components))
-	errs = append(errs, err, checkSubscriptions(set, comps, appID))
+	errs = append(errs, err, checkSubscriptions(set, comps, appID), checkPipelines(set, comps))
 	if _, err := newResolution(set.Configuration.Spec.NameResolution, nil, cfg); err != nil {
 		errs = append(errs, err)
 	}

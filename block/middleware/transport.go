@@ -66,7 +66,7 @@ func (t *Transport) RoundTrip(ctx context.Context, r *proxy.Request, o proxy.Rou
 		return resp, nil
 	default:
 	}
-	cancel()
+	defer cancel()
 	if err := x.failure(); err != nil {
 		return nil, err
 	}

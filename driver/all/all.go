@@ -17,6 +17,10 @@ import (
 	"github.com/proa-io/proa/driver/localstorage"
 	"github.com/proa-io/proa/driver/memcached"
 	"github.com/proa-io/proa/driver/memory"
+	"github.com/proa-io/proa/driver/middleware/bearer"
+	"github.com/proa-io/proa/driver/middleware/clientcredentials"
+	"github.com/proa-io/proa/driver/middleware/ratelimit"
+	"github.com/proa-io/proa/driver/middleware/route"
 	"github.com/proa-io/proa/driver/mqtt"
 	"github.com/proa-io/proa/driver/mysql"
 	"github.com/proa-io/proa/driver/nats"
@@ -50,6 +54,10 @@ func Specs(d Deps) []component.Spec {
 		localstorage.Specs(),
 		memcached.Specs(),
 		memory.Specs(),
+		bearer.Specs(),
+		clientcredentials.Specs(),
+		ratelimit.Specs(),
+		route.Specs(),
 		mqtt.Specs(),
 		mysql.Specs(),
 		nats.Specs(d.Engine),

@@ -52,6 +52,9 @@ type Options struct {
 	Allows func(group, version string) bool
 	// Beside is another API on the same port; nil for none.
 	Beside Beside
+	// Pipeline, when not nil, puts middleware before the API, behind the token
+	// and before the routes; probes of health pass by.
+	Pipeline func(proxy.Handler) proxy.Handler
 	// Observe, when not nil, is told of each request after it was answered. It
 	// must not block.
 	Observe func(Call)
@@ -88,10 +91,11 @@ type Call struct {
 
 // API is the HTTP API of Dapr. It is safe for concurrent use.
 type API struct {
-	opts    Options
-	origins origins
-	rules   atomic.Pointer[rules]
-	calls   sync.Pool // of *call
+	pipeline proxy.Handler // the middleware before serve; nil for none
+	opts     Options
+	origins  origins
+	rules    atomic.Pointer[rules]
+	calls    sync.Pool // of *call
 }
 
 // rules are what SetRules changes.
@@ -108,6 +112,9 @@ func New(o Options) *API {
 	a := &API{opts: o, origins: parseOrigins(o.AllowedOrigins)}
 	a.SetRules(o.Allows, o.Observe)
 	a.calls.New = func() any { return new(call) }
+	if o.Pipeline != nil {
+		a.pipeline = o.Pipeline(a.handleBehind)
+	}
 	return a
 }
 
@@ -176,6 +183,36 @@ func (c *call) answer(public bool) {
 			return
 		}
 	}
+	if a.pipeline != nil && !c.route.info().health {
+		a.pipeline(&recorded{c.ex, &c.status})
+		return
+	}
+	c.serve()
+}
+
+// recorded is an exchange that notes the status of its answer.
+type recorded struct {
+	proxy.Exchange
+	status *int
+}
+
+// Respond implements proxy.Exchange.
+func (r *recorded) Respond(status int, h proxy.Header, length int64) error {
+	*r.status = status
+	return r.Exchange.Respond(status, h, length)
+}
+
+// AbortWith implements proxy.Aborter.
+func (r *recorded) AbortWith(cause error) { proxy.Abort(r.Exchange, cause) }
+
+// handleBehind takes a request that came out of the pipeline to its route, which
+// may be another one than that it went in for.
+func (a *API) handleBehind(ex proxy.Exchange) {
+	c := a.calls.Get().(*call)
+	c.begin(a, ex)
+	defer c.end()
+	c.route, c.path = a.find(c.req, &c.params)
+	c.fields.scan(c.req.Header)
 	c.serve()
 }
 
