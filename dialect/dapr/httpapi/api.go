@@ -211,7 +211,7 @@ func (a *API) handleBehind(ex proxy.Exchange) {
 	c := a.calls.Get().(*call)
 	c.begin(a, ex)
 	defer c.end()
-	c.route, c.path = a.find(c.req, &c.params)
+	c.route, c.path = a.find(c.req, c.rules, &c.params)
 	c.fields.scan(c.req.Header)
 	c.serve()
 }
