@@ -39,6 +39,9 @@ type Setting struct {
 	// Secret tells that the value came from a secret store or the environment
 	// and must not be quoted.
 	Secret bool
+	// SecretName is the name of the secret that the value came from; empty for
+	// a value that came from elsewhere.
+	SecretName string
 	// Unresolved tells that there will be a value which is not known yet.
 	// Decode then checks only that there is such a setting, and leaves out
 	// Validate.
@@ -50,12 +53,18 @@ type Settings []Setting
 
 // Get returns the value of the named setting, ignoring the case of its name.
 func (s Settings) Get(name string) (string, bool) {
+	x, ok := s.Find(name)
+	return x.Value, ok
+}
+
+// Find returns the named setting, ignoring the case of its name.
+func (s Settings) Find(name string) (Setting, bool) {
 	for _, x := range s {
 		if strings.EqualFold(x.Name, name) {
-			return x.Value, true
+			return x, true
 		}
 	}
-	return "", false
+	return Setting{}, false
 }
 
 // FieldError says which setting is wrong, where it stands, and why.

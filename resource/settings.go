@@ -61,7 +61,7 @@ func resolve(ctx context.Context, list []NameValue, ref reference) (component.Se
 		var err error
 		switch {
 		case nv.SecretKeyRef.IsSet():
-			s.Secret, s.Unresolved = true, ref.lookup == nil
+			s.Secret, s.SecretName, s.Unresolved = true, nv.SecretKeyRef.Name, ref.lookup == nil
 			s.Value, err = ref.secret(ctx, nv.SecretKeyRef)
 		case nv.EnvRef != "":
 			s.Secret = true

@@ -208,7 +208,13 @@ func (b *builder) discard() {
 func (b *builder) block(u *unit, c *resource.Component) error {
 	switch u.spec.Block {
 	case state.Block:
-		h := handle[state.Driver](b, u, c)
+		h := handleWith(b, u, c, func(d state.Driver, settings component.Settings) (state.Driver, error) {
+			cfg, err := component.BlockConfig[state.Config](u.spec, settings)
+			if err != nil {
+				return nil, err
+			}
+			return state.Encrypted(d, cfg, settings)
+		})
 		cfg, err := blockConfig[state.Config](b, c, u.spec)
 		if err != nil {
 			return err
@@ -301,6 +307,12 @@ const defaultInitTimeout = 5 * time.Second
 
 // handle makes the handle that will open the driver of u.
 func handle[D io.Closer](b *builder, u *unit, c *resource.Component) *component.Handle[D] {
+	return handleWith(b, u, c, func(d D, _ component.Settings) (D, error) { return d, nil })
+}
+
+// handleWith is handle with something to do to the driver once it is open, for
+// which the settings with all secrets are needed.
+func handleWith[D io.Closer](b *builder, u *unit, c *resource.Component, opened func(D, component.Settings) (D, error)) *component.Handle[D] {
 	log, typ := b.log(c), u.spec.Type()
 	env := component.Env{Name: c.Name(), AppID: b.cfg.AppID, Namespace: b.cfg.Namespace, Log: log}
 	if file := c.Position().File; file != "" {
@@ -316,10 +328,16 @@ func handle[D io.Closer](b *builder, u *unit, c *resource.Component) *component.
 			return none, err
 		}
 		d, err := component.Opener[D](u.spec, settings, env)(sctx)
-		if err == nil {
-			b.metrics.ComponentReady(c.Name(), typ, true)
+		if err != nil {
+			return none, err
 		}
-		return d, err
+		out, err := opened(d, settings)
+		if err != nil {
+			_ = d.Close()
+			return none, err
+		}
+		b.metrics.ComponentReady(c.Name(), typ, true)
+		return out, nil
 	})
 	u.open, u.status, u.await = h.Run, h.Status, h.Await
 	return h

@@ -48,16 +48,20 @@ func (s *Store) GetBulk(ctx context.Context, r BulkGetRequest) ([]BulkItem, erro
 	opt := GetOptions{r.Consistency, r.Metadata}
 	out := make([]BulkItem, len(keys))
 	b := bulk{store: s, op: s.bulkGet, errs: make([]error, len(keys)), idempotent: true}
-	err := b.run(ctx, func(ctx context.Context, d Driver, todo []int) {
+	err := b.run(ctx, func(ctx context.Context, d Driver, ring *keyring, todo []int) {
+		take := func(i int, item Item, found bool, err error) {
+			b.errs[i] = ring.result(keys[i], &item, found, err)
+			out[i].Item, out[i].Found = item, found
+		}
 		if bg, ok := d.(BulkGetter); ok {
 			for j, res := range bg.BulkGet(ctx, pick(keys, todo), opt) {
-				i := todo[j]
-				out[i].Item, out[i].Found, b.errs[i] = res.Item, res.Found, res.Err
+				take(todo[j], res.Item, res.Found, res.Err)
 			}
 			return
 		}
 		fanOut(todo, r.Parallelism, func(i int) {
-			out[i].Item, out[i].Found, b.errs[i] = d.Get(ctx, keys[i], opt)
+			item, found, err := d.Get(ctx, keys[i], opt)
+			take(i, item, found, err)
 		})
 	})
 	if err != nil {
@@ -93,15 +97,23 @@ func (s *Store) Save(ctx context.Context, items []SetRequest) error {
 		b.bytes += len(r.Value)
 		b.idempotent = b.idempotent && idempotent(opt)
 	}
-	err := b.run(ctx, func(ctx context.Context, d Driver, todo []int) {
+	err := b.run(ctx, func(ctx context.Context, d Driver, ring *keyring, todo []int) {
 		if bp, ok := d.(BulkPutter); ok {
-			for j, res := range bp.BulkPut(ctx, pick(puts, todo)) {
+			sealed, err := ring.puts(pick(puts, todo))
+			if err != nil {
+				b.fail(todo, err)
+				return
+			}
+			for j, res := range bp.BulkPut(ctx, sealed) {
 				b.errs[todo[j]] = res.Err
 			}
 			return
 		}
 		fanOut(todo, parallelFor(keys), func(i int) {
-			_, b.errs[i] = d.Put(ctx, puts[i].Key, puts[i].Value, puts[i].PutOptions)
+			var put PutOp
+			if put, b.errs[i] = ring.put(puts[i]); b.errs[i] == nil {
+				_, b.errs[i] = d.Put(ctx, put.Key, put.Value, put.PutOptions)
+			}
 		})
 	})
 	if err != nil {
@@ -125,7 +137,7 @@ func (s *Store) DeleteBulk(ctx context.Context, items []DeleteRequest) error {
 		deletes[i], keys[i] = DeleteOp{s.prefix + r.Key, DeleteOptions{r.ETag, r.Consistency, r.Metadata}}, r.Key
 		b.idempotent = b.idempotent && r.ETag == ""
 	}
-	err := b.run(ctx, func(ctx context.Context, d Driver, todo []int) {
+	err := b.run(ctx, func(ctx context.Context, d Driver, _ *keyring, todo []int) {
 		if bd, ok := d.(BulkDeleter); ok {
 			for j, err := range bd.BulkDelete(ctx, pick(deletes, todo)) {
 				b.errs[todo[j]] = err
@@ -154,7 +166,7 @@ type bulk struct {
 
 // run carries out attempt through the policies. It returns an error only when
 // no attempt was made; what became of the items is in b.errs.
-func (b *bulk) run(ctx context.Context, attempt func(ctx context.Context, d Driver, todo []int)) error {
+func (b *bulk) run(ctx context.Context, attempt func(ctx context.Context, d Driver, keys *keyring, todo []int)) error {
 	if len(b.errs) == 0 {
 		return nil
 	}
@@ -165,12 +177,12 @@ func (b *bulk) run(ctx context.Context, attempt func(ctx context.Context, d Driv
 	tried := false
 	c := policy.Call{Bytes: b.bytes, Idempotent: b.idempotent}
 	err := b.op.Run(ctx, &c, func(ctx context.Context) error {
-		d, err := b.store.handle.Get(ctx)
+		d, keys, err := b.store.driver(ctx)
 		if err != nil {
 			return err
 		}
 		tried = true
-		attempt(ctx, d, todo)
+		attempt(ctx, d, keys, todo)
 		todo, err = b.left(todo)
 		return err
 	})
@@ -178,6 +190,13 @@ func (b *bulk) run(ctx context.Context, attempt func(ctx context.Context, d Driv
 		return nil
 	}
 	return err
+}
+
+// fail notes that an attempt failed for all its items.
+func (b *bulk) fail(todo []int, err error) {
+	for _, i := range todo {
+		b.errs[i] = err
+	}
 }
 
 // left returns which items of an attempt are worth another, and the error that

@@ -55,7 +55,7 @@ func (s *Store) List(ctx context.Context, r ListRequest) (ListPage, error) {
 	}
 	c := policy.Call{Key: r.Prefix, Idempotent: true}
 	keys, err := policy.Do(ctx, s.list, c, func(ctx context.Context) ([]string, error) {
-		d, err := s.handle.Get(ctx)
+		d, _, err := s.driver(ctx)
 		if err != nil {
 			return nil, err
 		}

@@ -353,13 +353,16 @@ func (s *Store) Query(ctx context.Context, r QueryRequest) (QueryPage, error) {
 	scope := Scope{Prefix: s.prefix, Without: separator}
 	c := policy.Call{Bytes: len(r.Text), Idempotent: true}
 	page, err := policy.Do(ctx, s.query, c, func(ctx context.Context) (QueryPage, error) {
-		d, err := s.handle.Get(ctx)
+		d, keys, err := s.driver(ctx)
 		if err != nil {
 			return QueryPage{}, err
 		}
 		querier, ok := d.(Querier)
 		if !ok {
 			return QueryPage{}, fault.New(fault.Unimplemented, "this kind of store cannot be queried").WithReason(ReasonQueryNotSupported)
+		}
+		if keys != nil {
+			return QueryPage{}, fault.New(fault.FailedPrecondition, "cannot query encrypted store").WithReason(ReasonQueryEncrypted)
 		}
 		q, err := ParseQuery(r.Text)
 		if err != nil {

@@ -40,7 +40,7 @@ const rowParallelism = 50
 // Read returns one row for each name, in the order of the names, as they are
 // after every write that was acknowledged.
 func (r *Rows) Read(ctx context.Context, names []string) ([]Row, error) {
-	d, err := r.store.handle.Get(ctx)
+	d, ring, err := r.store.driver(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -61,8 +61,8 @@ func (r *Rows) Read(ctx context.Context, names []string) ([]Row, error) {
 	}
 	out := make([]Row, len(names))
 	for i, g := range results {
-		if g.Err != nil {
-			return nil, g.Err
+		if err := ring.result(keys[i], &g.Item, g.Found, g.Err); err != nil {
+			return nil, err
 		}
 		out[i] = Row{Name: names[i], Value: g.Item.Value, ETag: g.Item.ETag, Found: g.Found}
 	}
@@ -81,21 +81,25 @@ func placesOf[T any](list []T) []int {
 // empty, if there is none; else it fails with ErrETagMismatch. It returns the
 // new etag, or "" when the store does not tell.
 func (r *Rows) Write(ctx context.Context, name string, value []byte, etag string) (string, error) {
-	d, err := r.store.handle.Get(ctx)
-	if err != nil {
-		return "", err
-	}
-	return d.Put(ctx, r.prefix+name, value, PutOptions{ETag: etag, FirstWrite: etag == ""})
+	return r.put(ctx, name, value, PutOptions{ETag: etag, FirstWrite: etag == ""})
 }
 
 // Put stores a row whatever there is.
 func (r *Rows) Put(ctx context.Context, name string, value []byte) error {
-	d, err := r.store.handle.Get(ctx)
-	if err != nil {
-		return err
-	}
-	_, err = d.Put(ctx, r.prefix+name, value, PutOptions{})
+	_, err := r.put(ctx, name, value, PutOptions{})
 	return err
+}
+
+func (r *Rows) put(ctx context.Context, name string, value []byte, opt PutOptions) (string, error) {
+	d, keys, err := r.store.driver(ctx)
+	if err != nil {
+		return "", err
+	}
+	put, err := keys.put(PutOp{r.prefix + name, value, opt})
+	if err != nil {
+		return "", err
+	}
+	return d.Put(ctx, put.Key, put.Value, put.PutOptions)
 }
 
 // maxRowDeletes is how many rows one transaction deletes.
@@ -104,7 +108,7 @@ const maxRowDeletes = 500
 // Delete removes rows, not atomically. One with an etag that is not the present
 // one's is left alone. Only Name and ETag count.
 func (r *Rows) Delete(ctx context.Context, rows []Row) error {
-	d, err := r.store.handle.Get(ctx)
+	d, _, err := r.store.driver(ctx)
 	if err != nil {
 		return err
 	}

@@ -46,17 +46,25 @@ type Config struct {
 	// OutboxDiscardWhenMissingState has no effect: there is never an event of
 	// a transaction that has not happened.
 	OutboxDiscardWhenMissingState bool `setting:"outboxDiscardWhenMissingState"`
-	// PrimaryEncryptionKey encrypts values before they reach the store. Not
-	// supported yet by this version.
+	// PrimaryEncryptionKey encrypts all values before they reach the store,
+	// with AES-GCM: 16, 24 or 32 bytes in hexadecimal, best from a secret
+	// store. Keys, etags and times of expiry stay in clear. Each value has the
+	// name of the secret that the key came from beside it. The format is that
+	// of Dapr. A store whose values are encrypted cannot be queried.
 	PrimaryEncryptionKey component.Secret `setting:"primaryEncryptionKey"`
-	// SecondaryEncryptionKey decrypts values written before the primary key
-	// was changed. Not supported yet by this version.
+	// SecondaryEncryptionKey decrypts values that were written with it as the
+	// primary one, so that the key can be changed.
 	SecondaryEncryptionKey component.Secret `setting:"secondaryEncryptionKey"`
+	// EncryptionBindKeys ties each value that is written to the key of its
+	// item, so that whoever can write to the store cannot pass one item's
+	// value off as another's. Dapr cannot read such values, nor can they be
+	// read under another keyPrefix or application id. Values of both kinds are
+	// read, whatever this says; to have none accepted that is not tied, change
+	// the primary key too, and drop the secondary one when all is rewritten.
+	EncryptionBindKeys bool `setting:"encryptionBindKeys"`
 }
 
-// Validate reports settings that can never work, and those that ask for what
-// this version does not do: to go on without would be to store in clear what
-// must be encrypted.
+// Validate reports settings that can never work.
 func (c Config) Validate() error {
 	if strings.Contains(c.KeyPrefix, separator) {
 		return component.Invalid("keyPrefix", "must not contain %q", separator)
@@ -70,16 +78,19 @@ func (c Config) Validate() error {
 	if c.OutboxPublishPubsub == "" && c.OutboxPublishTopic != "" {
 		return component.Invalid("outboxPublishTopic", "wants an outboxPublishPubsub beside it")
 	}
-	for _, s := range []struct {
-		name string
-		set  bool
-	}{
-		{"primaryEncryptionKey", c.PrimaryEncryptionKey.IsSet()},
-		{"secondaryEncryptionKey", c.SecondaryEncryptionKey.IsSet()},
-	} {
-		if s.set {
-			return component.Invalid(s.name, "is not supported yet by this version of proa; remove it to use the store without")
+	if c.PrimaryEncryptionKey.IsSet() {
+		if _, err := parseKey(c.PrimaryEncryptionKey); err != nil {
+			return component.Invalid(primaryKey, "%v", err)
 		}
+	}
+	if !c.SecondaryEncryptionKey.IsSet() {
+		return nil
+	}
+	if _, err := parseKey(c.SecondaryEncryptionKey); err != nil {
+		return component.Invalid(secondaryKey, "%v", err)
+	}
+	if !c.PrimaryEncryptionKey.IsSet() {
+		return component.Invalid(secondaryKey, "wants a %s beside it, which encrypts", primaryKey)
 	}
 	return nil
 }

@@ -46,8 +46,9 @@ func TestSettingsThatCannotBeKeptStopTheComponent(t *testing.T) {
 		{"keyPrefix", "a||b", `must not contain "||"`},
 		{"ttlInSeconds", "-2", "wants a number of seconds"},
 		{"ttlInSeconds", "soon", "wants a whole number"},
-		{"primaryEncryptionKey", "00112233445566778899aabbccddeeff", "is not supported yet by this version"},
-		{"secondaryEncryptionKey", "00112233445566778899aabbccddeeff", "is not supported yet by this version"},
+		{"primaryEncryptionKey", "001122334455", "wants a key of 16, 24 or 32 bytes (32, 48 or 64 hexadecimal digits), and has 6"},
+		{"primaryEncryptionKey", "00112233-not-hexadecimal", "wants a key in hexadecimal: 32, 48 or 64 digits"},
+		{"secondaryEncryptionKey", "00112233445566778899aabbccddeeff", "wants a primaryEncryptionKey beside it"},
 		{"outboxPublishPubsub", "orders", "wants an outboxPublishTopic"},
 		{"outboxPublishTopic", "orders", "wants an outboxPublishPubsub"},
 	} {

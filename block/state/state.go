@@ -21,6 +21,11 @@ import (
 // Reasons of the errors that Store returns. A store that is not open yet is
 // Unavailable with component.ReasonNotReady.
 const (
+	// ReasonUndecipherable: none of the encryption keys decrypts a value.
+	ReasonUndecipherable fault.Reason = "state.undecipherable"
+	// ReasonQueryEncrypted: the values of the store are encrypted, so that
+	// nobody can look into them.
+	ReasonQueryEncrypted fault.Reason = "state.query_encrypted"
 	// ReasonEmptyKey: a request without a key.
 	ReasonEmptyKey fault.Reason = "state.empty_key"
 	// ReasonIllegalKey: a key with "||" in it, which separates prefix and key
@@ -162,12 +167,21 @@ type getCall struct {
 }
 
 func (c *getCall) do(ctx context.Context) error {
-	d, err := c.store.handle.Get(ctx)
+	d, keys, err := c.store.driver(ctx)
 	if err != nil {
 		return err
 	}
 	c.item, c.found, err = d.Get(ctx, c.key, c.opt)
-	return err
+	return keys.result(c.key, &c.item, c.found, err)
+}
+
+// driver returns the driver, and what encrypts its values; nil for nothing.
+func (s *Store) driver(ctx context.Context) (Driver, *keyring, error) {
+	d, err := s.handle.Get(ctx)
+	if e, ok := d.(*encryptedDriver); ok {
+		return e.Driver, e.keys, err
+	}
+	return d, nil, err
 }
 
 // SetRequest writes one item.
@@ -226,11 +240,15 @@ type setCall struct {
 }
 
 func (c *setCall) do(ctx context.Context) error {
-	d, err := c.store.handle.Get(ctx)
+	d, keys, err := c.store.driver(ctx)
 	if err != nil {
 		return err
 	}
-	c.etag, err = d.Put(ctx, c.put.Key, c.put.Value, c.put.PutOptions)
+	put, err := keys.put(c.put)
+	if err != nil {
+		return err
+	}
+	c.etag, err = d.Put(ctx, put.Key, put.Value, put.PutOptions)
 	return err
 }
 
@@ -252,7 +270,7 @@ func (s *Store) Delete(ctx context.Context, r DeleteRequest) error {
 	key, opt := s.prefix+r.Key, DeleteOptions{r.ETag, r.Consistency, r.Metadata}
 	c := policy.Call{Key: r.Key, Idempotent: r.ETag == ""}
 	err := s.del.Run(ctx, &c, func(ctx context.Context) error {
-		d, err := s.handle.Get(ctx)
+		d, _, err := s.driver(ctx)
 		if err != nil {
 			return err
 		}

@@ -85,11 +85,15 @@ func (s *Store) carryOut(ctx context.Context, r TransactRequest, a *attempts) er
 	c.Idempotent = c.Idempotent && !checks(ops)
 	opt := TransactOptions{r.Metadata}
 	err = s.transact.Run(ctx, &c, func(ctx context.Context) error {
-		tx, err := s.transactor(ctx, len(ops))
+		tx, keys, err := s.transactor(ctx, len(ops))
 		if err != nil {
 			return err
 		}
-		err = tx.Transact(ctx, ops, opt)
+		sealed, err := keys.ops(ops)
+		if err != nil {
+			return err
+		}
+		err = tx.Transact(ctx, sealed, opt)
 		if a != nil {
 			a.note(err)
 		}
@@ -164,22 +168,23 @@ func checks(ops []Op) bool {
 	return slices.ContainsFunc(ops, func(o Op) bool { return o.Check != NoCheck })
 }
 
-// transactor returns the driver, if it can carry out n operations at once.
-func (s *Store) transactor(ctx context.Context, n int) (Transactor, error) {
-	d, err := s.handle.Get(ctx)
+// transactor returns the driver, if it can carry out n operations at once, and
+// what encrypts its values.
+func (s *Store) transactor(ctx context.Context, n int) (Transactor, *keyring, error) {
+	d, keys, err := s.driver(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	tx, ok := d.(Transactor)
 	if !ok {
-		return nil, fault.New(fault.Unimplemented, "this kind of store has no transactions").
+		return nil, nil, fault.New(fault.Unimplemented, "this kind of store has no transactions").
 			WithReason(ReasonTransactionsNotSupported)
 	}
 	if limit := tx.MaxTransaction(); limit > 0 && n > limit {
 		e := &SizeError{n, limit}
-		return nil, fault.Wrap(e, fault.InvalidArgument, "%s", e.Error()).WithReason(ReasonTooManyOperations)
+		return nil, nil, fault.Wrap(e, fault.InvalidArgument, "%s", e.Error()).WithReason(ReasonTooManyOperations)
 	}
-	return tx, nil
+	return tx, keys, nil
 }
 
 // SizeError says that a transaction has more operations than its store can

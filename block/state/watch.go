@@ -24,7 +24,8 @@ type WatchRequest struct {
 // Watch reports the changes of the items of this application, as
 // Watcher.Watch says, under the keys as the caller wrote them. It returns the
 // error of ctx when that ends, that of report when that fails, and another one
-// when the store cannot go on; then the caller may watch again.
+// when the store cannot go on, or a value cannot be decrypted; then the caller
+// may watch again.
 //
 // The policies are about its beginning only: once the first report has come
 // there is no time limit.
@@ -84,7 +85,7 @@ type watching struct {
 // begin starts to watch and returns when the first report has come, or with the
 // error that kept it from coming.
 func (w *watching) begin(ctx, attempt context.Context) error {
-	d, err := w.store.handle.Get(attempt)
+	d, keys, err := w.store.driver(attempt)
 	if err != nil {
 		return err
 	}
@@ -104,7 +105,7 @@ func (w *watching) begin(ctx, attempt context.Context) error {
 				first = false
 				close(started)
 			}
-			w.failed = w.pass(c)
+			w.failed = w.pass(keys, c)
 			return w.failed
 		})
 	})
@@ -127,13 +128,16 @@ func (w *watching) begin(ctx, attempt context.Context) error {
 }
 
 // pass hands a change on if it is one of the caller's keys.
-func (w *watching) pass(c Change) error {
+func (w *watching) pass(keys *keyring, c Change) error {
 	if c.Kind == Synced {
 		return w.report(c)
 	}
 	name, ok := strings.CutPrefix(c.Key, w.store.prefix)
 	if !ok || name == "" || strings.Contains(name, separator) {
 		return nil
+	}
+	if err := keys.result(c.Key, &c.Item, c.Kind == ItemPut, nil); err != nil {
+		return w.store.explain(err, "watch", name)
 	}
 	c.Key = name
 	return w.report(c)

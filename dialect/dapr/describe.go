@@ -289,6 +289,8 @@ func describeState(op Operation, s Subject, reason fault.Reason, err error) *Err
 			HelpURL:  "https://docs.dapr.io/reference/components-reference/supported-state-stores/",
 			HelpText: "Check the list of state stores and the features they support",
 		}
+	case state.ReasonQueryEncrypted:
+		return operationError(op, s, http.StatusInternalServerError, codes.Internal, why)
 	case state.ReasonQueryNotSupported:
 		return queryNotSupported(s, "")
 	case state.ReasonQueryNotAvailable:

@@ -154,6 +154,10 @@ func newWorld(tb testing.TB) *world {
 	} {
 		w.states[name] = state.New(component.Opened(name, d), state.Options{AppID: "shop", Chains: policy.None{}})
 	}
+	const key = "00112233445566778899aabbccddeeff"
+	sealed := must[state.Driver](tb)(state.Encrypted(mem, state.Config{PrimaryEncryptionKey: component.NewSecret(key)},
+		component.Settings{{Name: "primaryEncryptionKey", Value: key, SecretName: "mysecret"}}))
+	w.states["encrypted"] = state.New(component.Opened("encrypted", sealed), state.Options{AppID: "shop", Chains: policy.None{}})
 	topics := must[*memory.PubSub](tb)(memory.OpenPubSub(ctx, memory.PubSubConfig{MaxMessages: 10_000, MaxBytes: 64 << 20, Concurrency: 50}, env))
 	w.brokers = map[string]*pubsub.Broker{}
 	for name, cfg := range map[string]pubsub.Config{"pubsub": {}, "scoped": {PublishingScopes: "shop=orders", SubscriptionScopes: "shop=orders"}} {

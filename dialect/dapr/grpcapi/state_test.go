@@ -123,6 +123,41 @@ func TestTransactionsAreCarriedOut(t *testing.T) {
 	}
 }
 
+func TestValuesOfEveryKindComeBackFromAnEncryptedStore(t *testing.T) {
+	leak.Check(t)
+	c, ctx := connect(t, newWorld(t)), timeout(t)
+	values := []string{`{"a":1}`, "text", "", "\x00\xff", "[123 34]", "a||b", "12345678901234567890"}
+	var keys []string
+	var items []*commonv1.StateItem
+	tx := &rtv1.ExecuteStateTransactionRequest{StoreName: "encrypted"}
+	for i, v := range values {
+		item := item("saved"+strconv.Itoa(i), v)
+		items, keys = append(items, item), append(keys, item.GetKey())
+		if i == 0 {
+			item.Metadata = map[string]string{"contentType": "application/json"}
+		}
+		moved := &commonv1.StateItem{Key: "moved" + strconv.Itoa(i), Value: []byte(v), Metadata: item.GetMetadata()}
+		tx.Operations = append(tx.Operations, &rtv1.TransactionalStateOperation{OperationType: "upsert", Request: moved})
+		keys = append(keys, moved.GetKey())
+	}
+	must[*emptypb.Empty](t)(c.SaveState(ctx, &rtv1.SaveStateRequest{StoreName: "encrypted", States: items}))
+	must[*emptypb.Empty](t)(c.ExecuteStateTransaction(ctx, tx))
+	out := must[*rtv1.GetBulkStateResponse](t)(c.GetBulkState(ctx, &rtv1.GetBulkStateRequest{StoreName: "encrypted", Keys: keys}))
+	for i, item := range out.GetItems() {
+		one := must[*rtv1.GetStateResponse](t)(c.GetState(ctx, &rtv1.GetStateRequest{StoreName: "encrypted", Key: keys[i]}))
+		stored := must[*rtv1.GetStateResponse](t)(c.GetState(ctx, &rtv1.GetStateRequest{StoreName: "statestore", Key: keys[i]}))
+		if want := values[i/2]; string(item.GetData()) != want || string(one.GetData()) != want || item.GetError() != "" {
+			t.Errorf("%s is %q and %q, want %q", item.GetKey(), item.GetData(), one.GetData(), want)
+		}
+		if !strings.HasSuffix(string(stored.GetData()), "||mysecret") {
+			t.Errorf("%s is stored as %q", item.GetKey(), stored.GetData())
+		}
+	}
+	must[*emptypb.Empty](t)(c.SaveState(ctx, &rtv1.SaveStateRequest{StoreName: "statestore", States: []*commonv1.StateItem{item("clear", "1")}}))
+	_, err := c.GetState(ctx, &rtv1.GetStateRequest{StoreName: "encrypted", Key: "clear"})
+	want{codes.FailedPrecondition, "ERR_STATE_GET", "fail to get clear from state store encrypted: the value is not encrypted"}.check(t, err)
+}
+
 func TestItemsAreQueried(t *testing.T) {
 	leak.Check(t)
 	c, ctx := connect(t, newWorld(t)), timeout(t)
@@ -194,6 +229,7 @@ func TestStateErrorsAreThoseOfDapr(t *testing.T) {
 			want{codes.InvalidArgument, "ERR_MALFORMED_REQUEST", "consistency 9"}},
 		{"a query of another store", query("statestor", "{}"), want{codes.InvalidArgument, "DAPR_STATE_NOT_FOUND", "state store statestor is not found"}},
 		{"a query of a store that cannot", query("plain", "["), want{codes.Internal, "DAPR_STATE_QUERYING_NOT_SUPPORTED", "state store does not support querying"}},
+		{"a query of an encrypted store", query("encrypted", "{}"), want{codes.Internal, "DAPR_STATE_QUERY_FAILED", "state store encrypted query failed: cannot query encrypted store"}},
 		{"a bad query", query("statestore", "["), want{codes.InvalidArgument, "DAPR_STATE_QUERY_FAILED", "state store statestore query failed: "}},
 		{"a query of a store that is away", query("away", "{}"), want{codes.Unavailable, "DAPR_STATE_QUERY_FAILED", "connection refused"}},
 		{"a query that meets a bug", query("wrong", "{}"), want{codes.Internal, "DAPR_STATE_QUERY_FAILED", "state store wrong query failed"}},

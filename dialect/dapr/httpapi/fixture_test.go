@@ -146,6 +146,8 @@ func newWorld(t testing.TB) *world {
 	w.addState("plain", plainState{mem})
 	w.states["neighbour"] = state.New(component.Opened[state.Driver]("neighbour", mem), state.Options{AppID: "bank", Chains: policy.None{}})
 	w.addState("small", smallState{mem})
+	w.addState("encrypted", mem)
+	w.encrypt(t, "encrypted")
 	w.addState("busy", brokenState{mem, fault.New(fault.ResourceExhausted, "100 calls per second are the most allowed").WithRetryAfter(1500 * time.Millisecond)})
 	w.addState("away", brokenState{mem, fault.New(fault.Unavailable, "connection refused")})
 	w.addState("wrong", brokenState{mem, fmt.Errorf("the password hunter2 of shop||k1 is wrong")})
@@ -219,6 +221,18 @@ func newKeys(tb testing.TB) *crypto.Provider {
 
 func (w *world) addState(name string, d state.Driver) {
 	w.rawState[name] = d
+	w.states[name] = state.New(component.Opened(name, d), state.Options{AppID: "shop", Chains: policy.None{}})
+}
+
+// encrypt makes a store encrypt its values.
+func (w *world) encrypt(t testing.TB, name string) {
+	t.Helper()
+	const key = "00112233445566778899aabbccddeeff"
+	d, err := state.Encrypted(w.rawState[name], state.Config{PrimaryEncryptionKey: component.NewSecret(key)},
+		component.Settings{{Name: "primaryEncryptionKey", Value: key, SecretName: "mysecret"}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	w.states[name] = state.New(component.Opened(name, d), state.Options{AppID: "shop", Chains: policy.None{}})
 }
 

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/proa-io/proa/block/config"
+	"github.com/proa-io/proa/block/state"
 	"github.com/proa-io/proa/dialect/dapr"
 	"github.com/proa-io/proa/mesh/http1"
 	"github.com/proa-io/proa/mesh/proxy"
@@ -31,15 +32,32 @@ func TestTranscripts(t *testing.T) {
 		t.Fatalf("no transcripts: %v", err)
 	}
 	for _, file := range files {
-		t.Run(filepath.Base(file), func(t *testing.T) { replay(t, file) })
+		t.Run(filepath.Base(file), func(t *testing.T) { replay(t, file, newWorld(t)) })
+	}
+}
+
+// Whatever is written, in whatever way, an encrypted store answers as any other.
+func TestAnEncryptedStoreAnswersAsAnyOther(t *testing.T) {
+	w := newWorld(t)
+	w.encrypt(t, "statestore")
+	replay(t, "testdata/state.txt", w)
+	keys, err := w.rawState["statestore"].(state.Lister).List(t.Context(), "", "", 100)
+	if err != nil || len(keys) == 0 {
+		t.Fatalf("%d items are left, %v", len(keys), err)
+	}
+	for _, k := range keys {
+		item, _, err := w.rawState["statestore"].Get(t.Context(), k, state.GetOptions{})
+		if err != nil || !bytes.HasSuffix(item.Value, []byte("||mysecret")) {
+			t.Errorf("%s is stored as %q, %v", k, item.Value, err)
+		}
 	}
 }
 
 // apiFor returns the API that a transcript is about, named by its first line.
-func apiFor(t *testing.T, options string) proxy.Handler {
+func apiFor(t *testing.T, options string, w *world) proxy.Handler {
 	t.Helper()
 	o := Options{
-		AppID: "shop", Blocks: newWorld(t), Invoker: echoInvoker{},
+		AppID: "shop", Blocks: w, Invoker: echoInvoker{},
 		ConfigurationApp: fakeApp{make(chan config.Update, 10)},
 	}
 	for option := range strings.FieldsSeq(options) {
@@ -65,14 +83,14 @@ func apiFor(t *testing.T, options string) proxy.Handler {
 	return New(o).Handle
 }
 
-func replay(t *testing.T, file string) {
+func replay(t *testing.T, file string, w *world) {
 	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	first, _, _ := strings.Cut(string(text), "\n")
 	_, options, _ := strings.Cut(first, "options:")
-	address := listen(t, &http1.Server{Handler: apiFor(t, options)})
+	address := listen(t, &http1.Server{Handler: apiFor(t, options, w)})
 	var out strings.Builder
 	request := ""
 	exchange := func() {
