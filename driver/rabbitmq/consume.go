@@ -27,19 +27,33 @@ const (
 	maxWaiting = 1000
 )
 
-// consumer is one Subscribe under way. Everything but the handlers and the
+// source is what a consumer takes messages from, and what it does with them.
+type source struct {
+	queue   string
+	declare func(*amqp.Channel) error // makes the queue
+	decode  func(*amqp.Delivery) *pubsub.Delivery
+	// autoAck takes messages off the queue before they are processed.
+	autoAck bool
+	// rejects tells which errors let a message be rejected.
+	rejects func(error) bool
+	// ordered says that order matters more than that a message which failed
+	// holds back none.
+	ordered bool
+	keepFor time.Duration   // see there
+	closed  <-chan struct{} // when the driver is
+}
+
+// consumer is one subscription under way. Everything but the handlers and the
 // pumps runs in one goroutine.
 type consumer struct {
-	p        *PubSub
-	conn     *connection
-	ch       *amqp.Channel
-	at       place
-	topic    string
+	source
 	handle   pubsub.Handler
 	ctx      context.Context //nolint:containedctx // what handlers get: it lives as long as the call of Subscribe
 	limit    int             // of handlers
 	prefetch int
 
+	conn *connection
+	ch   *amqp.Channel
 	// The server counts the messages of each of its consumers. When too many
 	// of one's wait after they failed, another one takes its place, to which
 	// they do not count.
@@ -50,9 +64,9 @@ type consumer struct {
 	busy    int // handlers at work
 
 	arrived  chan *message
-	done     chan *message // from handlers
-	closed   chan *amqp.Error
-	canceled chan string
+	done     chan *message    // from handlers
+	ended    chan *amqp.Error // the channel is closed
+	canceled chan string      // by the server
 	pumps    sync.WaitGroup
 	calls    sync.WaitGroup
 }
@@ -66,31 +80,39 @@ type message struct {
 	due    time.Time // when to process it again
 }
 
-func newConsumer(p *PubSub, conn *connection, ch *amqp.Channel, at place) *consumer {
-	return &consumer{
-		p: p, conn: conn, ch: ch, at: at,
-		arrived: make(chan *message), closed: ch.NotifyClose(make(chan *amqp.Error, 1)),
-		canceled: ch.NotifyCancel(make(chan string, 8)),
-	}
-}
+func newConsumer(s source) *consumer { return &consumer{source: s, arrived: make(chan *message)} }
 
-// begin declares the place and consumes.
-func (c *consumer) begin() error {
+// begin declares the queue and consumes.
+func (c *consumer) begin(ctx context.Context, l *link) error {
+	var err error
+	if c.conn, err = l.get(ctx); err != nil {
+		return err
+	}
+	if c.ch, err = c.conn.channel(ctx); err != nil {
+		return err
+	}
 	c.done = make(chan *message, c.limit)
-	if err := c.p.cfg.declare(c.ch, &c.at); err != nil {
-		return err
+	c.ended, c.canceled = c.ch.NotifyClose(make(chan *amqp.Error, 1)), c.ch.NotifyCancel(make(chan string, 8))
+	err = c.conn.do(ctx, func() error {
+		if err := c.declare(c.ch); err != nil {
+			return err
+		}
+		if err := c.ch.Qos(c.prefetch, 0, false); err != nil {
+			return err
+		}
+		return c.consume()
+	})
+	if err != nil {
+		_ = c.conn.do(c.ctx, c.ch.Close) // it may be closed already
 	}
-	if err := c.ch.Qos(c.prefetch, 0, false); err != nil {
-		return err
-	}
-	return c.consume()
+	return err
 }
 
 // consume begins another consumer of the server's.
 func (c *consumer) consume() error {
 	c.tags++
 	tag := "proa-" + strconv.Itoa(c.tags)
-	deliveries, err := c.ch.Consume(c.at.queue, tag, false, false, false, false, nil)
+	deliveries, err := c.ch.Consume(c.queue, tag, false, false, false, false, nil)
 	if err != nil {
 		return err
 	}
@@ -123,20 +145,20 @@ func (c *consumer) loop(ctx context.Context) error {
 		}
 		select {
 		case m := <-arrived:
-			m.out = c.p.cfg.decode(c.topic, &m.Delivery)
+			m.out = c.decode(&m.Delivery)
 			c.dispatch(m)
 		case <-again:
 			c.again()
 		case m := <-c.done:
 			c.busy--
 			c.keep(m)
-		case why := <-c.closed:
+		case why := <-c.ended:
 			return broken(ctx, why)
 		case tag := <-c.canceled:
 			if tag == c.tag {
-				return fault.New(fault.Unavailable, "queue %q is gone", c.at.queue)
+				return fault.New(fault.Unavailable, "queue %q is gone", c.queue)
 			}
-		case <-c.p.closed:
+		case <-c.closed:
 			return nil
 		case <-ctx.Done():
 			return nil
@@ -160,7 +182,7 @@ func (c *consumer) dispatch(m *message) {
 	c.busy++
 	m.failed = false
 	c.calls.Go(func() {
-		if c.p.cfg.AutoAck {
+		if c.autoAck {
 			_ = m.Ack(false)
 		}
 		c.settle(m, c.handle(c.ctx, m.out))
@@ -172,10 +194,10 @@ func (c *consumer) dispatch(m *message) {
 // connection is gone it is delivered again.
 func (c *consumer) settle(m *message, err error) {
 	switch {
-	case c.p.cfg.AutoAck:
+	case c.autoAck:
 	case err == nil:
 		_ = m.Ack(false)
-	case c.p.cfg.rejects() && isVerdict(err):
+	case c.rejects(err):
 		_ = m.Nack(false, false)
 	default:
 		m.failed = true
@@ -207,7 +229,7 @@ func (c *consumer) again() {
 	if m.ConsumerTag == c.tag {
 		c.kept--
 	}
-	if time.Since(m.since) > c.p.keepFor {
+	if time.Since(m.since) > c.keepFor {
 		_ = m.Nack(false, true)
 		return
 	}
@@ -221,7 +243,7 @@ func (c *consumer) again() {
 // too much of what it may. It does not where that would break an order that
 // the subscription wants kept.
 func (c *consumer) makeRoom(ctx context.Context) error {
-	if c.kept < max(1, c.prefetch/2) || len(c.waiting) >= maxWaiting || c.at.ordered {
+	if c.kept < max(1, c.prefetch/2) || len(c.waiting) >= maxWaiting || c.ordered {
 		return nil
 	}
 	old := c.tag

@@ -39,7 +39,12 @@ func (c *PubSubConfig) routingKey(m *pubsub.Message) string {
 	return key
 }
 
-// encode turns a message into what is published.
+// parcel turns a message into what is published.
+func (c *PubSubConfig) parcel(m *pubsub.Message) (parcel, error) {
+	message, err := c.encode(m)
+	return parcel{nameOf(m.Topic), c.routingKey(m), message}, err
+}
+
 func (c *PubSubConfig) encode(m *pubsub.Message) (amqp.Publishing, error) {
 	out := amqp.Publishing{
 		ContentType: m.ContentType, Body: m.Data, DeliveryMode: c.deliveryMode(), Expiration: expiration(m.TTL),
@@ -82,22 +87,30 @@ func setProperties(out *amqp.Publishing, metadata map[string]string) error {
 			*p.to = v
 		}
 	}
-	if text := lookup(metadata, metaPriority); text != "" {
-		n, err := strconv.ParseUint(text, 10, 64)
-		if err != nil {
-			return invalid(metaPriority, "wants a number from 0 to 255, not %q", text)
-		}
-		out.Priority = uint8(min(n, 255)) //nolint:gosec // it is not more
+	var err error
+	out.Priority, err = priorityOf(metadata)
+	return err
+}
+
+func priorityOf(metadata map[string]string) (uint8, error) {
+	text := lookup(metadata, metaPriority)
+	if text == "" {
+		return 0, nil
 	}
-	return nil
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		return 0, invalid(metaPriority, "wants a number from 0 to 255, not %q", text)
+	}
+	return uint8(min(n, 255)), nil //nolint:gosec // it is not more
 }
 
 // check refuses a message that the protocol has no room for, which would cost
 // the connection: frame is the size of the connection's frames, and all
 // properties must be in one.
-func check(exchange, key string, m *amqp.Publishing, frame int) error {
+func check(p *parcel, frame int) error {
+	m := &p.message
 	for _, s := range []struct{ name, text string }{
-		{metaRoutingKey, key}, {metaMessageID, m.MessageId}, {metaCorrelationID, m.CorrelationId}, {metaType, m.Type},
+		{metaRoutingKey, p.key}, {metaMessageID, m.MessageId}, {metaCorrelationID, m.CorrelationId}, {metaType, m.Type},
 		{"content type", m.ContentType},
 	} {
 		if len(s.text) > maxName {

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	amqp "github.com/rabbitmq/amqp091-go"
+
 	"github.com/proa-io/proa/block/pubsub"
 	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/fault"
@@ -41,7 +43,10 @@ func OpenPubSub(ctx context.Context, cfg PubSubConfig, env component.Env) (*PubS
 		env.Log = slog.New(slog.DiscardHandler)
 	}
 	p := &PubSub{cfg: cfg, log: env.Log, consumers: newLink(t), keepFor: keepFor, closed: make(chan struct{})}
-	p.publisher = newPublisher(&p.cfg, newLink(t))
+	p.publisher = newPublisher(publisher{
+		link: newLink(t), confirms: cfg.confirms(),
+		declare: func(ch *amqp.Channel, m *parcel) error { return p.cfg.declareExchange(ch, m.exchange) },
+	})
 	if _, err := p.publisher.link.get(ctx); err != nil {
 		return nil, err
 	}
@@ -57,11 +62,11 @@ func (p *PubSub) Forgets() bool { return true }
 
 // Publish implements pubsub.Driver.
 func (p *PubSub) Publish(ctx context.Context, m *pubsub.Message) error {
-	out, err := p.publisher.parcel(m)
+	out, err := p.cfg.parcel(m)
 	if err != nil {
 		return err
 	}
-	return p.explain(p.publisher.await(ctx, p.publisher.send(ctx, &out), &out))
+	return p.explain(p.publisher.publish(ctx, &out))
 }
 
 // BulkPublish implements pubsub.BulkPublisher: it sends all messages before it
@@ -70,7 +75,7 @@ func (p *PubSub) BulkPublish(ctx context.Context, messages []*pubsub.Message) []
 	errs := make([]error, len(messages))
 	parcels, all := make([]parcel, len(messages)), make([]sent, len(messages))
 	for i, m := range messages {
-		if parcels[i], errs[i] = p.publisher.parcel(m); errs[i] == nil {
+		if parcels[i], errs[i] = p.cfg.parcel(m); errs[i] == nil {
 			all[i] = p.publisher.send(ctx, &parcels[i])
 		}
 	}
@@ -130,19 +135,15 @@ func (p *PubSub) subscribe(ctx context.Context, s pubsub.Subscription, handle pu
 	if err != nil {
 		return err
 	}
-	conn, err := p.consumers.get(ctx)
-	if err != nil {
-		return err
-	}
-	ch, err := conn.channel(ctx)
-	if err != nil {
-		return err
-	}
-	c := newConsumer(p, conn, ch, at)
-	c.topic, c.handle, c.ctx = s.Topic, handle, context.WithoutCancel(ctx)
+	c := newConsumer(source{
+		queue: at.queue, declare: func(ch *amqp.Channel) error { return p.cfg.declare(ch, &at) },
+		decode:  func(d *amqp.Delivery) *pubsub.Delivery { return p.cfg.decode(s.Topic, d) },
+		autoAck: p.cfg.AutoAck, ordered: at.ordered, keepFor: p.keepFor, closed: p.closed,
+		rejects: func(err error) bool { return p.cfg.rejects() && isVerdict(err) },
+	})
+	c.handle, c.ctx = handle, context.WithoutCancel(ctx)
 	c.limit, c.prefetch = p.cfg.limits(s.MaxInFlight)
-	if err := conn.do(ctx, c.begin); err != nil {
-		_ = conn.do(context.WithoutCancel(ctx), ch.Close) // it may be closed already
+	if err := c.begin(ctx, p.consumers); err != nil {
 		return err
 	}
 	if p.cfg.DeletedWhenUnused {

@@ -10,6 +10,7 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/proa-io/proa/block/binding"
 	"github.com/proa-io/proa/block/pubsub"
 	"github.com/proa-io/proa/component"
 )
@@ -17,6 +18,10 @@ import (
 // Specs lists what this package offers to the building blocks.
 func Specs() []component.Spec {
 	return []component.Spec{
+		binding.OutputSpec(component.Description{
+			Name:    "rabbitmq",
+			Summary: "Sends messages to a queue of RabbitMQ, and brings those that are in it.",
+		}, bindingDefaults(), OpenBinding),
 		pubsub.Spec(component.Description{
 			Name:    "rabbitmq",
 			Summary: "Keeps messages in the queues of RabbitMQ, in exchanges and queues as Dapr's component of the same name declares them.",
