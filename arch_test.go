@@ -120,6 +120,8 @@ var fences = []fence{
 		"one technology, one package"},
 	{"github.com/jackc/pgx/...", []string{"driver/postgres"},
 		"one technology, one package"},
+	{"github.com/twmb/franz-go/...", []string{"driver/kafka"},
+		"one technology, one package"},
 	{"github.com/rabbitmq/...", []string{"driver/rabbitmq"},
 		"one technology, one package"},
 	{"google.golang.org/grpc/...", []string{"api", "cmd", "dialect", "driver/etcd", "mesh", "runtime", "telemetry"},

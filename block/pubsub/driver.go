@@ -72,7 +72,8 @@ type Message struct {
 	TTL time.Duration
 	// Metadata is what the publisher sent along. It arrives as
 	// Delivery.Metadata, unless the protocol of the broker has no place for
-	// it. May be nil.
+	// it; a broker may add names of its own, which begin with "__". May be
+	// nil.
 	Metadata map[string]string
 }
 
@@ -98,6 +99,10 @@ type Subscription struct {
 	// MaxInFlight bounds how many calls of the handler run at a time; 0 for
 	// the driver's default.
 	MaxInFlight int
+	// Batch is how many messages the subscriber processes together, when it
+	// does; 0 when one by one. A driver that keeps an order by handing over
+	// one message at a time hands over that many.
+	Batch int
 	// Metadata is what the subscriber asked for, for settings that only this
 	// kind of broker knows. May be nil.
 	Metadata map[string]string

@@ -145,7 +145,7 @@ func (s *subscription) once(ctx context.Context) error {
 	sub := Subscription{Topic: s.spec.Topic, Group: s.broker.group, Metadata: s.spec.Metadata}
 	if s.spec.Bulk.Enabled {
 		// One batch is with the application while the next one fills.
-		sub.MaxInFlight = 2 * s.spec.Bulk.MaxMessages
+		sub.MaxInFlight, sub.Batch = 2*s.spec.Bulk.MaxMessages, s.spec.Bulk.MaxMessages
 	}
 	if err := d.Subscribe(ctx, sub, s.receive); err != nil {
 		return err

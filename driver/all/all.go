@@ -13,6 +13,7 @@ import (
 	"github.com/proa-io/proa/driver/file"
 	"github.com/proa-io/proa/driver/http"
 	"github.com/proa-io/proa/driver/jwks"
+	"github.com/proa-io/proa/driver/kafka"
 	"github.com/proa-io/proa/driver/kubernetes"
 	"github.com/proa-io/proa/driver/localstorage"
 	"github.com/proa-io/proa/driver/memcached"
@@ -50,6 +51,7 @@ func Specs(d Deps) []component.Spec {
 		file.Specs(),
 		http.Specs(),
 		jwks.Specs(),
+		kafka.Specs(),
 		kubernetes.Specs(),
 		localstorage.Specs(),
 		memcached.Specs(),

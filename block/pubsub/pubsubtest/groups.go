@@ -58,6 +58,9 @@ func competing(t *testing.T, b Broker) {
 	}
 	c := member(d)
 	member(other)
+	if b.Joined != nil {
+		b.Joined(t, topic, "group", 2)
+	}
 	want := numbers(100)
 	publishText(t, d, topic, want...)
 	var got []string
@@ -222,7 +225,9 @@ func failedHoldsNobody(t *testing.T, b Broker) {
 		return nil
 	})
 	publishText(t, d, topic, "bad", "good", "bad", "better")
-	wantStrings(t, "messages", []string{receive(t, arrived, c), receive(t, arrived, c)}, []string{"good", "better"})
+	got := []string{receive(t, arrived, c), receive(t, arrived, c)}
+	slices.Sort(got) // without a key they have no order
+	wantStrings(t, "messages", got, []string{"better", "good"})
 }
 
 func acknowledgedStays(t *testing.T, b Broker) {

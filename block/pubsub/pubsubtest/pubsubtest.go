@@ -35,6 +35,10 @@ type Broker struct {
 	// seconds. It is also the time after which the broker would take a
 	// consumer for dead if the driver did not say that it is alive.
 	Patience time.Duration
+	// Joined waits until a group has so many members and each has its share of
+	// the topic. nil for a broker that gives out messages, not shares: there a
+	// member takes part as soon as it has subscribed.
+	Joined func(t *testing.T, topic, group string, members int)
 	// MaxData is how many bytes of data a message can have; 1 MiB when zero.
 	MaxData int
 	// NoTopic reports topics that the protocol cannot have; nil for none.
