@@ -190,8 +190,13 @@ const identifier = `(?:[A-Za-z_][A-Za-z0-9_$]*|"(?:[^"\x00]|"")+")`
 // they are, so that they mean what they mean to Dapr: the database folds those
 // without quotes to lower case.
 func checkTable(setting, name string) error {
-	if ok, err := regexp.MatchString(`^(?:`+identifier+`\.)?`+identifier+`$`, name); err != nil || !ok {
+	if !matches(`(?:`+identifier+`\.)?`+identifier, name) {
 		return component.Invalid(setting, `wants the name of a table such as "state" or "public.state": letters, digits and underscores, or anything in double quotes`)
 	}
 	return nil
+}
+
+func matches(pattern, text string) bool {
+	ok, err := regexp.MatchString("^(?:"+pattern+")$", text)
+	return ok && err == nil
 }

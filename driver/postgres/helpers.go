@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"strconv"
 	"strings"
 	"sync/atomic"
 
@@ -57,7 +58,7 @@ func (s *State) ensureParser(ctx context.Context) error {
 EXCEPTION WHEN OTHERS THEN
 	RETURN NULL;
 END $body$`
-	err := s.ensure(ctx, `SELECT to_regprocedure($1::text) IS NOT NULL AND to_regprocedure($2::text) IS NOT NULL`,
+	err := s.client.ensure(ctx, `SELECT to_regprocedure($1::text) IS NOT NULL AND to_regprocedure($2::text) IS NOT NULL`,
 		[]any{function + "(bytea)", function + "(text)"},
 		`CREATE OR REPLACE FUNCTION `+function+`(value bytea)`+strings.Replace(body, "%s", "value", 1),
 		`CREATE OR REPLACE FUNCTION `+function+`(base64 text)`+strings.Replace(body, "%s", "decode(base64, 'base64')", 1))
@@ -70,41 +71,49 @@ func (s *State) ensureTriggers(ctx context.Context) error {
 	if s.helpers.watch.Load() {
 		return nil
 	}
-	table := s.format.table
+	err := s.client.ensureTriggers(ctx, s.format.table)
+	s.helpers.watch.Store(err == nil)
+	return explainHelpers(err, "watches")
+}
+
+// ensureTriggers makes sure of the triggers on a table that tell which key has
+// changed; "" stands for one that cannot be said, or for all.
+func (c *client) ensureTriggers(ctx context.Context, table string) error {
 	function := inSchemaOf(table, changeFunction)
-	err := s.ensure(ctx, `SELECT count(*) = 2 FROM pg_trigger WHERE tgrelid = to_regclass($1::text) AND tgname LIKE '`+changeFunction+`%'`,
+	notify := func(key string) string {
+		return `PERFORM pg_notify('` + changeChannel + `' || TG_RELID, CASE WHEN octet_length(` + key + `) > ` + strconv.Itoa(maxNotice) + ` THEN '' ELSE ` + key + ` END);`
+	}
+	return c.ensure(ctx, `SELECT count(*) = 2 FROM pg_trigger WHERE tgrelid = to_regclass($1::text) AND tgname LIKE '`+changeFunction+`%'`,
 		[]any{table},
 		`CREATE OR REPLACE FUNCTION `+function+`() RETURNS trigger LANGUAGE plpgsql AS $body$ BEGIN
 	IF TG_OP = 'TRUNCATE' THEN
 		PERFORM pg_notify('`+changeChannel+`' || TG_RELID, '');
 	ELSE
 		IF TG_OP <> 'INSERT' THEN
-			PERFORM pg_notify('`+changeChannel+`' || TG_RELID, OLD.key);
+			`+notify("OLD.key")+`
 		END IF;
 		IF TG_OP = 'INSERT' OR TG_OP = 'UPDATE' AND NEW.key <> OLD.key THEN
-			PERFORM pg_notify('`+changeChannel+`' || TG_RELID, NEW.key);
+			`+notify("NEW.key")+`
 		END IF;
 	END IF;
 	RETURN NULL;
 END $body$`,
 		`CREATE TRIGGER `+changeFunction+`_row AFTER INSERT OR UPDATE OR DELETE ON `+table+` FOR EACH ROW EXECUTE PROCEDURE `+function+`()`,
 		`CREATE TRIGGER `+changeFunction+`_all AFTER TRUNCATE ON `+table+` FOR EACH STATEMENT EXECUTE PROCEDURE `+function+`()`)
-	s.helpers.watch.Store(err == nil)
-	return explainHelpers(err, "watches")
 }
 
 // ensure carries out statements unless a question is answered with true, and
 // takes it well when others have carried them out meanwhile.
-func (s *State) ensure(ctx context.Context, question string, args []any, statements ...string) error {
+func (c *client) ensure(ctx context.Context, question string, args []any, statements ...string) error {
 	there := func() (yes bool, err error) {
-		_, err = s.client.first(ctx, question, args, func(row pgx.CollectableRow) error { return row.Scan(&yes) })
+		_, err = c.first(ctx, question, args, func(row pgx.CollectableRow) error { return row.Scan(&yes) })
 		return yes, err
 	}
 	if yes, err := there(); yes || err != nil {
 		return err
 	}
 	for _, sql := range statements {
-		if err := (schema{}).apply(ctx, s.client, sql); err != nil {
+		if err := (schema{}).apply(ctx, c, sql); err != nil {
 			if yes, again := there(); again == nil && yes {
 				return nil
 			}

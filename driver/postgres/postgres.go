@@ -3,6 +3,7 @@
 package postgres
 
 import (
+	"github.com/proa-io/proa/block/config"
 	"github.com/proa-io/proa/block/state"
 	"github.com/proa-io/proa/component"
 )
@@ -26,5 +27,9 @@ func Specs() []component.Spec {
 			Name: "yugabytedb", Aliases: []string{"yugabyte"},
 			Summary: "Keeps items in a table of YugabyteDB, in the format of state.postgresql in version 2. Tested on PostgreSQL only.",
 		}, stateV2Defaults(), OpenYugabyteDB),
+		config.Spec(component.Description{
+			Name: "postgresql", Aliases: []string{"postgres"},
+			Summary: "Keeps configuration items in a table of PostgreSQL, in the format that Dapr's component of the same name reads. The first subscription without a pgNotifyChannel adds triggers to the table.",
+		}, configDefaults(), OpenConfig),
 	}
 }

@@ -3,29 +3,15 @@ package postgres
 import (
 	"context"
 	"errors"
-	"strconv"
 	"strings"
 	"sync"
-	"time"
-
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/proa-io/proa/block/state"
-	"github.com/proa-io/proa/fault"
 	"github.com/proa-io/proa/internal/textkey"
 )
 
-// changeChannel begins the name of the channel on which the triggers of a table
-// tell its changes; the number of the table follows.
-const changeChannel = "proa_changed_"
-
-const (
-	// maxPending bounds how many changed keys a slow report may leave waiting.
-	maxPending = 100_000
-	// pingEvery is how often a silent connection is asked whether it is alive.
-	pingEvery = 15 * time.Second
-)
+// maxPending bounds how many changed keys a slow report may leave waiting.
+const maxPending = 100_000
 
 // Watch implements state.Watcher. Triggers on the table name the keys that
 // change, to all processes that watch it; the items are then read. There is no
@@ -37,7 +23,7 @@ func (s *State) Watch(ctx context.Context, prefix string, opt state.WatchOptions
 	if err := s.ensureTriggers(ctx); err != nil {
 		return err
 	}
-	conn, err := s.listen(ctx)
+	conn, err := s.client.listen(ctx, s.format.table, "")
 	if err != nil {
 		return err
 	}
@@ -47,7 +33,7 @@ func (s *State) Watch(ctx context.Context, prefix string, opt state.WatchOptions
 	var work sync.WaitGroup
 	defer work.Wait()
 	defer cancel(nil)
-	work.Go(func() { cancel(changes.receive(ctx, conn, s.client.timeout)) })
+	work.Go(func() { cancel(s.client.receive(ctx, conn, changes.take)) })
 	var refused error
 	err = s.tell(ctx, prefix, opt, changes, func(c state.Change) error {
 		refused = report(c)
@@ -57,25 +43,6 @@ func (s *State) Watch(ctx context.Context, prefix string, opt state.WatchOptions
 		return s.client.classify(context.WithoutCancel(ctx), cause)
 	}
 	return err
-}
-
-// listen opens a connection that the triggers tell of changes.
-func (s *State) listen(ctx context.Context) (conn *pgx.Conn, err error) {
-	err = s.client.call(ctx, func(ctx context.Context) error {
-		if conn, err = pgx.ConnectConfig(ctx, s.client.pool.Config().ConnConfig); err != nil {
-			return err
-		}
-		var table uint32
-		err := conn.QueryRow(ctx, `SELECT to_regclass($1::text)::oid`, s.format.table).Scan(&table)
-		if err == nil {
-			_, err = conn.Exec(ctx, `LISTEN `+changeChannel+strconv.FormatUint(uint64(table), 10))
-		}
-		if err != nil {
-			closeSoon(ctx, conn)
-		}
-		return err
-	})
-	return conn, err
 }
 
 // tell reports what there is, if asked to, and then what has changed.
@@ -145,28 +112,12 @@ func newChangedKeys(prefix string) *changedKeys {
 	return &changedKeys{prefix: prefix, signal: make(chan struct{}, 1), waiting: map[string]struct{}{}}
 }
 
-// receive takes notifications until ctx ends or something is wrong.
-func (c *changedKeys) receive(ctx context.Context, conn *pgx.Conn, timeout time.Duration) error {
-	for {
-		waiting, cancel := context.WithTimeout(ctx, pingEvery)
-		n, err := conn.WaitForNotification(waiting)
-		cancel()
-		switch {
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case err != nil && pgconn.Timeout(err):
-			asking, cancel := context.WithTimeout(ctx, timeout)
-			err = conn.Ping(asking)
-			cancel()
-			if err != nil {
-				return fault.Wrap(err, fault.Unavailable, "the connection that tells of changes is lost")
-			}
-		case err != nil:
-			return fault.Wrap(err, fault.Unavailable, "the connection that tells of changes is lost")
-		case !c.add(n.Payload):
-			return state.ErrRevisionGone()
-		}
+// take notes what a notification says.
+func (c *changedKeys) take(payload string) error {
+	if !c.add(payload) {
+		return state.ErrRevisionGone()
 	}
+	return nil
 }
 
 // add notes a key, as text. It returns false when what has changed cannot be
