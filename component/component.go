@@ -37,9 +37,10 @@ type Env struct {
 }
 
 // Locate resolves the path of a file that a setting names: a relative one is
-// relative to the working directory or, when there is no such file, to Dir.
+// relative to the working directory or, when there is no such file, to Dir. The
+// empty path stays empty.
 func (e Env) Locate(path string) string {
-	if filepath.IsAbs(path) || e.Dir == "" {
+	if path == "" || filepath.IsAbs(path) || e.Dir == "" {
 		return path
 	}
 	if exists(path) {

@@ -188,6 +188,10 @@ func (b *builder) add(c *resource.Component, spec component.Spec, print string) 
 		name: c.Name(), spec: spec, print: print, timeout: cmp.Or(max(0, c.Spec.InitTimeout.Std()), defaultInitTimeout),
 		chains: b.resiliency.owner(), quit: make(chan struct{}), relayed: make(chan struct{}), done: make(chan struct{}),
 	}
+	u.refs = newReferences(c.Auth.SecretStore, secretNames(c.Spec.Metadata), func(ctx context.Context, lookup resource.SecretLookup) error {
+		_, err := c.Settings(ctx, b.cfg.identity(), lookup)
+		return err
+	})
 	if err := b.block(u, c); err != nil {
 		u.chains.end()
 		return err
@@ -245,7 +249,7 @@ func (b *builder) block(u *unit, c *resource.Component) error {
 			return err
 		}
 		s := lock.New(h, lock.Options{AppID: b.cfg.AppID, Config: cfg, Chains: u.chains})
-		u.put = func(out *components) { out.locks[u.name] = s }
+		u.put, u.replace = func(out *components) { out.locks[u.name] = s }, func(next *components) { s.Replace(next.locks[u.name]) }
 	case config.Block:
 		h := handle[config.Driver](b, u, c)
 		s := config.New(h, config.Options{Chains: u.chains, Log: b.log(c)})
@@ -323,6 +327,7 @@ func handleWith[D io.Closer](b *builder, u *unit, c *resource.Component, opened 
 		var none D
 		sctx, cancel := context.WithTimeout(ctx, u.timeout)
 		defer cancel()
+		lookup, sum := summing(lookup)
 		settings, err := c.Settings(sctx, b.cfg.identity(), lookup)
 		if err != nil {
 			return none, err
@@ -335,6 +340,9 @@ func handleWith[D io.Closer](b *builder, u *unit, c *resource.Component, opened 
 		if err != nil {
 			_ = d.Close()
 			return none, err
+		}
+		if u.refs != nil {
+			u.refs.used.Store(sum())
 		}
 		b.metrics.ComponentReady(c.Name(), typ, true)
 		return out, nil

@@ -112,6 +112,10 @@ type Config struct {
 	// a change was noticed; 60 s when zero. ReloadSettle is how long files must
 	// stay as they are before a change is read; 100 ms when zero.
 	ReloadReconcile, ReloadSettle time.Duration
+	// SecretReread is how often the secrets that components refer to are read
+	// again where their store cannot tell of changes; 60 s when zero. When it is
+	// negative, changes are not looked for at all.
+	SecretReread time.Duration
 
 	// Version is what the sidecar says it is.
 	Version string

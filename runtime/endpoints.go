@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/proa-io/proa/block/invoke"
+	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/mesh/http1"
 	"github.com/proa-io/proa/mesh/proxy"
 	"github.com/proa-io/proa/resource"
@@ -24,6 +25,7 @@ type endpoint struct {
 	identity resource.Identity
 	// lookup reads secrets of the table that the endpoint was made for.
 	lookup resource.SecretLookup
+	refs   *references // to secrets; nil for none
 
 	mu     sync.Mutex
 	client *http1.Client // nil until the first request
@@ -50,9 +52,18 @@ func (b *builder) endpoints(there []*endpoint) error {
 			b.out.endpoints = append(b.out.endpoints, there[j])
 			continue
 		}
-		b.out.endpoints = append(b.out.endpoints, &endpoint{
-			resource: e, print: print, base: base, identity: b.cfg.identity(), lookup: b.out.lookupSecret,
+		made := &endpoint{resource: e, print: print, base: base, identity: b.cfg.identity(), lookup: b.out.lookupSecret}
+		names := secretNames(e.Spec.Headers)
+		for _, doc := range made.documents() {
+			if doc.SecretKeyRef.IsSet() {
+				names = append(names, doc.SecretKeyRef.Name)
+			}
+		}
+		made.refs = newReferences(e.Auth.SecretStore, names, func(ctx context.Context, lookup resource.SecretLookup) error {
+			_, _, err := made.read(ctx, lookup)
+			return err
 		})
+		b.out.endpoints = append(b.out.endpoints, made)
 	}
 	return nil
 }
@@ -86,13 +97,17 @@ func (e *endpoint) resolve(ctx context.Context) (*http1.Client, proxy.Header, er
 	if e.client != nil {
 		return e.client, e.header, nil
 	}
-	fields, err := e.resource.HeaderFields(ctx, e.identity, e.lookup)
+	lookup, sum := summing(e.lookup)
+	fields, pem, err := e.read(ctx, lookup)
 	if err != nil {
 		return nil, nil, err
 	}
-	tc, err := e.tlsConfig(ctx)
+	tc, err := e.tlsConfig(pem)
 	if err != nil {
 		return nil, nil, err
+	}
+	if e.refs != nil {
+		e.refs.used.Store(sum())
 	}
 	for _, f := range fields {
 		e.header.Add(f.Name, f.Value)
@@ -114,15 +129,26 @@ func (e *endpoint) close() {
 	}
 }
 
-func (e *endpoint) tlsConfig(ctx context.Context) (*tls.Config, error) {
+// documents are the root certificate, the certificate and the key.
+func (e *endpoint) documents() [3]resource.TLSDocument {
 	spec := e.resource.Spec.ClientTLS
-	var pem [3]string
-	for i, doc := range []resource.TLSDocument{spec.RootCA, spec.Certificate, spec.PrivateKey} {
-		var err error
-		if pem[i], err = doc.Resolve(ctx, e.resource.Auth.SecretStore, e.lookup); err != nil {
-			return nil, err
+	return [...]resource.TLSDocument{spec.RootCA, spec.Certificate, spec.PrivateKey}
+}
+
+// read resolves the header fields and the documents.
+func (e *endpoint) read(ctx context.Context, lookup resource.SecretLookup) (fields component.Settings, pem [3]string, err error) {
+	if fields, err = e.resource.HeaderFields(ctx, e.identity, lookup); err != nil {
+		return nil, pem, err
+	}
+	for i, doc := range e.documents() {
+		if pem[i], err = doc.Resolve(ctx, e.resource.Auth.SecretStore, lookup); err != nil {
+			return nil, pem, err
 		}
 	}
+	return fields, pem, nil
+}
+
+func (e *endpoint) tlsConfig(pem [3]string) (*tls.Config, error) {
 	if pem[0] == "" && pem[1] == "" {
 		return nil, nil //nolint:nilnil // no configuration of its own
 	}

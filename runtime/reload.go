@@ -20,6 +20,9 @@ type Reload struct {
 	Generation int
 	// Changes are those that this one brought.
 	Changes resource.Changes
+	// Rotated names what was opened anew because secrets that it refers to have
+	// changed.
+	Rotated []string
 	// Pending names components whose former version goes on serving, because
 	// the new one cannot be opened, and why; each is taken into use as soon as
 	// it can.
@@ -55,9 +58,13 @@ type reloader struct {
 	hot     bool   // changes of files are noticed
 	tracing string // the digest of the tracing in use
 	last    Reload
-	opened  chan *unit    // a unit of the plan has opened or ended
-	former  chan struct{} // closed when nobody can hold a block of the tables before
-	work    sync.WaitGroup
+	secrets *rotation
+	// postponed is what was opened with secrets that have changed, and waits
+	// for plan to be published.
+	postponed []stale
+	opened    chan *unit    // a unit of the plan has opened or ended
+	former    chan struct{} // closed when nobody can hold a block of the tables before
+	work      sync.WaitGroup
 }
 
 // hotReload is the feature that makes changes of files be noticed.
@@ -66,6 +73,7 @@ const hotReload = "HotReload"
 // plan is what a change of the resources asks for.
 type plan struct {
 	changes   resource.Changes
+	rotated   []string
 	needs     []string
 	policies  *policies
 	tracing   *telemetry.Tracing // nil when it stays
@@ -77,7 +85,10 @@ type plan struct {
 func newReloader(rt *Runtime) *reloader {
 	set := rt.table.Load().set
 	hot := set.Configuration.Feature(hotReload, true)
-	r := &reloader{rt: rt, hot: hot, tracing: set.Configuration.Section("tracing"), opened: make(chan *unit), former: make(chan struct{})}
+	r := &reloader{
+		rt: rt, hot: hot, tracing: set.Configuration.Section("tracing"), secrets: newRotation(rt),
+		opened: make(chan *unit), former: make(chan struct{}),
+	}
 	close(r.former)
 	r.watcher = resource.NewWatcher(resource.WatchOptions{
 		Options: rt.resourceOptions(), Known: set, Settle: rt.cfg.ReloadSettle, Reread: rt.cfg.ReloadReconcile,
@@ -89,9 +100,11 @@ func newReloader(rt *Runtime) *reloader {
 // run follows the resources until ctx ends.
 func (r *reloader) run(ctx context.Context) error {
 	defer func() {
+		r.secrets.wait()
 		r.work.Wait()
 		r.replacePlan(nil)
 	}()
+	r.secrets.follow(ctx, r.rt.table.Load())
 	snapshots := make(chan resource.Snapshot)
 	r.work.Go(func() {
 		_ = r.watcher.Run(ctx, func(ctx context.Context, s resource.Snapshot) { // nil when ctx has ended
@@ -111,10 +124,13 @@ func (r *reloader) run(ctx context.Context) error {
 			return nil
 		case s := <-snapshots:
 			r.take(ctx, s)
+		case found := <-r.secrets.found:
+			r.rotate(ctx, found)
 		case <-r.opened:
 		case <-overdue:
 		}
 		r.step(ctx)
+		r.rotatePostponed(ctx)
 	}
 }
 
@@ -153,8 +169,14 @@ func (r *reloader) take(ctx context.Context, s resource.Snapshot) {
 		return
 	}
 	p.want = table
+	r.begin(ctx, p, b.fresh)
+}
+
+// begin opens the new components of a plan.
+func (r *reloader) begin(ctx context.Context, p *plan, fresh []*unit) {
+	rt, now := r.rt, r.rt.table.Load()
 	r.replacePlan(p)
-	for _, u := range b.fresh {
+	for _, u := range fresh {
 		u.until, u.later = time.Now().Add(u.timeout), true
 		if now.unit(u.spec.Block, u.name) == nil {
 			rt.metrics.ComponentReady(u.name, u.spec.Type(), false)
@@ -171,7 +193,7 @@ func (r *reloader) take(ctx context.Context, s resource.Snapshot) {
 		})
 	}
 	wait := time.Duration(0)
-	for _, u := range table.units {
+	for _, u := range p.want.units {
 		wait = max(wait, time.Until(u.until))
 	}
 	p.deadline = time.NewTimer(wait)
@@ -246,8 +268,10 @@ func (r *reloader) step(ctx context.Context) {
 	if p.published && slices.Equal(now.units, table.units) {
 		return
 	}
-	if !p.published {
+	if !p.published && p.policies != nil {
 		r.rt.resiliency.set(p.policies)
+	}
+	if !p.published {
 		r.trace(ctx, p)
 	}
 	r.publish(ctx, now, table)
@@ -288,6 +312,7 @@ func whyNotOpen(s component.Status) string {
 func (r *reloader) publish(ctx context.Context, old, table *components) {
 	rt := r.rt
 	rt.table.Store(table)
+	r.secrets.follow(ctx, table)
 	var gone []*unit
 	for _, u := range old.units {
 		if slices.Contains(table.units, u) {
@@ -369,9 +394,13 @@ func (r *reloader) published(p *plan, pending []string) {
 	if p.published {
 		log.Info("a component that had to wait is in use", "generation", result.Generation)
 	} else {
-		result.Changes = p.changes
-		log.Info("resources reloaded", "generation", result.Generation,
-			"added", p.changes.Added, "changed", p.changes.Changed, "removed", p.changes.Removed)
+		result.Changes, result.Rotated = p.changes, p.rotated
+		if len(p.rotated) > 0 {
+			log.Info("opened anew, because secrets that they refer to have changed", "generation", result.Generation, "rotated", p.rotated)
+		} else {
+			log.Info("resources reloaded", "generation", result.Generation,
+				"added", p.changes.Added, "changed", p.changes.Changed, "removed", p.changes.Removed)
+		}
 		for _, field := range p.needs {
 			log.Warn("a change of the Configuration needs a restart; until then what was there before counts", "field", field)
 		}

@@ -114,6 +114,7 @@ type unit struct {
 	print   string
 	timeout time.Duration // of one attempt to open it
 	until   time.Time     // it is waited for before the former one serves on
+	refs    *references   // to secrets; nil for none
 	later   bool          // it was not there when the process started
 	chains  *owner
 	// put makes the block known in a table, by its name.

@@ -26,6 +26,8 @@ const (
 	ReasonBadWait fault.Reason = "lock.bad_wait"
 	// ReasonIllegalResource marks a resource id with the separator in it.
 	ReasonIllegalResource fault.Reason = "lock.illegal_resource"
+	// ReasonNoStore marks a wait for a lock of a store that was removed.
+	ReasonNoStore fault.Reason = "lock.no_store"
 	// ReasonCannotRenew marks a store that cannot renew.
 	ReasonCannotRenew fault.Reason = "lock.cannot_renew"
 )
@@ -87,6 +89,10 @@ type Store struct {
 	release *policy.Operation
 	renew   *policy.Operation
 	waiting lines
+
+	life context.Context //nolint:containedctx // of the store itself: ends with Replace
+	end  context.CancelFunc
+	next *Store // valid once life has ended; nil for none
 }
 
 // New returns a Store over the driver that h opens.
@@ -95,10 +101,12 @@ func New(h *component.Handle[Driver], o Options) *Store {
 	bind := func(op string) *policy.Operation {
 		return chain.Bind(policy.Op{Block: Block, Component: h.Name(), Name: op})
 	}
-	return &Store{
+	s := &Store{
 		handle: h, prefix: o.Config.prefix(h.Name(), o.AppID),
 		acquire: bind("acquire"), release: bind("release"), renew: bind("renew"),
 	}
+	s.life, s.end = context.WithCancel(context.Background())
+	return s
 }
 
 // Name returns the component's name.

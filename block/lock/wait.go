@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/proa-io/proa/fault"
 )
 
 // Request asks for a lock.
@@ -39,7 +41,8 @@ const (
 // Those who wait for a lock in this process get it in the order in which they
 // came, and only the first of them asks the store. Between processes there is no
 // order. A release in this process is noticed at once; any other, and a lease
-// that ends, as soon as the driver tells, or by asking at intervals.
+// that ends, as soon as the driver tells, or by asking at intervals. When the
+// Store is replaced, they wait on in the line of the one in its place.
 func (s *Store) Lock(ctx context.Context, r Request) (Lease, bool, error) {
 	if err := s.checkRequest(r); err != nil {
 		return Lease{}, false, err
@@ -47,8 +50,23 @@ func (s *Store) Lock(ctx context.Context, r Request) (Lease, bool, error) {
 	if r.Wait == 0 {
 		return s.try(ctx, r)
 	}
+	for end := time.Now().Add(r.Wait); ; r.Wait = time.Until(end) {
+		lease, ok, err := s.wait(ctx, r)
+		if ok || s.life.Err() == nil || ctx.Err() != nil || time.Now().After(end) {
+			return lease, ok, err
+		}
+		if s.next == nil {
+			return Lease{}, false, fault.New(fault.NotFound, "lock store %q was removed", s.Name()).WithReason(ReasonNoStore)
+		}
+		s = s.next
+	}
+}
+
+// wait is Lock for as long as s is not replaced.
+func (s *Store) wait(ctx context.Context, r Request) (Lease, bool, error) {
 	patience, cancel := context.WithTimeout(ctx, r.Wait)
 	defer cancel()
+	defer context.AfterFunc(s.life, cancel)()
 	place := s.waiting.join(r.Resource)
 	defer s.waiting.leave(place)
 	select {
@@ -66,6 +84,14 @@ func (s *Store) Lock(ctx context.Context, r Request) (Lease, bool, error) {
 			return Lease{}, false, ended(ctx)
 		}
 	}
+}
+
+// Replace tells that next takes the place of s, or nothing if next is nil: those
+// who wait for a lock wait on there, or are told that there is no store any
+// more. Call it once.
+func (s *Store) Replace(next *Store) {
+	s.next = next
+	s.end()
 }
 
 // ended returns why a wait is over: nil unless its caller ended it.

@@ -308,3 +308,57 @@ func TestLockThatIsGrantedTooLateIsGivenBack(t *testing.T) {
 		}
 	})
 }
+
+func TestThoseWhoWaitGoOnAtTheStoreThatReplacesTheirs(t *testing.T) {
+	kinds(t, func(t *testing.T, _ *mute, d lock.Driver) {
+		s := newStore(d, lock.Config{})
+		if _, _, err := s.TryLock(t.Context(), "r", "first", time.Hour); err != nil {
+			t.Fatal(err)
+		}
+		results := make(chan bool, 3)
+		for i := range 3 {
+			go func() {
+				owner := fmt.Sprint("owner", i)
+				_, ok, err := s.Lock(t.Context(), request(owner, 10*time.Minute))
+				if err != nil {
+					t.Errorf("Lock: %v", err)
+				}
+				results <- ok
+			}()
+		}
+		time.Sleep(time.Minute)
+		next := newStore(d, lock.Config{})
+		s.Replace(next)
+		time.Sleep(time.Minute)
+		if _, err := next.Unlock(t.Context(), "r", "first"); err != nil {
+			t.Fatal(err)
+		}
+		if !<-results {
+			t.Error("nobody has the lock after the release at the new store")
+		}
+		begun := time.Now()
+		for range 2 { // the holder keeps it
+			if <-results {
+				t.Error("two hold the lock")
+			}
+		}
+		if took := time.Since(begun); took > 9*time.Minute {
+			t.Errorf("they waited %v more: the time began anew", took)
+		}
+	})
+}
+
+func TestThoseWhoWaitAreToldThatTheStoreWasRemoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStore(openMemory(t), lock.Config{})
+		if _, _, err := s.TryLock(t.Context(), "r", "first", time.Hour); err != nil {
+			t.Fatal(err)
+		}
+		time.AfterFunc(time.Minute, func() { s.Replace(nil) })
+		begun := time.Now()
+		_, ok, err := s.Lock(t.Context(), request("me", time.Hour))
+		if ok || !fault.Is(err, fault.NotFound) || fault.ReasonOf(err) != lock.ReasonNoStore || time.Since(begun) != time.Minute {
+			t.Errorf("Lock = %v, %v after %v", ok, err, time.Since(begun))
+		}
+	})
+}

@@ -82,6 +82,7 @@ func (f *sidecarFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.metricsPort, "metrics-port", "9090", "port of metrics; 0 for any")
 	fs.StringVar(&c.MetricsListenAddress, "metrics-listen-address", "127.0.0.1", "address of metrics")
 	fs.DurationVar(&c.ReloadReconcile, "hot-reload-reconcile-interval", time.Minute, "how often resources are read again whether or not a change was noticed")
+	fs.DurationVar(&c.SecretReread, "secret-reread-interval", time.Minute, "how often secrets that components refer to are read again, where their store cannot tell of changes; negative for never")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	fs.BoolVar(&f.logJSON, "log-as-json", false, "log in JSON")
 	fs.StringVar(&c.Mode, "mode", "standalone", "standalone")
