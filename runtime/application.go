@@ -69,13 +69,13 @@ func newApplication(rt *Runtime) *application {
 	}
 	switch c.AppProtocol {
 	case "http", "https":
-		client := &http1.Client{Address: address, Name: "application " + c.AppID, TLS: tc}
+		client := &http1.Client{Address: address, Name: "application " + c.AppID, TLS: tc, MaxHead: c.maxHead()}
 		a.transport, a.closer = client, func() { _ = client.Close() }
 	default:
 		if tc != nil {
 			tc.NextProtos = []string{"h2"}
 		}
-		client := &http2.Client{Addr: address, TLS: tc, Log: c.Log}
+		client := &http2.Client{Addr: address, TLS: tc, Log: c.Log, Config: http2.Config{MaxHeaderBytes: c.maxHead()}}
 		a.transport, a.closer = client, client.Close
 	}
 	a.transport = rt.wrapApp(a.transport)

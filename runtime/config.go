@@ -11,6 +11,7 @@ import (
 
 	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/engine"
+	"github.com/proa-io/proa/mesh/http1"
 	"github.com/proa-io/proa/resource"
 )
 
@@ -65,8 +66,9 @@ type Config struct {
 	// MaxBodySize bounds the content of an API request, in bytes; 4 MiB when
 	// zero, no bound when negative. It does not apply to invocations.
 	MaxBodySize int64
-	// ReadBufferSize bounds the head of an API request, in bytes; 4 KiB when
-	// zero is raised to what the server needs at least.
+	// ReadBufferSize bounds the head of a request, to the API and from there
+	// to other sidecars and the application, in bytes. Less than 64 KiB is
+	// raised to that; the most is 16 MiB.
 	ReadBufferSize int64
 	// AllowedOrigins are the origins that browsers may call from; none when
 	// empty.
@@ -164,6 +166,14 @@ func (c Config) withDefaults() (Config, error) {
 			return c, fmt.Errorf("%s port %d is none; ports are 1 to 65535", name, port)
 		}
 	}
+	if c.ReadBufferSize > mostHead {
+		return c, fmt.Errorf("the read buffer size of %d bytes is too large; the most is %d", c.ReadBufferSize, mostHead)
+	}
+	for _, name := range c.DisableInitEndpoints {
+		if name != "config" && name != "subscribe" {
+			return c, fmt.Errorf(`init endpoint %q is not known; there is "config" and "subscribe"`, name)
+		}
+	}
 	defaulted(&c.Namespace, "default")
 	defaulted(&c.AppAddress, "127.0.0.1")
 	defaulted(&c.BindingProbeTimeout, 3*time.Second)
@@ -188,6 +198,12 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	return c, nil
 }
+
+// mostHead bounds Config.ReadBufferSize.
+const mostHead = 16 << 20
+
+// maxHead bounds the head of a request, in bytes.
+func (c *Config) maxHead() int { return int(max(c.ReadBufferSize, http1.DefaultMaxHead)) }
 
 func defaulted[T comparable](p *T, v T) {
 	var zero T

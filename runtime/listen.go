@@ -95,10 +95,16 @@ func listenOn(what, flag, host string, port int) (net.Listener, error) {
 	return l, nil
 }
 
+// SocketPath returns where a sidecar listens in the folder that
+// Config.UnixDomainSocket names, for an API: "http" or "grpc".
+func SocketPath(dir, appID, api string) string {
+	return filepath.Join(dir, "dapr-"+appID+"-"+api+".socket")
+}
+
 // unixSocket listens on the socket of an API. A socket that nobody serves any
 // more is replaced.
 func unixSocket(dir, appID, api string) ([]net.Listener, error) {
-	path := filepath.Join(dir, "dapr-"+appID+"-"+api+".socket")
+	path := SocketPath(dir, appID, api)
 	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
 		_ = conn.Close()
 		return nil, fmt.Errorf("%s is in use by another sidecar", path)
@@ -142,9 +148,9 @@ func portOf(l net.Listener) int {
 // grace period.
 func serveHTTP(handler proxy.Handler, cfg *Config, ls ...net.Listener) func(context.Context) error {
 	return func(ctx context.Context) error {
-		h2 := &http2.Server{Handler: handler, Log: cfg.Log}
+		h2 := &http2.Server{Handler: handler, Log: cfg.Log, Config: http2.Config{MaxHeaderBytes: cfg.maxHead()}}
 		h1 := &http1.Server{
-			Handler: handler, Log: cfg.Log, MaxHead: int(max(cfg.ReadBufferSize, http1.DefaultMaxHead)),
+			Handler: handler, Log: cfg.Log, MaxHead: cfg.maxHead(),
 			HandOver: func(c net.Conn, read []byte) { h2.ServeConn(c, read) },
 		}
 		return serveUntil(ctx, ls, h1.Serve, func(ctx context.Context) error {
@@ -159,7 +165,7 @@ func serveHTTP(handler proxy.Handler, cfg *Config, ls ...net.Listener) func(cont
 // servePeers serves other sidecars.
 func servePeers(handler proxy.Handler, cfg *Config, l net.Listener) func(context.Context) error {
 	return func(ctx context.Context) error {
-		h2 := &http2.Server{Handler: handler, Log: cfg.Log}
+		h2 := &http2.Server{Handler: handler, Log: cfg.Log, Config: http2.Config{MaxHeaderBytes: cfg.maxHead()}}
 		return serveUntil(ctx, []net.Listener{l}, h2.Serve, h2.Shutdown, h2.Close)
 	}
 }

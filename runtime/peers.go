@@ -17,6 +17,7 @@ import (
 // outside, each with connections of its own that it closes when they are idle.
 type transports struct {
 	log     *slog.Logger
+	maxHead int      // of what they answer, in bytes
 	peers   sync.Map // address → *http2.Client
 	origins sync.Map // "https://host:port" → *http1.Client
 }
@@ -27,7 +28,7 @@ func (t *transports) peer(address string) proxy.RoundTripper {
 		return c.(*http2.Client) //nolint:forcetypeassert // only clients are stored
 	}
 	c, _ := t.peers.LoadOrStore(address, &http2.Client{
-		Addr: address, Config: http2.Config{KeepAlive: http2.PeerKeepAlive}, Log: t.log,
+		Addr: address, Config: http2.Config{KeepAlive: http2.PeerKeepAlive, MaxHeaderBytes: t.maxHead}, Log: t.log,
 	})
 	return c.(*http2.Client) //nolint:forcetypeassert // only clients are stored
 }

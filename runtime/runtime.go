@@ -65,7 +65,7 @@ func New(ctx context.Context, c Config) (_ *Runtime, err error) {
 	if c, err = c.withDefaults(); err != nil {
 		return nil, err
 	}
-	rt := &Runtime{cfg: c, extended: map[string]string{}, haste: make(chan struct{}), transports: &transports{log: c.Log}, roster: newRoster()}
+	rt := &Runtime{cfg: c, extended: map[string]string{}, haste: make(chan struct{}), transports: &transports{log: c.Log, maxHead: c.maxHead()}, roster: newRoster()}
 	rt.metrics = telemetry.NewMetrics(c.AppID, c.Namespace)
 	set, err := resource.Load(rt.resourceOptions())
 	if err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -33,7 +34,7 @@ type sidecarFlags struct {
 	metrics                                bool
 	disableInit                            string
 	probeInterval, probeTimeout, threshold int
-	appSSL                                 bool
+	appSSL, mtls                           bool
 	logLevel                               string
 	logJSON                                bool
 	engineURL, home, durability            string
@@ -107,10 +108,12 @@ func (f *sidecarFlags) registerIgnored(fs *pflag.FlagSet) {
 		_ = fs.MarkHidden(name)
 		f.ignored = append(f.ignored, name)
 	}
-	for _, name := range []string{"enable-mtls", "disable-builtin-k8s-secret-store"} {
-		fs.Bool(name, false, "accepted for compatibility; has no effect")
+	const k8s = "disable-builtin-k8s-secret-store"
+	fs.Bool(k8s, false, "accepted for compatibility; has no effect")
+	fs.BoolVar(&f.mtls, "enable-mtls", false, "refused: sidecars do not encrypt what they send each other")
+	f.ignored = append(f.ignored, k8s)
+	for _, name := range []string{k8s, "enable-mtls"} {
 		_ = fs.MarkHidden(name)
-		f.ignored = append(f.ignored, name)
 	}
 	for _, name := range []string{"components-path", "dapr-http-max-request-size", "dapr-http-read-buffer-size", "app-ssl", "mode"} {
 		_ = fs.MarkHidden(name)
@@ -150,7 +153,12 @@ func (f *sidecarFlags) config(cmd *cobra.Command, logTo interface{ Write([]byte)
 		return c, err
 	}
 	if f.appSSL {
-		c.AppProtocol = map[string]string{"http": "https", "grpc": "grpcs"}[c.AppProtocol]
+		if c.AppProtocol, err = overTLS(c.AppProtocol); err != nil {
+			return c, err
+		}
+	}
+	if f.mtls {
+		return c, errors.New("--enable-mtls: this version does not encrypt what sidecars send each other; leave the flag out, or let the network do it")
 	}
 	c.ListenAddresses = list(f.listenAddresses)
 	c.DisableInitEndpoints = list(f.disableInit)
@@ -172,6 +180,17 @@ func (f *sidecarFlags) config(cmd *cobra.Command, logTo interface{ Write([]byte)
 		}
 	}
 	return c, nil
+}
+
+// overTLS returns the protocol that --app-ssl makes of another one.
+func overTLS(protocol string) (string, error) {
+	switch protocol {
+	case "http", "https":
+		return "https", nil
+	case "grpc", "grpcs":
+		return "grpcs", nil
+	}
+	return "", fmt.Errorf("--app-ssl does not go with --app-protocol %s; give --app-protocol https or grpcs instead of both", protocol)
 }
 
 func parsePort(flag, text string) (int, error) {

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"time"
@@ -30,7 +32,7 @@ The embedded engine is strict here (an acknowledged write is on the disk) unless
 				return nil
 			}
 			if wait {
-				return waitUntilReady(cmd, f.httpPort)
+				return waitUntilReady(cmd.Context(), &f)
 			}
 			if daprd && !cmd.Flags().Changed("default-components") {
 				f.defaultComponents = false // exactly what is declared
@@ -58,12 +60,17 @@ The embedded engine is strict here (an acknowledged write is on the disk) unless
 	return cmd
 }
 
-// waitUntilReady asks a sidecar until it is ready for the application.
-func waitUntilReady(cmd *cobra.Command, port string) error {
-	url := "http://127.0.0.1:" + port + "/v1.0/healthz/outbound"
-	client := &http.Client{Timeout: time.Second}
+// waitFor bounds --wait.
+const waitFor = time.Minute
+
+// waitUntilReady asks a sidecar with these flags until it is ready for the
+// application.
+func waitUntilReady(ctx context.Context, f *sidecarFlags) error {
+	ctx, cancel := context.WithTimeout(ctx, waitFor)
+	defer cancel()
+	client, url, where := f.probe()
 	for {
-		req, err := http.NewRequestWithContext(cmd.Context(), http.MethodGet, url, nil)
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 		if err != nil {
 			return err
 		}
@@ -74,9 +81,31 @@ func waitUntilReady(cmd *cobra.Command, port string) error {
 			}
 		}
 		select {
-		case <-cmd.Context().Done():
-			return fmt.Errorf("the sidecar on port %s did not become ready", port)
+		case <-ctx.Done():
+			return fmt.Errorf("the sidecar %s did not become ready", where)
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+}
+
+// probe returns how to ask a sidecar with these flags whether it is ready, and
+// where it is.
+func (f *sidecarFlags) probe() (client *http.Client, url, where string) {
+	const path = "/v1.0/healthz/outbound"
+	client = &http.Client{Timeout: time.Second}
+	if dir := f.cfg.UnixDomainSocket; dir != "" {
+		socket := runtime.SocketPath(dir, f.cfg.AppID, "http")
+		client.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		}}
+		return client, "http://sidecar" + path, "at " + socket
+	}
+	host := "127.0.0.1"
+	if hosts := list(f.listenAddresses); len(hosts) > 0 {
+		if ip := net.ParseIP(hosts[0]); ip == nil || !ip.IsUnspecified() {
+			host = hosts[0]
+		}
+	}
+	address := net.JoinHostPort(host, f.httpPort)
+	return client, "http://" + address + path, "at " + address
 }

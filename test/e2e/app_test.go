@@ -23,6 +23,7 @@ import (
 //	-subscribe PUBSUB/TOPIC,...   what it tells the sidecar it subscribes to;
 //	                              events arrive at /on/TOPIC
 //	-stubborn                     it does not stop when it is asked to
+//	-deaf                         it does not answer OPTIONS
 //
 // It answers, apart from events:
 //
@@ -37,6 +38,7 @@ func appMain() {
 	port := flag.String("port", os.Getenv("APP_PORT"), "")
 	subscribe := flag.String("subscribe", "", "")
 	stubborn := flag.Bool("stubborn", false, "")
+	flag.BoolVar(&a.deaf, "deaf", false, "")
 	flag.Parse()
 	for s := range strings.SplitSeq(*subscribe, ",") {
 		if pubsub, topic, ok := strings.Cut(s, "/"); ok {
@@ -72,6 +74,7 @@ func appMain() {
 // app is the state of the application.
 type app struct {
 	subscriptions []map[string]string
+	deaf          bool
 	sick          atomic.Bool
 	held          atomic.Int32
 	release       sync.Once
@@ -107,7 +110,13 @@ func (a *app) handler() http.Handler {
 	})
 	mux.HandleFunc("/sick", func(http.ResponseWriter, *http.Request) { a.sick.Store(true); fmt.Println("app is sick") })
 	mux.HandleFunc("/well", func(http.ResponseWriter, *http.Request) { fmt.Println("app is well"); a.sick.Store(false) })
-	return mux
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if a.deaf && r.Method == http.MethodOptions {
+			<-r.Context().Done()
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
 }
 
 func (a *app) event(w http.ResponseWriter, r *http.Request) {

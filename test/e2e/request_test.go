@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -73,6 +74,16 @@ func parseRequest(ts *testscript.TestScript, args []string) *request {
 	fs.StringVar(&r.unix, "unix", "", "socket to use instead of host and port")
 	fs.DurationVar(&r.timeout, "timeout", within, "bound of the request")
 	fs.Func("body", "content", func(text string) error { r.body = []byte(text); return nil })
+	fs.Func("bodyof", "content of so many bytes, a JSON text", func(text string) error {
+		n, err := strconv.Atoi(text)
+		r.body = []byte(strconv.Quote(strings.Repeat("x", max(0, n-2))))
+		return err
+	})
+	fs.Func("headerof", "field of the header with so many bytes", func(text string) error {
+		n, err := strconv.Atoi(text)
+		r.header.Set("X-Long", strings.Repeat("x", n))
+		return err
+	})
 	fs.Func("match", "pattern that the answer must match", func(text string) (err error) { r.match, err = regexp.Compile(text); return err })
 	fs.Func("header", "field of the header", func(text string) error {
 		name, value, ok := strings.Cut(text, ": ")
