@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/url"
 
+	"github.com/proa-io/proa/block/binding"
 	"github.com/proa-io/proa/block/pubsub"
 	"github.com/proa-io/proa/component"
 )
@@ -15,6 +16,10 @@ import (
 // Specs lists what this package offers to the building blocks.
 func Specs() []component.Spec {
 	return []component.Spec{
+		binding.OutputSpec(component.Description{
+			Name: "mqtt3", Aliases: []string{"mqtt"},
+			Summary: "Publishes to topics of a broker that speaks MQTT 3.1.1, and brings what is published there.",
+		}, BindingConfig{}, OpenBinding),
 		pubsub.Spec(component.Description{
 			Name: "mqtt3", Aliases: []string{"mqtt"},
 			Summary: "Passes messages through a broker that speaks MQTT 3.1.1.",

@@ -17,11 +17,16 @@ type Network struct {
 	Open func(t testing.TB) (binding.Output, *faultnet.Proxy)
 	// Request is one that succeeds, and that may be carried out twice.
 	Request binding.Request
+	// CutAfter is a number of bytes within the answer to Request; 5 when zero.
+	CutAfter int64
 }
 
 // RunNetwork proves that an output driver that uses the network names its
 // failures, ends when it is told to, and recovers.
 func RunNetwork(t *testing.T, h Network) {
+	if h.CutAfter == 0 {
+		h.CutAfter = 5
+	}
 	for _, c := range []struct {
 		name  string
 		fault func(*faultnet.Proxy)
@@ -31,7 +36,7 @@ func RunNetwork(t *testing.T, h Network) {
 		{"Stalled", func(p *faultnet.Proxy) { p.Stall() }},
 		{"AnswersLost", func(p *faultnet.Proxy) { p.Blackhole(faultnet.Downstream) }},
 		{"EverythingLost", func(p *faultnet.Proxy) { p.Blackhole() }},
-		{"CutInTheAnswer", func(p *faultnet.Proxy) { p.CutAfter(faultnet.Downstream, 5) }},
+		{"CutInTheAnswer", func(p *faultnet.Proxy) { p.CutAfter(faultnet.Downstream, h.CutAfter) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
