@@ -4,6 +4,7 @@ package postgres
 
 import (
 	"github.com/proa-io/proa/block/config"
+	"github.com/proa-io/proa/block/lock"
 	"github.com/proa-io/proa/block/state"
 	"github.com/proa-io/proa/component"
 )
@@ -31,5 +32,9 @@ func Specs() []component.Spec {
 			Name: "postgresql", Aliases: []string{"postgres"},
 			Summary: "Keeps configuration items in a table of PostgreSQL, in the format that Dapr's component of the same name reads. The first subscription without a pgNotifyChannel adds triggers to the table.",
 		}, configDefaults(), OpenConfig),
+		lock.Spec(component.Description{
+			Name: "postgresql", Aliases: []string{"postgres"},
+			Summary: "Keeps locks in a table of PostgreSQL, by the clock of the database.",
+		}, lockDefaults(), OpenLock),
 	}
 }
