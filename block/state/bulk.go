@@ -16,6 +16,18 @@ const (
 	maxParallelism     = 100
 )
 
+// maxBulk bounds how many items one request names: what each costs is more than
+// its share of the request.
+const maxBulk = 100_000
+
+func (s *Store) checkBulk(n int) error {
+	if n > maxBulk {
+		return fault.New(fault.InvalidArgument, "state %q: %d items are too many for one request: it may have %d", s.name, n, maxBulk).
+			WithReason(ReasonTooManyItems)
+	}
+	return nil
+}
+
 // BulkGetRequest asks for several items.
 type BulkGetRequest struct {
 	Keys []string
@@ -38,6 +50,9 @@ type BulkItem struct {
 // whole only when nothing was tried: for a bad key, a policy that forbids the
 // call, or a store that is not ready.
 func (s *Store) GetBulk(ctx context.Context, r BulkGetRequest) ([]BulkItem, error) {
+	if err := s.checkBulk(len(r.Keys)); err != nil {
+		return nil, err
+	}
 	keys := make([]string, len(r.Keys))
 	for i, k := range r.Keys {
 		if err := s.checkKey(k); err != nil {
@@ -79,6 +94,9 @@ func (s *Store) GetBulk(ctx context.Context, r BulkGetRequest) ([]BulkItem, erro
 func (s *Store) Save(ctx context.Context, items []SetRequest) error {
 	if len(items) == 1 {
 		_, err := s.Set(ctx, items[0])
+		return err
+	}
+	if err := s.checkBulk(len(items)); err != nil {
 		return err
 	}
 	b := bulk{store: s, op: s.bulkSet, errs: make([]error, len(items)), idempotent: true}
@@ -126,6 +144,9 @@ func (s *Store) Save(ctx context.Context, items []SetRequest) error {
 func (s *Store) DeleteBulk(ctx context.Context, items []DeleteRequest) error {
 	if len(items) == 1 {
 		return s.Delete(ctx, items[0])
+	}
+	if err := s.checkBulk(len(items)); err != nil {
+		return err
 	}
 	b := bulk{store: s, op: s.bulkDel, errs: make([]error, len(items)), idempotent: true}
 	deletes := make([]DeleteOp, len(items))

@@ -44,6 +44,8 @@ const (
 	// ReasonTooManyOperations: more operations than the store's transactions
 	// can have.
 	ReasonTooManyOperations fault.Reason = "state.too_many_operations"
+	// ReasonTooManyItems: more items than one request may have.
+	ReasonTooManyItems fault.Reason = "state.too_many_items"
 	// ReasonBadOperation: a transaction operation of a kind that there is not.
 	ReasonBadOperation fault.Reason = "state.bad_operation"
 	// ReasonConditionFailed: a check of a transaction does not hold.

@@ -48,11 +48,15 @@ func ParseOperation(text string) (isDelete bool, err error) {
 }
 
 // Transact carries out all operations or none. Without operations it does
-// nothing and succeeds. An error that one operation is to blame for has an
+// nothing, and succeeds if the store has transactions. An error that one operation is to blame for has an
 // *OpError beneath its text.
 func (s *Store) Transact(ctx context.Context, r TransactRequest) error {
 	if len(r.Operations) == 0 {
-		return nil
+		_, _, err := s.transactor(ctx, 0)
+		return s.explain(err, "transaction", "")
+	}
+	if err := s.checkBulk(len(r.Operations)); err != nil {
+		return err
 	}
 	if s.outbox != nil {
 		return s.withOutbox(ctx, r)

@@ -112,7 +112,23 @@ func Describe(op Operation, s Subject, err error) *Error {
 		e = describeCode(op, s, err)
 	}
 	e.RetryAfter, e.cause = fault.RetryAfterOf(err), err
+	if several, ok := errors.AsType[*state.BulkError](err); ok {
+		e.Violations = itemProblems(several)
+	}
 	return e
+}
+
+// maxItemProblems bounds how many items the details of an error name: they
+// travel in header fields.
+const maxItemProblems = 10
+
+// itemProblems tells of each item that failed why it did.
+func itemProblems(e *state.BulkError) []Violation {
+	var out []Violation
+	for _, f := range e.Failed[:min(len(e.Failed), maxItemProblems)] {
+		out = append(out, Violation{f.Key, fault.Message(f.Err)})
+	}
+	return out
 }
 
 // flat returns an error of the older generation.
@@ -289,7 +305,7 @@ func describeState(op Operation, s Subject, reason fault.Reason, err error) *Err
 			HelpURL:  "https://docs.dapr.io/reference/components-reference/supported-state-stores/",
 			HelpText: "Check the list of state stores and the features they support",
 		}
-	case state.ReasonQueryEncrypted:
+	case state.ReasonQueryEncrypted, state.ReasonUndecipherable:
 		return operationError(op, s, http.StatusInternalServerError, codes.Internal, why)
 	case state.ReasonQueryNotSupported:
 		return queryNotSupported(s, "")
@@ -333,7 +349,7 @@ func illegalKey(s Subject) *Error {
 	return &Error{
 		HTTPStatus: http.StatusBadRequest, Code: codes.InvalidArgument, Tag: tagMalformed, Message: text,
 		Reason: "DAPR_STATE_ILLEGAL_KEY", ResourceType: state.Block, ResourceName: s.Component,
-		Field: key, FieldProblem: text,
+		Violations: []Violation{{key, text}},
 	}
 }
 

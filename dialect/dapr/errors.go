@@ -40,15 +40,22 @@ type Error struct {
 	// about; empty for no ResourceInfo. Owner and Description go with them.
 	ResourceType, ResourceName string
 	Owner, Description         string
-	// Field and FieldProblem name an argument and what is wrong with it; empty
+	// Violations name arguments, or items, and what is wrong with each; none
 	// for no BadRequest.
-	Field, FieldProblem string
+	Violations []Violation
 	// HelpURL and HelpText point to a document; empty for no Help.
 	HelpURL, HelpText string
 	// RetryAfter, when positive, tells how long a retry should wait at least.
 	RetryAfter time.Duration
 
 	cause error
+}
+
+// Violation is what is wrong with one argument of a request, or with one item of
+// several.
+type Violation struct {
+	Field       string `json:"field"`
+	Description string `json:"description"`
 }
 
 // Error returns the message.
@@ -93,13 +100,8 @@ type resourceJSON struct {
 }
 
 type badRequestJSON struct {
-	Type       string          `json:"@type"`
-	Violations []violationJSON `json:"field_violations"`
-}
-
-type violationJSON struct {
-	Field       string `json:"field"`
-	Description string `json:"description"`
+	Type       string      `json:"@type"`
+	Violations []Violation `json:"field_violations"`
 }
 
 type helpJSON struct {
@@ -117,8 +119,8 @@ const typePrefix = "type.googleapis.com/google.rpc."
 // JSON returns the body of an HTTP response that reports e.
 func (e *Error) JSON() []byte {
 	out := errorJSON{ErrorCode: e.Tag, Message: e.Message}
-	if e.Field != "" {
-		out.Details = append(out.Details, badRequestJSON{typePrefix + "BadRequest", []violationJSON{{e.Field, e.FieldProblem}}})
+	if len(e.Violations) > 0 {
+		out.Details = append(out.Details, badRequestJSON{typePrefix + "BadRequest", e.Violations})
 	}
 	if e.HelpURL != "" {
 		out.Details = append(out.Details, helpJSON{typePrefix + "Help", []linkJSON{{e.HelpText, e.HelpURL}}})
@@ -141,10 +143,14 @@ func (e *Error) JSON() []byte {
 func (e *Error) GRPCStatus() *status.Status {
 	info := &errdetails.ErrorInfo{Domain: errorDomain, Reason: cmp.Or(e.Reason, e.Tag), Metadata: validMap(e.Info)}
 	var details []protoadapt.MessageV1
-	if e.Field != "" {
-		details = append(details, &errdetails.BadRequest{FieldViolations: []*errdetails.BadRequest_FieldViolation{
-			{Field: valid(e.Field), Description: valid(e.FieldProblem)},
-		}})
+	if len(e.Violations) > 0 {
+		bad := &errdetails.BadRequest{}
+		for _, v := range e.Violations {
+			bad.FieldViolations = append(bad.FieldViolations, &errdetails.BadRequest_FieldViolation{
+				Field: valid(v.Field), Description: valid(v.Description),
+			})
+		}
+		details = append(details, bad)
 	}
 	if e.HelpURL != "" {
 		details = append(details, &errdetails.Help{Links: []*errdetails.Help_Link{{Description: e.HelpText, Url: e.HelpURL}}})

@@ -23,6 +23,11 @@ func Invalid(format string, args ...any) *Error {
 	return flat(http.StatusBadRequest, codes.InvalidArgument, tagMalformed, format, args...)
 }
 
+// StateKeyEmpty tells of an item without a key, as the gRPC API does.
+func StateKeyEmpty() *Error {
+	return flat(http.StatusBadRequest, codes.InvalidArgument, "ERR_STATE_SAVE", "state key cannot be empty")
+}
+
 // BadRequest tells of a query that cannot be read.
 func BadRequest(why error) *Error {
 	return flat(http.StatusBadRequest, codes.InvalidArgument, "ERR_BAD_REQUEST", "invalid request: %v", why)

@@ -83,6 +83,9 @@ func (s *service) SaveState(ctx context.Context, in *rtv1.SaveStateRequest) (*em
 	}
 	items := make([]state.SetRequest, len(in.GetStates()))
 	for i, item := range in.GetStates() {
+		if item.GetKey() == "" {
+			return nil, dapr.StateKeyEmpty()
+		}
 		if items[i], err = setRequest(item); err != nil {
 			return nil, err
 		}

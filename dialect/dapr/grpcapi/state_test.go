@@ -6,7 +6,9 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	commonv1 "github.com/proa-io/proa/api/gen/dapr/proto/common/v1"
@@ -155,7 +157,115 @@ func TestValuesOfEveryKindComeBackFromAnEncryptedStore(t *testing.T) {
 	}
 	must[*emptypb.Empty](t)(c.SaveState(ctx, &rtv1.SaveStateRequest{StoreName: "statestore", States: []*commonv1.StateItem{item("clear", "1")}}))
 	_, err := c.GetState(ctx, &rtv1.GetStateRequest{StoreName: "encrypted", Key: "clear"})
-	want{codes.FailedPrecondition, "ERR_STATE_GET", "fail to get clear from state store encrypted: the value is not encrypted"}.check(t, err)
+	want{codes.Internal, "ERR_STATE_GET", "fail to get clear from state store encrypted: the value is not encrypted"}.check(t, err)
+}
+
+// Every method tells in the documented way of what every method can meet.
+func TestEveryStateMethodTellsTheErrorsOfAll(t *testing.T) {
+	leak.Check(t)
+	c, none, ctx := connect(t, newWorld(t)), connect(t, &world{}), timeout(t)
+	methods := map[string]func(c rtv1.DaprClient, store, key string) error{
+		"GetState": func(c rtv1.DaprClient, store, key string) error {
+			_, err := c.GetState(ctx, &rtv1.GetStateRequest{StoreName: store, Key: key})
+			return err
+		},
+		"GetBulkState": func(c rtv1.DaprClient, store, key string) error {
+			_, err := c.GetBulkState(ctx, &rtv1.GetBulkStateRequest{StoreName: store, Keys: []string{"fine", key}})
+			return err
+		},
+		"SaveState": func(c rtv1.DaprClient, store, key string) error {
+			_, err := c.SaveState(ctx, &rtv1.SaveStateRequest{StoreName: store, States: []*commonv1.StateItem{item("fine", ""), item(key, "")}})
+			return err
+		},
+		"DeleteState": func(c rtv1.DaprClient, store, key string) error {
+			_, err := c.DeleteState(ctx, &rtv1.DeleteStateRequest{StoreName: store, Key: key})
+			return err
+		},
+		"DeleteBulkState": func(c rtv1.DaprClient, store, key string) error {
+			_, err := c.DeleteBulkState(ctx, &rtv1.DeleteBulkStateRequest{StoreName: store, States: []*commonv1.StateItem{item("fine", ""), item(key, "")}})
+			return err
+		},
+		"ExecuteStateTransaction": func(c rtv1.DaprClient, store, key string) error {
+			_, err := c.ExecuteStateTransaction(ctx, &rtv1.ExecuteStateTransactionRequest{StoreName: store, Operations: []*rtv1.TransactionalStateOperation{
+				{OperationType: "delete", Request: item("fine", "")}, {OperationType: "upsert", Request: item(key, "")}}})
+			return err
+		},
+		"QueryStateAlpha1": func(c rtv1.DaprClient, store, _ string) error {
+			_, err := c.QueryStateAlpha1(ctx, &rtv1.QueryStateRequest{StoreName: store, Query: "{}"})
+			return err
+		},
+	}
+	tags := map[string]string{
+		"GetState": "ERR_STATE_GET", "SaveState": "ERR_STATE_SAVE", "DeleteState": "ERR_STATE_DELETE", "DeleteBulkState": "ERR_STATE_BULK_DELETE",
+		"QueryStateAlpha1": "DAPR_STATE_QUERY_FAILED",
+	}
+	for name, call := range methods {
+		t.Run(name, func(t *testing.T) {
+			want{codes.FailedPrecondition, "DAPR_STATE_NOT_CONFIGURED", "state store statestore is not configured"}.check(t, call(none, "statestore", "k"))
+			want{codes.InvalidArgument, "DAPR_STATE_NOT_FOUND", "state store nosuch is not found"}.check(t, call(c, "nosuch", "k"))
+			if name != "QueryStateAlpha1" {
+				want{codes.InvalidArgument, "DAPR_STATE_ILLEGAL_KEY", "input key/keyPrefix 'a||b' can't contain '||'"}.check(t, call(c, "statestore", "a||b"))
+				want{codes.InvalidArgument, "", "key"}.check(t, call(c, "statestore", ""))
+			}
+			if tag := tags[name]; tag != "" {
+				want{codes.Internal, tag, ""}.check(t, call(c, "wrong", "k"))
+				want{codes.Unavailable, tag, "connection refused"}.check(t, call(c, "away", "k"))
+				want{codes.ResourceExhausted, tag, "100 calls per second are the most allowed"}.check(t, call(c, "busy", "k"))
+			}
+		})
+	}
+	// A key that is wrong stops a request before anything is written.
+	out := must[*rtv1.GetBulkStateResponse](t)(c.GetBulkState(ctx, &rtv1.GetBulkStateRequest{StoreName: "statestore", Keys: []string{"fine"}}))
+	if len(out.GetItems()) != 1 || out.GetItems()[0].GetEtag() != "" {
+		t.Errorf("%v", out)
+	}
+	many := make([]string, 100_001)
+	for i := range many {
+		many[i] = "k"
+	}
+	_, err := c.GetBulkState(ctx, &rtv1.GetBulkStateRequest{StoreName: "statestore", Keys: many})
+	want{codes.InvalidArgument, "ERR_STATE_BULK_GET", "100001 items are too many for one request: it may have 100000"}.check(t, err)
+	_, err = c.SaveState(ctx, &rtv1.SaveStateRequest{StoreName: "statestore", States: []*commonv1.StateItem{item("", "v")}})
+	want{codes.InvalidArgument, "ERR_STATE_SAVE", "state key cannot be empty"}.check(t, err)
+}
+
+// What becomes of each item of a bulk delete can be told from its error.
+func TestABulkDeleteTellsOfEachItemThatFailed(t *testing.T) {
+	leak.Check(t)
+	c, ctx := connect(t, newWorld(t)), timeout(t)
+	with := func(key, etag string) *commonv1.StateItem {
+		return &commonv1.StateItem{Key: key, Etag: &commonv1.Etag{Value: etag}}
+	}
+	must[*emptypb.Empty](t)(c.SaveState(ctx, &rtv1.SaveStateRequest{StoreName: "statestore", States: []*commonv1.StateItem{
+		item("gone", "1"), item("stays", "1"), item("right", "1")}}))
+	right := must[*rtv1.GetStateResponse](t)(c.GetState(ctx, &rtv1.GetStateRequest{StoreName: "statestore", Key: "right"})).GetEtag()
+	_, err := c.DeleteBulkState(ctx, &rtv1.DeleteBulkStateRequest{StoreName: "statestore", States: []*commonv1.StateItem{
+		item("gone", ""), with("stays", "stale"), item("none", ""), with("missing", "any"), with("right", right)}})
+	want{codes.Aborted, "ERR_STATE_BULK_DELETE", "failed deleting state in state store statestore: possible etag mismatch. error from state store: " +
+		`state "statestore": 2 of 5 items were not deleted: `}.check(t, err)
+	var bad *errdetails.BadRequest
+	for _, d := range status.Convert(err).Details() {
+		if b, ok := d.(*errdetails.BadRequest); ok {
+			bad = b
+		}
+	}
+	if v := bad.GetFieldViolations(); len(v) != 2 || v[0].GetField() != "stays" || v[1].GetField() != "missing" ||
+		v[0].GetDescription() != "the item has changed: its etag is not the one given" {
+		t.Errorf("the details are %v", bad)
+	}
+	for key, there := range map[string]bool{"gone": false, "stays": true, "right": false} {
+		if out := must[*rtv1.GetStateResponse](t)(c.GetState(ctx, &rtv1.GetStateRequest{StoreName: "statestore", Key: key})); (out.GetEtag() != "") != there {
+			t.Errorf("%s is there: %v", key, out)
+		}
+	}
+	// Of very many only some are named: the details have to fit a header.
+	var many []*commonv1.StateItem
+	for i := range 5000 {
+		many = append(many, with("none"+strconv.Itoa(i), "any"))
+	}
+	_, err = c.DeleteBulkState(ctx, &rtv1.DeleteBulkStateRequest{StoreName: "statestore", States: many})
+	want{codes.Aborted, "ERR_STATE_BULK_DELETE", "5000 of 5000 items were not deleted"}.check(t, err)
+	must[*emptypb.Empty](t)(c.DeleteBulkState(ctx, &rtv1.DeleteBulkStateRequest{StoreName: "statestore"}))
 }
 
 func TestItemsAreQueried(t *testing.T) {
