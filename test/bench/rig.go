@@ -31,6 +31,7 @@ type rig struct {
 	grpcApp  net.Listener
 	grpcStop func()
 	sidecars map[string]*sidecar
+	delivery *delivery // nil before startDelivery
 }
 
 // sidecar is a running sidecar process.
@@ -157,6 +158,9 @@ func waitFor(ctx context.Context, port int, path string) error {
 func (r *rig) close() {
 	for _, s := range r.sidecars {
 		s.stop()
+	}
+	if r.delivery != nil {
+		r.delivery.close()
 	}
 	if r.grpcStop != nil {
 		r.grpcStop()
