@@ -369,3 +369,20 @@ func TestSettingsThatCannotWorkAreRefused(t *testing.T) {
 		}
 	}
 }
+
+func TestAMessageOfOverlappingSubscriptionsWaitsForTheOneThatWasAway(t *testing.T) {
+	t.Parallel()
+	p, root := mustOpenPubSub(t, server.Get(t).Addr(), nil), rand.Text()
+	stays, fails, back := newChannel(), newChannel(), newChannel()
+	gather(t, p, pubsub.Subscription{Topic: root + "/#", Group: root}, toChannel(stays))
+	stop := gather(t, p, pubsub.Subscription{Topic: root + "/a", Group: root}, func(_ context.Context, d *pubsub.Delivery) error {
+		fails <- d
+		return fault.New(fault.Unavailable, "later").WithRetryAfter(time.Hour)
+	})
+	mustPublish(t, p, root+"/a", "x", nil)
+	next(t, stays)
+	next(t, fails)
+	stop()
+	gather(t, p, pubsub.Subscription{Topic: root + "/a", Group: root}, toChannel(back))
+	next(t, back)
+}

@@ -47,7 +47,7 @@ type inbound struct {
 	packet *packets.PublishPacket
 	since  time.Time
 	id     string
-	left   atomic.Int32 // consumers that have not processed it
+	left   atomic.Int32 // consumers that have not processed it, be they here or to come
 }
 
 // processed is called by each consumer, once. The last one acknowledges.
@@ -84,6 +84,7 @@ func (s *session) deliver(c *conn, m *packets.PublishPacket) {
 		return
 	}
 	if m.Qos > 0 {
+		in.left.Store(1) // who comes for it
 		s.orphans = append(s.orphans, in)
 	}
 }
@@ -201,7 +202,6 @@ func (s *session) adopt(c *consumer) {
 		switch {
 		case in.conn != c.conn: // comes again
 		case c.filter.matches(in.packet.TopicName):
-			in.left.Store(1)
 			s.push(c, in)
 		default:
 			rest = append(rest, in)
@@ -227,6 +227,11 @@ func (s *session) leave(c *consumer) {
 		defer cancel()
 		_ = c.conn.unsubscribe(ctx, c.filter.text) // otherwise the broker keeps sending
 	}
+	for _, j := range rest {
+		if quits {
+			j.in.processed() // nobody wants it any more
+		}
+	}
 	if last {
 		s.link.drop(func() bool {
 			s.mu.Lock()
@@ -241,11 +246,9 @@ func (s *session) leave(c *consumer) {
 		return
 	}
 	for _, j := range rest {
-		if quits {
-			j.in.processed()
-			continue
+		if !quits {
+			s.bequeath(c, j)
 		}
-		s.bequeath(c, j)
 	}
 	if c.conn != nil && c.conn.alive() {
 		c.conn.flush()
@@ -272,8 +275,6 @@ func (s *session) bequeath(from *consumer, j *job) {
 	case heir != nil:
 		s.push(heir, j.in)
 	case j.in.packet.Qos == 0:
-	case j.in.left.Load() > 1: // others have it too, and one of them acknowledges
-		j.in.left.Add(-1)
 	default:
 		s.orphans = append(s.orphans, j.in)
 		s.left[from.filter.text] = from.filter
@@ -284,7 +285,7 @@ func (s *session) bequeath(from *consumer, j *job) {
 func (s *session) sweep(ctx context.Context, conn *conn) {
 	given, brings := s.giveUp(conn)
 	for _, in := range given {
-		conn.acknowledge(in.packet)
+		in.processed()
 	}
 	for _, text := range brings {
 		ctx, cancel := context.WithTimeout(ctx, farewell)
