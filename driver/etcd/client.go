@@ -151,6 +151,7 @@ func judge(err error) verdict {
 	}{
 		{"authentication failed", verdict{fault.Unauthenticated, "etcd refused the user or the password"}},
 		{"user name is empty", verdict{fault.Unauthenticated, "etcd wants a user and a password"}},
+		{"permission denied", verdict{fault.PermissionDenied, "etcd does not permit this user to do that"}},
 		{"invalid auth token", verdict{fault.Unauthenticated, "etcd refused the token of the user"}},
 		{"revision of auth store is old", verdict{fault.Unavailable, "etcd's users are changing"}},
 		{"authentication is not enabled", verdict{fault.FailedPrecondition, "etcd has authentication turned off"}},

@@ -3,24 +3,20 @@ package etcd
 import (
 	"context"
 	"errors"
+	"io"
 	"strconv"
-	"sync"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
 
 	"github.com/proa-io/proa/block/state"
 )
 
-// Bounds of a watch.
-const (
-	// pageSize is how many of the initial items are read at once.
-	pageSize = 500
-	// backlog is how many answers of the cluster wait for a slow report. Beyond
-	// it the watch stops and is begun anew where the report has got to: etcd
-	// remembers what came since, until its history is compacted.
-	backlog = 64
-)
+// pageSize is how many of the initial items of a watch are read at once.
+const pageSize = 500
 
 // Watch implements state.Watcher. A revision is one of the cluster.
 func (s *State) Watch(ctx context.Context, prefix string, opt state.WatchOptions, report func(state.Change) error) error {
@@ -31,11 +27,11 @@ func (s *State) Watch(ctx context.Context, prefix string, opt state.WatchOptions
 	if err := w.begin(ctx, opt); err != nil {
 		return err
 	}
-	for {
-		if err := w.session(ctx); err != nil {
-			return err
-		}
+	err := w.follow(ctx)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
+	return err
 }
 
 // stateWatch is one Watch under way.
@@ -114,55 +110,46 @@ func (w *stateWatch) initial(ctx context.Context) error {
 	}
 }
 
-// session reports changes until there is a reason to stop, or it cannot keep
-// up: then it returns nil, to be called again.
-func (w *stateWatch) session(ctx context.Context) error {
-	watching, cancel := context.WithCancel(ctx)
-	defer cancel()
-	answers := w.state.client.Watch(clientv3.WithRequireLeader(watching), w.prefix, clientv3.WithPrefix(), clientv3.WithRev(w.done+1))
-	queue := make(chan clientv3.WatchResponse, backlog)
-	overrun := false // to be read once queue is closed
-	var reading sync.WaitGroup
-	defer reading.Wait()
-	defer cancel()
-	reading.Go(func() {
-		defer close(queue)
-		for answer := range answers { // ends soon after cancel
-			select {
-			case queue <- answer:
-			default:
-				overrun = true
-				cancel()
-			}
-			if overrun {
-				return
-			}
-		}
-	})
-	for answer := range queue {
-		if err := ctx.Err(); err != nil {
-			return context.Cause(ctx)
+// follow reports changes until there is a reason to stop. It speaks the protocol
+// of watches itself: the client library would hide that the connection was lost,
+// and keep in memory without bound what a slow report does not take. Here the
+// cluster keeps it.
+func (w *stateWatch) follow(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // ends the stream
+	stream, err := etcdserverpb.NewWatchClient(w.state.client.ActiveConnection()).
+		Watch(clientv3.WithRequireLeader(ctx), grpc.MaxCallRecvMsgSize(maxReceive))
+	if err != nil {
+		return w.state.client.classify(ctx, err)
+	}
+	err = stream.Send(&etcdserverpb.WatchRequest{RequestUnion: &etcdserverpb.WatchRequest_CreateRequest{
+		CreateRequest: &etcdserverpb.WatchCreateRequest{
+			Key: []byte(w.prefix), RangeEnd: []byte(clientv3.GetPrefixRangeEnd(w.prefix)), StartRevision: w.done + 1,
+		},
+	}})
+	if err != nil && !errors.Is(err, io.EOF) { // Recv says why
+		return w.state.client.classify(ctx, err)
+	}
+	for {
+		answer, err := stream.Recv()
+		switch {
+		case errors.Is(err, io.EOF):
+			err = errWatchEnded()
+			fallthrough
+		case err != nil:
+			return w.state.client.classify(ctx, err)
+		case answer.GetCompactRevision() != 0:
+			return state.ErrRevisionGone()
+		case answer.GetCanceled():
+			return w.state.client.classify(ctx, errors.New(answer.GetCancelReason()))
 		}
 		if err := w.take(ctx, answer); err != nil {
 			return err
 		}
 	}
-	switch {
-	case ctx.Err() != nil:
-		return context.Cause(ctx)
-	case overrun:
-		return nil
-	}
-	return w.state.client.classify(ctx, errWatchEnded())
 }
 
-func (w *stateWatch) take(ctx context.Context, answer clientv3.WatchResponse) error {
-	if err := answer.Err(); err != nil {
-		if errors.Is(err, rpctypes.ErrCompacted) {
-			return state.ErrRevisionGone()
-		}
-		return w.state.client.classify(ctx, err)
-	}
+func (w *stateWatch) take(ctx context.Context, answer *etcdserverpb.WatchResponse) error {
 	for i, e := range answer.Events {
 		// Several changes may share a revision, and come together: only with
 		// the last of them it has been reported.
@@ -174,7 +161,7 @@ func (w *stateWatch) take(ctx context.Context, answer clientv3.WatchResponse) er
 		change := state.Change{
 			Kind: state.ItemGone, Key: string(e.Kv.Key[len(w.state.path):]), Revision: strconv.FormatInt(w.done, 10),
 		}
-		if e.Type == clientv3.EventTypePut {
+		if e.Type == mvccpb.PUT {
 			item, err := w.state.item(ctx, e.Kv)
 			if err != nil {
 				return err
