@@ -3,6 +3,7 @@
 package postgres
 
 import (
+	"github.com/proa-io/proa/block/binding"
 	"github.com/proa-io/proa/block/config"
 	"github.com/proa-io/proa/block/lock"
 	"github.com/proa-io/proa/block/state"
@@ -32,6 +33,10 @@ func Specs() []component.Spec {
 			Name: "postgresql", Aliases: []string{"postgres"},
 			Summary: "Keeps configuration items in a table of PostgreSQL, in the format that Dapr's component of the same name reads. The first subscription without a pgNotifyChannel adds triggers to the table.",
 		}, configDefaults(), OpenConfig),
+		binding.OutputSpec(component.Description{
+			Name: "postgresql", Aliases: []string{"postgres"},
+			Summary: "Carries out statements of SQL on PostgreSQL.",
+		}, defaults(), OpenBinding),
 		lock.Spec(component.Description{
 			Name: "postgresql", Aliases: []string{"postgres"},
 			Summary: "Keeps locks in a table of PostgreSQL, by the clock of the database.",
