@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/proa-io/proa/block/invoke"
 	"github.com/proa-io/proa/component"
@@ -26,10 +27,13 @@ type endpoint struct {
 	// lookup reads secrets of the table that the endpoint was made for.
 	lookup resource.SecretLookup
 	refs   *references // to secrets; nil for none
+	until  time.Time   // it is waited for before the former one serves on
 
+	gone   chan struct{} // closed by close
 	mu     sync.Mutex
-	client *http1.Client // nil until the first request
+	client *http1.Client // nil until the first request, or warm
 	header proxy.Header
+	failed error // why the last warm failed
 	closed bool
 }
 
@@ -52,7 +56,9 @@ func (b *builder) endpoints(there []*endpoint) error {
 			b.out.endpoints = append(b.out.endpoints, there[j])
 			continue
 		}
-		made := &endpoint{resource: e, print: print, base: base, identity: b.cfg.identity(), lookup: b.out.lookupSecret}
+		made := &endpoint{
+			resource: e, print: print, base: base, identity: b.cfg.identity(), lookup: b.out.lookupSecret, gone: make(chan struct{}),
+		}
 		names := secretNames(e.Spec.Headers)
 		for _, doc := range made.documents() {
 			if doc.SecretKeyRef.IsSet() {
@@ -119,11 +125,61 @@ func (e *endpoint) resolve(ctx context.Context) (*http1.Client, proxy.Header, er
 	return e.client, e.header, nil
 }
 
+// How long to wait before the secrets of an endpoint are asked for again.
+const (
+	firstWarm = time.Second
+	lastWarm  = 15 * time.Second
+)
+
+// warm resolves what the endpoint refers to before anybody asks, trying again
+// until it succeeds, the endpoint is closed, or ctx ends.
+func (e *endpoint) warm(ctx context.Context) {
+	for delay := firstWarm; ; delay = min(2*delay, lastWarm) {
+		attempt, cancel := context.WithTimeout(ctx, defaultInitTimeout)
+		_, _, err := e.resolve(attempt)
+		cancel()
+		e.mu.Lock()
+		e.failed = err
+		e.mu.Unlock()
+		if err == nil {
+			return
+		}
+		select {
+		case <-time.After(delay):
+		case <-e.gone:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// ready reports whether requests need not wait, and why not.
+func (e *endpoint) ready() (bool, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.client != nil || e.refs == nil, e.failed
+}
+
+// endpoint returns the one with the name; nil when there is none.
+func (c *components) endpoint(name string) *endpoint {
+	for _, e := range c.endpoints {
+		if e.resource.Name() == name {
+			return e
+		}
+	}
+	return nil
+}
+
 // close closes the connections as soon as no request is under way on them.
 func (e *endpoint) close() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if e.closed {
+		return
+	}
 	e.closed = true
+	close(e.gone)
 	if e.client != nil {
 		_ = e.client.Close()
 	}

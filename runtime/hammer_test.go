@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/http"
 	"testing"
+
+	"github.com/proa-io/proa/internal/testserver"
 )
 
 func subscriptionYAML(name, broker, topic, route string) string {
@@ -12,10 +14,15 @@ func subscriptionYAML(name, broker, topic, route string) string {
 }
 
 func TestNoEventIsLostOrDoubledWhenItsBrokerIsReplaced(t *testing.T) {
-	for typ, setting := range map[string]string{"pubsub.in-memory": "concurrency=%d", "pubsub.nats": "maxAckPending=%d"} {
+	redis := testserver.Redis(t, testserver.RedisOptions{})
+	for typ, settings := range map[string][]string{
+		"pubsub.in-memory": {"concurrency=%d"}, "pubsub.nats": {"maxAckPending=%d"}, "pubsub.redis": {"concurrency=%d", "redisHost=" + redis.Addr()},
+	} {
 		t.Run(typ, func(t *testing.T) {
 			app, sent := newTestApp(t), notes{}
-			bus := func(n int) string { return componentYAML("bus", typ, fmt.Sprintf(setting, 10+n)) }
+			bus := func(n int) string {
+				return componentYAML("bus", typ, append([]string{fmt.Sprintf(settings[0], 10+n)}, settings[1:]...)...)
+			}
 			app.subscriptions = []map[string]string{{"pubsubname": "bus", "topic": "asked", "route": "/asked"}}
 			r := newRig(t, map[string]string{"bus.yaml": bus(0), "sub.yaml": subscriptionYAML("s", "bus", "declared", "/declared")},
 				func(c *Config) { c.AppPort = app.port })

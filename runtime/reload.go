@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -153,7 +154,7 @@ func (r *reloader) take(ctx context.Context, s resource.Snapshot) {
 	policies, err := compilePolicies(set.Resiliencies)
 	p.policies = policies
 	b := rt.builder(set)
-	b.reuse, b.there = r.reuse, now.endpoints
+	b.reuse, b.there = r.reuse, r.endpoints()
 	table, buildErr := b.build(rt.declared(set))
 	if err = errors.Join(err, buildErr); err == nil {
 		err = errors.Join(checkSubscriptions(set, table, rt.cfg.AppID), checkPipelines(set, table))
@@ -192,11 +193,40 @@ func (r *reloader) begin(ctx context.Context, p *plan, fresh []*unit) {
 			}
 		})
 	}
+	r.beginEndpoints(ctx, p)
 	wait := time.Duration(0)
 	for _, u := range p.want.units {
 		wait = max(wait, time.Until(u.until))
 	}
+	for _, e := range p.want.endpoints {
+		wait = max(wait, time.Until(e.until))
+	}
 	p.deadline = time.NewTimer(wait)
+}
+
+// endpointWait is how long a change waits for the secrets of an endpoint before
+// the former one serves on.
+const endpointWait = 2 * time.Second
+
+// beginEndpoints resolves what new endpoints refer to that others serve for.
+func (r *reloader) beginEndpoints(ctx context.Context, p *plan) {
+	now := r.rt.table.Load()
+	for _, e := range p.want.endpoints {
+		if !e.until.IsZero() || slices.Contains(now.endpoints, e) || now.endpoint(e.resource.Name()) == nil {
+			continue
+		}
+		e.until = time.Now().Add(endpointWait)
+		if ok, _ := e.ready(); ok {
+			continue
+		}
+		r.work.Go(func() {
+			e.warm(ctx)
+			select {
+			case r.opened <- nil:
+			case <-ctx.Done():
+			}
+		})
+	}
 }
 
 // reuse returns the unit that was made from the same: one that serves, or one
@@ -214,6 +244,15 @@ func (r *reloader) reuse(block, name, print string) *unit {
 	return nil
 }
 
+// endpoints are those that serve and those that are not in use yet.
+func (r *reloader) endpoints() []*endpoint {
+	all := slices.Clone(r.rt.table.Load().endpoints)
+	if r.plan != nil {
+		all = append(all, r.plan.want.endpoints...)
+	}
+	return all
+}
+
 // replacePlan gives up what is not in use yet and no longer wanted.
 func (r *reloader) replacePlan(p *plan) {
 	if r.plan != nil {
@@ -229,6 +268,11 @@ func (r *reloader) replacePlan(p *plan) {
 			u.stop()
 			if u.replace != nil {
 				u.replace(newComponents(nil)) // nothing takes its place
+			}
+		}
+		for _, e := range r.plan.want.endpoints {
+			if !slices.Contains(now.endpoints, e) && (p == nil || !slices.Contains(p.want.endpoints, e)) {
+				e.close()
 			}
 		}
 	}
@@ -251,9 +295,18 @@ func (r *reloader) step(ctx context.Context) {
 	}
 	now := r.rt.table.Load()
 	table := newComponents(p.want.set)
-	table.endpoints = p.want.endpoints
 	var pending []string
 	waiting := false
+	for _, e := range p.want.endpoints {
+		if old := now.endpoint(e.resource.Name()); old != nil && old != e {
+			if ok, why := e.ready(); !ok {
+				pending = append(pending, fmt.Sprintf("HTTPEndpoint %s: %v", e.resource.Name(), cmp.Or(why, errResolving)))
+				waiting = waiting || time.Now().Before(e.until)
+				e = old
+			}
+		}
+		table.endpoints = append(table.endpoints, e)
+	}
 	for _, u := range p.want.units {
 		if old := now.unit(u.spec.Block, u.name); r.mustWait(u, old) {
 			pending = append(pending, fmt.Sprintf("Component %s: %s", u.name, whyNotOpen(u.status())))
@@ -265,7 +318,7 @@ func (r *reloader) step(ctx context.Context) {
 	if waiting && !p.published {
 		return
 	}
-	if p.published && slices.Equal(now.units, table.units) {
+	if p.published && slices.Equal(now.units, table.units) && slices.Equal(now.endpoints, table.endpoints) {
 		return
 	}
 	if !p.published && p.policies != nil {
@@ -295,6 +348,9 @@ func (r *reloader) trace(ctx context.Context, p *plan) {
 		r.rt.endTracing(former)
 	})
 }
+
+// errResolving says that the secrets of an endpoint have not been read yet.
+var errResolving = errors.New("its secrets are being read")
 
 // mustWait reports whether old goes on serving instead of u.
 func (r *reloader) mustWait(u, old *unit) bool {

@@ -18,7 +18,7 @@ func hammer(t *testing.T, f func(worker, i int) error) (stop func()) {
 	var wg sync.WaitGroup
 	var over atomic.Bool
 	var calls atomic.Int64
-	for w := range 4 {
+	for w := range 2 {
 		wg.Go(func() {
 			for i := 0; !over.Load(); i++ {
 				calls.Add(1)
@@ -232,4 +232,36 @@ func TestAComponentThatCannotBeOpenedWaitsWhileTheFormerServes(t *testing.T) {
 	r.applied()
 	r.must("GET", "/v1.0/state/store/k", "", 204)
 	stop()
+}
+
+func TestOnlyWhatIsForTheApplicationIsReloaded(t *testing.T) {
+	t.Setenv("NAMESPACE", "prod")
+	r := newRig(t, nil, nil)
+	with := func(name, more, scopes string) string {
+		text := componentYAML(name, "state.in-memory")
+		return strings.Replace(text, "  name: "+name+"\n", "  name: "+name+"\n"+more, 1) + scopes
+	}
+	for _, c := range []struct {
+		name, namespace, scopes string
+		mine                    bool
+	}{
+		{"a", "", "", true},
+		{"b", "  namespace: prod\n", "scopes: [shop, other]\n", true},
+		{"c", "  namespace: test\n", "", false},
+		{"d", "", "scopes: [other]\n", false},
+	} {
+		r.write(c.name+".yaml", with(c.name, c.namespace, c.scopes))
+		r.Reload()
+		r.applied()
+		status := map[bool]int{true: 204, false: 400}[c.mine]
+		r.must("GET", "/v1.0/state/"+c.name+"/k", "", status)
+	}
+	r.write("b.yaml", with("b", "  namespace: prod\n", "scopes: [other]\n")) // no longer
+	for got := r.applied(); len(got.Changes.Removed) == 0; got = r.applied() {
+	}
+	r.must("GET", "/v1.0/state/b/k", "", 400)
+	r.write("d.yaml", with("d", "", "scopes: [other, shop]\n")) // from now on
+	for got := r.applied(); len(got.Changes.Added) == 0; got = r.applied() {
+	}
+	r.must("GET", "/v1.0/state/d/k", "", 204)
 }

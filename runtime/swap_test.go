@@ -423,3 +423,41 @@ func TestHTTPEndpointsAreReplacedUnderLoad(t *testing.T) {
 		t.Errorf("an endpoint that was removed answers: %d %s %v", status, answer, err)
 	}
 }
+
+func TestAnEndpointWhoseSecretIsMissingWaitsWhileTheFormerServes(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "secrets.json")
+	must(t, os.WriteFile(path, []byte(`{"old":"1"}`), 0o600))
+	outside := newServer(t, "outside")
+	api := func(key string) string {
+		return "apiVersion: dapr.io/v1alpha1\nkind: HTTPEndpoint\nmetadata:\n  name: api\nspec:\n  baseUrl: " + outside.URL + "\n  headers:\n" +
+			"  - name: X-Key\n    secretKeyRef: {name: " + key + ", key: " + key + "}\nauth:\n  secretStore: vault\n"
+	}
+	vault := func(n int) string {
+		return componentYAML("vault", "secretstores.local.file", "secretsFile="+path, fmt.Sprintf("initTimeout=%dms", 5000+n))
+	}
+	r := newRig(t, map[string]string{"api.yaml": api("old"), "vault.yaml": vault(0)}, nil)
+	answers := func(want string) {
+		t.Helper()
+		if got := r.must("GET", "/v1.0/invoke/api/method/x", "", 200); got != want {
+			t.Fatalf("the endpoint got %q, want %q", got, want)
+		}
+	}
+	answers("outside 1")
+	r.write("api.yaml", api("new"))
+	got := r.next()
+	if got.Err != nil || len(got.Pending) != 1 || !strings.Contains(got.Pending[0], `HTTPEndpoint api: `) || !strings.Contains(got.Pending[0], `"new"`) {
+		t.Fatalf("%+v", got)
+	}
+	answers("outside 1")
+	must(t, os.WriteFile(path, []byte(`{"new":"2"}`), 0o600))
+	r.applied()
+	answers("outside 2")
+	r.write("api.yaml", api("missing"))
+	if got := r.next(); len(got.Pending) != 1 {
+		t.Fatalf("%+v", got)
+	}
+	r.write("api.yaml", api("new")) // taken back
+	r.applied()
+	answers("outside 2")
+}
