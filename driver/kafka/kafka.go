@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/proa-io/proa/block/binding"
 	"github.com/proa-io/proa/block/pubsub"
 	"github.com/proa-io/proa/component"
 )
@@ -19,6 +20,10 @@ func Specs() []component.Spec {
 			Name:    "kafka",
 			Summary: "Keeps messages in Kafka topics with consumer groups, in the format that Dapr's component of the same name reads and writes.",
 		}, pubSubDefaults(), OpenPubSub),
+		binding.OutputSpec(component.Description{
+			Name:    "kafka",
+			Summary: "Publishes to a topic of Kafka, and brings the messages of topics.",
+		}, bindingDefaults(), OpenBinding),
 	}
 }
 
