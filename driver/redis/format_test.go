@@ -172,7 +172,7 @@ func TestSettings(t *testing.T) {
 		{"failover without a name", func(c *StateConfig) { c.Failover = true }, `"sentinelMasterName": is required`},
 		{"failover", func(c *StateConfig) { c.Failover, c.SentinelMasterName, c.Host = true, "m", "a:1,b:2" }, ""},
 		{"failover of a cluster", func(c *StateConfig) { c.Failover, c.Type = true, "cluster" }, `"failover": is for a single node`},
-		{"query indexes", func(c *StateConfig) { c.QueryIndexes = "[]" }, `"queryIndexes": is not supported yet`},
+		{"query indexes", func(c *StateConfig) { c.QueryIndexes = "[" }, `"queryIndexes": wants a JSON array of indexes`},
 	} {
 		cfg := StateConfig{Config: configOf("localhost:6379")}
 		tc.set(&cfg)
@@ -224,7 +224,7 @@ func TestEverySettingOfDaprsComponentIsAccepted(t *testing.T) {
 		"dialTimeout": "5s", "readTimeout": "3000", "writeTimeout": "3s", "poolSize": "20", "minIdleConns": "0", "maxConnAge": "10m",
 		"poolTimeout": "4s", "idleTimeout": "-1", "idleCheckFrequency": "1m",
 		"enableTLS": "false", "insecureSkipTLSVerify": "false", "clientCert": "", "clientKey": "",
-		"ttlInSeconds": "-1", "queryIndexes": "", "keyPrefix": "none", "actorStateStore": "true",
+		"ttlInSeconds": "-1", "queryIndexes": `[{"name":"orgs","indexes":[{"key":"person.org","type":"TEXT"}]}]`, "keyPrefix": "none", "actorStateStore": "true",
 	} {
 		all = append(all, component.Setting{Name: name, Value: value})
 	}
