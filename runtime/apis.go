@@ -21,7 +21,7 @@ func (rt *Runtime) buildAPIs() {
 	h := httpapi.Options{
 		AppID: rt.cfg.AppID, Blocks: rt, Invoker: rt.invoker, Tracing: rt.tracing, Token: token,
 		AllowedOrigins: rt.cfg.AllowedOrigins, MaxBody: rt.cfg.MaxBodySize,
-		Allows: apiRule(rules, "http"), Beside: rt.proa, Pipeline: rt.wrapAPI(),
+		Allows: apiRule(rules, "http"), Beside: rt.proa, Pipeline: rt.wrapAPI,
 	}
 	g := grpcapi.Options{
 		AppID: rt.cfg.AppID, Blocks: rt, Invoker: rt.invoker, Tracing: rt.tracing, Token: token,
@@ -32,6 +32,7 @@ func (rt *Runtime) buildAPIs() {
 	}
 	h.Observe, g.Observe = rt.logCalls(conf)
 	rt.http, rt.grpc = httpapi.New(h), grpcapi.New(g)
+	rt.connect(rt.table.Load())
 }
 
 // setAPIRules takes what a Configuration says of the API into use.

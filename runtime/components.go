@@ -274,7 +274,8 @@ func (b *builder) block(u *unit, c *resource.Component) error {
 		m := conversation.New(h, conversation.Options{Chains: u.chains, Config: cfg})
 		u.put = func(out *components) { out.models[u.name] = m }
 	case middleware.Block:
-		m := middleware.New(handle[middleware.Driver](b, u, c))
+		calls := u.chains.calls
+		m := middleware.New(handle[middleware.Driver](b, u, c), middleware.Options{Enter: calls.enter, Leave: calls.leave})
 		u.put = func(out *components) { out.middlewares[u.name] = m }
 	case crypto.Block:
 		p := crypto.New(handle[crypto.Driver](b, u, c), crypto.Options{Chains: u.chains})

@@ -10,7 +10,7 @@ import (
 // fixed are the fields of a Configuration that count as they were at the start.
 func fixed() []string {
 	return []string{
-		"metric", "metrics", "httpPipeline", "appHttpPipeline", "mtls", "nameResolution", "wasm", "workflow",
+		"metric", "metrics", "mtls", "nameResolution", "wasm", "workflow",
 	}
 }
 

@@ -146,3 +146,37 @@ func TestSecretScopesChange(t *testing.T) {
 		r.applied()
 	}
 }
+
+func TestPipelinesComeAndGoUnderLoad(t *testing.T) {
+	app := newTestApp(t)
+	alias := componentYAML("alias", "middleware.http.routeralias", `routes={"/old": "/new"}`)
+	api := componentYAML("api", "middleware.http.routeralias", `routes={"/md": "/v1.0/metadata"}`)
+	conf := configurationYAML("  httpPipeline:\n    handlers:\n    - {name: api, type: middleware.http.routeralias}\n" +
+		"  appHttpPipeline:\n    handlers:\n    - {name: alias, type: middleware.http.routeralias}\n")
+	r := newRig(t, nil, func(c *Config) { c.AppPort = app.port })
+	stop := hammer(t, func(_, i int) error {
+		path := []string{"/v1.0/metadata", "/v1.0/invoke/shop/method/plain"}[i%2]
+		if status, answer, err := r.call([]string{"GET", "POST"}[i%2], path, "x"); err != nil || status != 200 {
+			return fmt.Errorf("%s: %d %s %w", path, status, answer, err)
+		}
+		return nil
+	})
+	for range rounds / 5 {
+		before := app.times("/new x")
+		r.write("all.yaml", conf+"---\n"+alias+"---\n"+api) // with its components
+		r.applied()
+		r.must("GET", "/md", "", 200)
+		r.must("POST", "/v1.0/invoke/shop/method/old", "x", 200)
+		if app.times("/new x") != before+1 {
+			t.Fatal("the request did not pass the pipeline of the application")
+		}
+		r.remove("all.yaml")
+		r.applied()
+		r.must("GET", "/md", "", 404)
+		r.must("POST", "/v1.0/invoke/shop/method/old", "x", 200)
+		if app.times("/new x") != before+1 {
+			t.Fatal("the request passed a pipeline that is gone")
+		}
+	}
+	stop()
+}

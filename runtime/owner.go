@@ -158,11 +158,13 @@ func newInFlight() *inFlight {
 // policy counts the calls that cross it.
 func (f *inFlight) policy(_ policy.Op, next policy.Handler) policy.Handler {
 	return func(ctx context.Context, c *policy.Call) error {
-		f.n.Add(1)
+		f.enter()
 		defer f.leave()
 		return next(ctx, c)
 	}
 }
+
+func (f *inFlight) enter() { f.n.Add(1) }
 
 func (f *inFlight) leave() {
 	if f.n.Add(-1) == 0 {

@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -14,12 +15,33 @@ import (
 	"github.com/proa-io/proa/resource"
 )
 
-// pipeline returns the middleware that a part of the Configuration names. What
-// it names may be replaced while the process runs; which names there are counts
-// as at the start.
-func (rt *Runtime) pipeline(p *resource.Pipeline) middleware.Pipeline {
+// pipelines are the middleware of a table, put together; nil for none.
+type pipelines struct {
+	api proxy.Handler
+	app proxy.RoundTripper
+}
+
+// ends are what comes behind the pipelines of every table.
+type ends struct {
+	api proxy.Handler
+	app proxy.RoundTripper
+}
+
+// connect puts the pipelines of a table together, which is not in use yet.
+func (rt *Runtime) connect(c *components) {
+	spec := &c.set.Configuration.Spec
+	if p := c.pipeline(spec.HTTPPipeline); len(p.Names) > 0 {
+		c.pipelines.api = p.Wrap(rt.ends.api)
+	}
+	if p := c.pipeline(spec.AppHTTPPipeline); len(p.Names) > 0 && rt.ends.app != nil {
+		c.pipelines.app = middleware.NewTransport(p, rt.ends.app)
+	}
+}
+
+// pipeline returns the middleware that a part of the Configuration names.
+func (c *components) pipeline(p *resource.Pipeline) middleware.Pipeline {
 	out := middleware.Pipeline{Find: func(name string) (*middleware.Middleware, error) {
-		return dapr.Lookup(middleware.Block, rt.table.Load().middlewares, name)
+		return dapr.Lookup(middleware.Block, c.middlewares, name)
 	}}
 	if p != nil {
 		for _, h := range p.Handlers {
@@ -29,19 +51,28 @@ func (rt *Runtime) pipeline(p *resource.Pipeline) middleware.Pipeline {
 	return out
 }
 
-// wrapAPI puts the pipeline of the Configuration before the HTTP API; nil for
-// none.
-func (rt *Runtime) wrapAPI() func(proxy.Handler) proxy.Handler {
-	p := rt.pipeline(rt.table.Load().set.Configuration.Spec.HTTPPipeline)
-	if len(p.Names) == 0 {
-		return nil
-	}
-	return p.Wrap
+// wrapAPI puts the pipeline of the table in use before the HTTP API.
+func (rt *Runtime) wrapAPI(last proxy.Handler) func() proxy.Handler {
+	rt.ends.api = last
+	return func() proxy.Handler { return rt.table.Load().pipelines.api }
 }
 
-// wrapApp puts the pipeline of the Configuration before the application.
+// wrapApp puts the pipeline of the table in use before the application.
 func (rt *Runtime) wrapApp(next proxy.RoundTripper) proxy.RoundTripper {
-	return middleware.NewTransport(rt.pipeline(rt.table.Load().set.Configuration.Spec.AppHTTPPipeline), next)
+	rt.ends.app = next
+	return toApp{rt}
+}
+
+// toApp sends requests to the application through the pipeline of the table in
+// use.
+type toApp struct{ rt *Runtime }
+
+// RoundTrip implements proxy.RoundTripper.
+func (t toApp) RoundTrip(ctx context.Context, r *proxy.Request, o proxy.RoundTripOptions) (*proxy.Response, error) {
+	if through := t.rt.table.Load().pipelines.app; through != nil {
+		return through.RoundTrip(ctx, r, o)
+	}
+	return t.rt.ends.app.RoundTrip(ctx, r, o)
 }
 
 // checkPipelines reports pipelines that name what there is not.

@@ -367,6 +367,7 @@ func whyNotOpen(s component.Status) string {
 // publish puts a table in the place of another one.
 func (r *reloader) publish(ctx context.Context, old, table *components) {
 	rt := r.rt
+	rt.connect(table)
 	rt.table.Store(table)
 	r.secrets.follow(ctx, table)
 	var gone []*unit

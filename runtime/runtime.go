@@ -38,6 +38,7 @@ type Runtime struct {
 	tracing    *telemetry.Tracing
 	resiliency *resiliency
 	table      atomic.Pointer[components]
+	ends       ends
 	roster     *roster
 	names      *resolution
 	directory  *discovery.Directory

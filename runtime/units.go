@@ -33,6 +33,7 @@ import (
 type components struct {
 	set       *resource.Set
 	endpoints []*endpoint
+	pipelines pipelines
 
 	states      map[string]*state.Store
 	brokers     map[string]*pubsub.Broker

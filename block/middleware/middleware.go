@@ -38,15 +38,35 @@ func Spec[C any, D Driver](d component.Description, defaults C,
 	return component.NewSpec(Block, d, defaults, nil, nil, open)
 }
 
+// Options configure a Middleware.
+type Options struct {
+	// Enter and Leave, if set, are called around each Handle, so that it is
+	// known when the driver is in use.
+	Enter, Leave func()
+}
+
 // Middleware is a named middleware. It is safe for concurrent use.
-type Middleware struct{ handle *component.Handle[Driver] }
+type Middleware struct {
+	handle *component.Handle[Driver]
+	opts   Options
+}
 
 // New returns a Middleware over the driver that h opens.
-func New(h *component.Handle[Driver]) *Middleware { return &Middleware{h} }
+func New(h *component.Handle[Driver], o Options) *Middleware {
+	if o.Enter == nil {
+		o.Enter = func() {}
+	}
+	if o.Leave == nil {
+		o.Leave = func() {}
+	}
+	return &Middleware{h, o}
+}
 
 // Handle takes ex through the middleware. While it is not open, ex is answered
 // with an error: nothing passes by.
 func (m *Middleware) Handle(ex proxy.Exchange, next proxy.Handler) {
+	m.opts.Enter()
+	defer m.opts.Leave()
 	d, err := m.handle.Get(ex.Context())
 	if err != nil {
 		Refuse(ex, 500, "ERR_MIDDLEWARE", "middleware "+m.handle.Name()+": "+fault.Message(err))

@@ -27,7 +27,7 @@ func pipeline(drivers ...driver) middleware.Pipeline {
 	for i, d := range drivers {
 		name := string(rune('a' + i))
 		p.Names = append(p.Names, name)
-		all[name] = middleware.New(component.Opened[middleware.Driver](name, d))
+		all[name] = middleware.New(component.Opened[middleware.Driver](name, d), middleware.Options{})
 	}
 	p.Find = func(name string) (*middleware.Middleware, error) { return all[name], nil }
 	return p

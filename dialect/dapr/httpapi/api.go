@@ -53,8 +53,10 @@ type Options struct {
 	// Beside is another API on the same port; nil for none.
 	Beside Beside
 	// Pipeline, when not nil, puts middleware before the API, behind the token
-	// and before the routes; probes of health pass by.
-	Pipeline func(proxy.Handler) proxy.Handler
+	// and before the routes; probes of health pass by. It is given what comes
+	// behind the middleware, and returns what tells the handler in front at
+	// present; nil for none. That is asked for every request.
+	Pipeline func(last proxy.Handler) (now func() proxy.Handler)
 	// Observe, when not nil, is told of each request after it was answered. It
 	// must not block.
 	Observe func(Call)
@@ -91,7 +93,7 @@ type Call struct {
 
 // API is the HTTP API of Dapr. It is safe for concurrent use.
 type API struct {
-	pipeline proxy.Handler // the middleware before serve; nil for none
+	pipeline func() proxy.Handler // returns the middleware before serve; nil for none
 	opts     Options
 	origins  origins
 	rules    atomic.Pointer[rules]
@@ -184,8 +186,10 @@ func (c *call) answer(public bool) {
 		}
 	}
 	if a.pipeline != nil && !c.route.info().health {
-		a.pipeline(&recorded{c.ex, &c.status})
-		return
+		if pass := a.pipeline(); pass != nil {
+			pass(&recorded{c.ex, &c.status})
+			return
+		}
 	}
 	c.serve()
 }
