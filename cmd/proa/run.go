@@ -154,11 +154,15 @@ func withProcess(cfg runtime.Config, o *launchOptions) runtime.Config {
 
 // environment is how an application finds its sidecar.
 func environment(cfg runtime.Config, a runtime.Addresses) []string {
-	env := []string{
-		"APP_ID=" + cfg.AppID,
-		"DAPR_HTTP_PORT=" + strconv.Itoa(a.HTTPPort),
-		"DAPR_GRPC_PORT=" + strconv.Itoa(a.GRPCPort),
-		"APP_PROTOCOL=" + cfg.AppProtocol,
+	env := []string{"APP_ID=" + cfg.AppID, "APP_PROTOCOL=" + cfg.AppProtocol}
+	if dir := cfg.UnixDomainSocket; dir != "" {
+		socket := runtime.SocketPath(dir, cfg.AppID, "grpc")
+		if abs, err := filepath.Abs(socket); err == nil {
+			socket = abs
+		}
+		env = append(env, "DAPR_GRPC_ENDPOINT=unix:"+socket)
+	} else {
+		env = append(env, "DAPR_HTTP_PORT="+strconv.Itoa(a.HTTPPort), "DAPR_GRPC_PORT="+strconv.Itoa(a.GRPCPort))
 	}
 	if cfg.AppPort > 0 {
 		env = append(env, "APP_PORT="+strconv.Itoa(cfg.AppPort))
