@@ -11,12 +11,13 @@ type App interface {
 	// Deliver hands one event to the application at a route, "" or a path from
 	// the subscription, and returns what the application made of it. An error
 	// means that it is not known to have processed the event: it counts as
-	// Retry and is the cause that logs and dead letters quote.
+	// Retry, or as Drop when its reason is ReasonNoHandler, and is the cause
+	// that logs and dead letters quote.
 	Deliver(ctx context.Context, route string, e *Event) (Status, error)
 
 	// DeliverBulk hands over several events in one call. The answer has one
 	// status per entry that the application named; the others count as Retry.
-	// An error stands for all entries.
+	// An error stands for all entries, as in Deliver.
 	DeliverBulk(ctx context.Context, route string, b *BulkEvent) ([]EntryStatus, error)
 }
 

@@ -137,6 +137,13 @@ func (c *bulkDelivery) do(ctx context.Context) error {
 	if err == nil {
 		c.record(statuses)
 	}
+	if err != nil && fault.ReasonOf(err) == ReasonNoHandler {
+		for _, i := range c.left {
+			c.out[i].status, c.out[i].cause = Drop, err
+		}
+		c.left = nil
+		return nil
+	}
 	switch {
 	case err == nil && len(c.left) == 0:
 		return nil

@@ -29,6 +29,7 @@ func errInterrupted() error { return fault.New(fault.Canceled, "the subscription
 type outcome struct {
 	status Status // when err is nil
 	err    error  // why it was not processed
+	cause  error  // why it is Drop; nil when the application did not say
 	calls  int    // of the application
 	first  time.Time
 }
@@ -139,6 +140,9 @@ func (c *deliveryCall) do(ctx context.Context) error {
 	status, err := c.sub.app.Deliver(ctx, c.route, c.event)
 	again := c.sub.leave(c.f)
 	switch {
+	case err != nil && fault.ReasonOf(err) == ReasonNoHandler:
+		c.out.status, c.out.cause = Drop, err
+		return nil
 	case err == nil && status != Retry:
 		c.out.status = status
 		return nil
@@ -165,7 +169,9 @@ func (s *subscription) settle(d *Delivery, e *Event, o outcome) error {
 	case o.err == nil && o.status == Success:
 		return nil
 	case o.err == nil:
-		o.err = errors.New("the application dropped it")
+		if o.err = o.cause; o.err == nil {
+			o.err = errors.New("the application dropped it")
+		}
 		return s.discard(d, e, o)
 	case fault.CodeOf(o.err) == fault.Canceled && s.intake.Err() != nil:
 		return o.err

@@ -7,7 +7,7 @@ import (
 )
 
 // Driver is what a message broker implements; everything else is optional (see
-// [BulkPublisher], [TTLer], [KeyOrderer], [Forgetter]).
+// [BulkPublisher], [TTLer], [KeyOrderer], [Forgetter], [Browser]).
 //
 // A driver does I/O and names its errors with fault codes. It does not retry
 // what the broker itself does not retry, set timeouts on calls, log calls,
@@ -144,4 +144,19 @@ type KeyOrderer interface {
 type Forgetter interface {
 	// Forgets reports whether the broker at hand does so.
 	Forgets() bool
+}
+
+// Browser is implemented by drivers whose broker keeps messages after they were
+// delivered and shows them to somebody who is no consumer.
+type Browser interface {
+	// Browse returns up to limit messages of a topic that the broker keeps,
+	// delivered or not, oldest first: those after the one whose ID is after,
+	// or the oldest ones when after is empty. A topic that there is not has no
+	// messages. What groups are delivered does not change by it. An after that
+	// no message can have as its ID is InvalidArgument.
+	Browse(ctx context.Context, topic, after string, limit int) ([]*Delivery, error)
+	// Remove takes messages out of a topic by their IDs, for all groups: a
+	// group to which one has not been handed yet does not get it any more. IDs
+	// that there are not are no error.
+	Remove(ctx context.Context, topic string, ids []string) error
 }

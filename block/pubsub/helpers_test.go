@@ -162,7 +162,7 @@ func letters(t *testing.T, d pubsub.Driver, topic string, after time.Duration) [
 	var out []*pubsub.Delivery
 	done := make(chan error, 1)
 	go func() {
-		done <- d.Subscribe(ctx, pubsub.Subscription{Topic: topic, Group: "inspector"}, func(_ context.Context, m *pubsub.Delivery) error {
+		done <- d.Subscribe(ctx, pubsub.Subscription{Topic: topic, Group: "inspector", MaxInFlight: 1}, func(_ context.Context, m *pubsub.Delivery) error {
 			mu.Lock()
 			defer mu.Unlock()
 			out = append(out, m)

@@ -49,6 +49,9 @@ const (
 	// ReasonNotProcessed: the application did not process the event. The
 	// inbound policies see it.
 	ReasonNotProcessed fault.Reason = "pubsub.not_processed"
+	// ReasonNoHandler: the application has nobody to process the event; an App
+	// says so.
+	ReasonNoHandler fault.Reason = "pubsub.no_handler"
 )
 
 // Options say for whom a Broker works and how.
@@ -82,6 +85,7 @@ type Broker struct {
 	publishing, subscribing permissions
 
 	publish, bulkPublish *policy.Operation
+	browse               *policy.Operation
 	deliver, deliverBulk *policy.Operation
 
 	succession *succession
@@ -115,6 +119,7 @@ func New(h *component.Handle[Driver], o Options) *Broker {
 		subscribing: permissionsFor(o.AppID, o.Config.SubscriptionScopes, o.Config),
 		publish:     out.Bind(op("publish", false)),
 		bulkPublish: out.Bind(op("bulk_publish", false)),
+		browse:      out.Bind(op("browse", false)),
 		deliver:     in.Bind(op("deliver", true)),
 		deliverBulk: in.Bind(op("bulk_deliver", true)),
 		succession:  newSuccession(),

@@ -49,5 +49,6 @@ func Spec[C any, D Driver](d component.Description, defaults C,
 		component.Can[BulkPublisher]("BULK_PUBLISH"),
 		component.Can[TTLer]("MESSAGE_TTL"),
 		component.Can[KeyOrderer]("ORDER_BY_KEY"),
+		component.Can[Browser]("BROWSE"),
 	}, open)
 }

@@ -111,6 +111,9 @@ func explain(answer []byte) string {
 		Message string `json:"message"`
 	}
 	if json.Unmarshal(answer, &doc) == nil && doc.Message != "" {
+		if doc.Code == "" {
+			return doc.Message
+		}
 		return doc.Message + " (" + doc.Code + ")"
 	}
 	return strings.TrimSpace(string(answer))

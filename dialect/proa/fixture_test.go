@@ -17,6 +17,7 @@ import (
 	"github.com/proa-io/proa/block/conversation"
 	"github.com/proa-io/proa/block/job"
 	"github.com/proa-io/proa/block/lock"
+	"github.com/proa-io/proa/block/pubsub"
 	"github.com/proa-io/proa/block/state"
 	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/driver/echo"
@@ -35,6 +36,7 @@ type world struct {
 	jobs    *job.Store
 	locks   map[string]*lock.Store
 	states  map[string]*state.Store
+	brokers map[string]*pubsub.Broker
 }
 
 func (w *world) Config(name string) (*config.Store, error) {
@@ -47,6 +49,9 @@ func (w *world) Jobs() (*job.Store, error) {
 	return w.jobs, nil
 }
 func (w *world) Lock(name string) (*lock.Store, error) { return find(w.locks, "lock", name) }
+
+// PubSub returns the named broker.
+func (w *world) PubSub(name string) (*pubsub.Broker, error) { return find(w.brokers, "pubsub", name) }
 
 func find[S any](stores map[string]*S, block, name string) (*S, error) {
 	if s, ok := stores[name]; ok {
@@ -67,6 +72,8 @@ func (w *world) State(name string) (*state.Store, error) { return find(w.states,
 
 // plain hides the optional interfaces of a driver.
 type plain struct{ state.Driver }
+
+type plainBroker struct{ pubsub.Driver }
 
 type plainConfig struct{ config.Driver }
 
@@ -99,7 +106,15 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
+	bus, err := memory.OpenPubSub(t.Context(), memory.PubSubConfig{MaxMessages: 1000, MaxBytes: 1 << 20, Concurrency: 10}, component.Env{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	broker := func(name string, d pubsub.Driver) *pubsub.Broker {
+		return pubsub.New(component.Opened(name, d), pubsub.Options{AppID: "shop"})
+	}
 	return &world{
+		brokers: map[string]*pubsub.Broker{"bus": broker("bus", bus), "plain": broker("plain", plainBroker{bus})},
 		jobs:    job.New(component.Opened[job.Driver]("jobs", jobs), job.Options{Namespace: "default", AppID: "shop", Chains: policy.None{}}),
 		configs: map[string]*config.Store{"store": configStore("store", items), "plain": configStore("plain", plainConfig{items})},
 		locks:   map[string]*lock.Store{"store": lockStore("store", locks), "plain": lockStore("plain", plainLock{locks})},

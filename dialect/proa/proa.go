@@ -26,6 +26,7 @@ import (
 	"github.com/proa-io/proa/block/conversation"
 	"github.com/proa-io/proa/block/job"
 	"github.com/proa-io/proa/block/lock"
+	"github.com/proa-io/proa/block/pubsub"
 	"github.com/proa-io/proa/block/state"
 	"github.com/proa-io/proa/fault"
 )
@@ -38,6 +39,7 @@ type Blocks interface {
 	Conversation(name string) (*conversation.Model, error)
 	Jobs() (*job.Store, error)
 	Lock(name string) (*lock.Store, error)
+	PubSub(name string) (*pubsub.Broker, error)
 	State(name string) (*state.Store, error)
 }
 
@@ -75,6 +77,7 @@ func (a *API) services() []service {
 	return []service{
 		{"configuration", &proav1.Configuration_ServiceDesc, &configurationService{API: a}},
 		{"conversation", &proav1.Conversation_ServiceDesc, &conversationService{API: a}},
+		{"deadletters", &proav1.DeadLetters_ServiceDesc, &deadLetterService{API: a}},
 		{"jobs", &proav1.Jobs_ServiceDesc, &jobsService{API: a}},
 		{"lock", &proav1.Lock_ServiceDesc, &lockService{API: a}},
 		{"state", &proav1.State_ServiceDesc, &stateService{API: a}},

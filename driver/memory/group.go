@@ -75,8 +75,11 @@ func (g *group) pick(now time.Time) *delivery {
 	g.next = max(g.next, g.topic.first)
 	for g.next < g.topic.end() {
 		d := &delivery{message: g.topic.log[g.next-g.topic.first]}
-		g.open[g.next] = struct{}{}
 		g.next++
+		if d.removed {
+			continue
+		}
+		g.open[d.number] = struct{}{}
 		if d.Key == "" {
 			return d
 		}

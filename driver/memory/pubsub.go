@@ -65,6 +65,7 @@ type message struct {
 	*pubsub.Message
 	number    uint64 // within the topic, from 1
 	published time.Time
+	removed   bool // it is kept only for its number
 }
 
 func (m *message) size() int64 {
@@ -109,7 +110,9 @@ func (p *PubSub) makeRoom(t *topic, size int64) error {
 			return fault.New(fault.ResourceExhausted, "the topic is full: it has %d messages, the broker %d bytes, "+
 				"and subscribers have yet to process the oldest", len(t.log), p.bytes)
 		}
-		p.bytes -= from.log[0].size()
+		if !from.log[0].removed {
+			p.bytes -= from.log[0].size()
+		}
 		from.log[0] = nil
 		from.log = from.log[1:]
 		from.first++

@@ -116,7 +116,14 @@ func (p *PubSub) decode(topic string, m *nats.Msg) (*pubsub.Delivery, error) {
 	if err != nil {
 		return nil, fault.Wrap(err, fault.Internal, "the server delivered something that is no message of a stream")
 	}
-	d := &pubsub.Delivery{ID: strconv.FormatUint(meta.Sequence.Stream, 10), Attempt: int(min(meta.NumDelivered, 1<<31)), Published: meta.Timestamp}
+	d := p.content(topic, m)
+	d.ID, d.Attempt, d.Published = strconv.FormatUint(meta.Sequence.Stream, 10), int(min(meta.NumDelivered, 1<<31)), meta.Timestamp
+	return d, nil
+}
+
+// content returns the delivery of what a message holds.
+func (p *PubSub) content(topic string, m *nats.Msg) *pubsub.Delivery {
+	d := &pubsub.Delivery{}
 	d.Topic, d.Data = topic, m.Data
 	for k, values := range m.Header {
 		switch {
@@ -131,7 +138,7 @@ func (p *PubSub) decode(topic string, m *nats.Msg) (*pubsub.Delivery, error) {
 			setMetadata(d, k, values[0])
 		}
 	}
-	return d, nil
+	return d
 }
 
 func setMetadata(d *pubsub.Delivery, k, v string) {

@@ -64,7 +64,7 @@ func (p *PubSub) placeOf(ctx context.Context, topic string) (*place, error) {
 	if known, ok := p.topics.Load(topic); ok {
 		return known.(*place), nil
 	}
-	at, err := p.find(ctx, topic)
+	at, err := p.find(ctx, topic, p.makeStream)
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +72,9 @@ func (p *PubSub) placeOf(ctx context.Context, topic string) (*place, error) {
 	return at, nil
 }
 
-func (p *PubSub) find(ctx context.Context, topic string) (*place, error) {
+// find returns the place of a topic in a stream of somebody else's, or else what
+// own returns.
+func (p *PubSub) find(ctx context.Context, topic string, own func(context.Context, string) (*place, error)) (*place, error) {
 	if p.cfg.StreamName != "" {
 		return &place{stream: p.cfg.StreamName, subject: topic}, nil
 	}
@@ -85,7 +87,7 @@ func (p *PubSub) find(ctx context.Context, topic string) (*place, error) {
 			return nil, err
 		}
 	}
-	return p.makeStream(ctx, topic)
+	return own(ctx, topic)
 }
 
 // isSubject reports whether a topic can be a subject to publish to.
@@ -117,13 +119,18 @@ func (p *PubSub) do(ctx context.Context, key string, fn func(context.Context, je
 	return c.Do(ctx, func(ctx context.Context) error { return fn(ctx, js) })
 }
 
-func (p *PubSub) makeStream(ctx context.Context, topic string) (*place, error) {
+// ownPlace returns where a topic is that has a stream of its own.
+func (p *PubSub) ownPlace(topic string) *place {
 	namespace := p.namespace
 	if namespace == "" {
 		namespace = "default"
 	}
 	ns, token := encodeToken(namespace), encodeToken(topic)
-	at := &place{stream: "proa_pubsub_" + ns + "_" + token, subject: "proa.pubsub." + ns + "." + token, own: true}
+	return &place{stream: "proa_pubsub_" + ns + "_" + token, subject: "proa.pubsub." + ns + "." + token, own: true}
+}
+
+func (p *PubSub) makeStream(ctx context.Context, topic string) (*place, error) {
+	at := p.ownPlace(topic)
 	cfg := jetstream.StreamConfig{
 		Name: at.stream, Description: "topic " + topic, Subjects: []string{at.subject},
 		Storage: jetstream.FileStorage, Discard: jetstream.DiscardOld,

@@ -33,6 +33,7 @@ import (
 //	/hold        answers when somebody asks for /release, or the app is told to stop
 //	/job/NAME    the trigger of a job
 //	/healthz     200, or 503 between /sick and /well
+//	/refuse      from now on events are answered with 500, until /accept
 func appMain() {
 	var a app
 	port := flag.String("port", os.Getenv("APP_PORT"), "")
@@ -76,6 +77,7 @@ type app struct {
 	subscriptions []map[string]string
 	deaf          bool
 	sick          atomic.Bool
+	refuses       atomic.Bool // events
 	held          atomic.Int32
 	release       sync.Once
 	released      chan struct{} // closed by release
@@ -110,6 +112,8 @@ func (a *app) handler() http.Handler {
 	})
 	mux.HandleFunc("/sick", func(http.ResponseWriter, *http.Request) { a.sick.Store(true); fmt.Println("app is sick") })
 	mux.HandleFunc("/well", func(http.ResponseWriter, *http.Request) { fmt.Println("app is well"); a.sick.Store(false) })
+	mux.HandleFunc("/refuse", func(http.ResponseWriter, *http.Request) { a.refuses.Store(true) })
+	mux.HandleFunc("/accept", func(http.ResponseWriter, *http.Request) { a.refuses.Store(false) })
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if a.deaf && r.Method == http.MethodOptions {
 			<-r.Context().Done()
@@ -123,6 +127,10 @@ func (a *app) event(w http.ResponseWriter, r *http.Request) {
 	var e struct{ Data any }
 	if err := json.NewDecoder(r.Body).Decode(&e); err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	if a.refuses.Load() {
+		http.Error(w, "out of order", http.StatusInternalServerError)
 		return
 	}
 	fmt.Printf("event on %s: %v\n", r.PathValue("topic"), e.Data)

@@ -83,7 +83,7 @@ func TestTheAnswerOfAnHTTPApplicationToABatchDecides(t *testing.T) {
 		{200, `{"statuses":[{"entryId":"1","status":"MAYBE"}]}`, "1RETRY", 0},
 		{200, `{"statuses":[]}`, "", 0},
 		{200, `{}`, "", 0},
-		{404, "", "1DROP 2DROP", 0},
+		{404, "", "", fault.NotFound},
 		{200, "", "", fault.Internal},
 		{200, "OK", "", fault.Internal},
 		{200, `{"statuses":"SUCCESS"}`, "", fault.Internal},
@@ -99,6 +99,9 @@ func TestTheAnswerOfAnHTTPApplicationToABatchDecides(t *testing.T) {
 		}
 		if strings.Join(parts, " ") != tc.want || (err != nil) != (tc.err != 0) || err != nil && fault.CodeOf(err) != tc.err {
 			t.Errorf("%d %q: DeliverBulk = %v, %v; want %q, %v", tc.status, tc.body, got, err, tc.want, tc.err)
+		}
+		if none := err != nil && fault.ReasonOf(err) == pubsub.ReasonNoHandler; none != (tc.status == 404) {
+			t.Errorf("%d: %v says that there is no handler: %v", tc.status, err, none)
 		}
 	}
 }
@@ -199,8 +202,8 @@ func TestWhichBulkMethodAnApplicationHasIsRemembered(t *testing.T) {
 	a.stable = false
 	a.mu.Unlock()
 	got, err := c.DeliverBulk(t.Context(), "/bulk", b)
-	if err != nil || len(got) != 2 || got[0].Status != pubsub.Drop || got[1].Status != pubsub.Drop {
-		t.Errorf("with neither method: DeliverBulk = %v, %v; want both dropped", got, err)
+	if len(got) != 0 || err == nil || fault.ReasonOf(err) != pubsub.ReasonNoHandler {
+		t.Errorf("with neither method: DeliverBulk = %v, %v; want that there is no handler", got, err)
 	}
 	a.mu.Lock()
 	a.stable, a.fail = true, status.Error(codes.ResourceExhausted, "busy")

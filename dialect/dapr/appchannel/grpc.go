@@ -116,7 +116,7 @@ func (g *grpcApp) Deliver(ctx context.Context, route string, ev *pubsub.Event) (
 	})
 	switch {
 	case isUnimplemented(err):
-		return pubsub.Drop, nil
+		return pubsub.Drop, noHandler(err)
 	case err != nil:
 		return pubsub.Retry, err
 	}
@@ -151,7 +151,7 @@ func (g *grpcApp) DeliverBulk(ctx context.Context, route string, b *pubsub.BulkE
 	err := g.either(ctx, c, &g.onlyAlpha, method{"OnBulkTopicEvent", stable}, method{"OnBulkTopicEventAlpha1", alpha})
 	switch {
 	case isUnimplemented(err):
-		return dropAll(b), nil
+		return nil, noHandler(err)
 	case err != nil:
 		return nil, err
 	}

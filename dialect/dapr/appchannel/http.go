@@ -43,7 +43,7 @@ func (a *httpApp) Deliver(ctx context.Context, route string, ev *pubsub.Event) (
 	case e.ok():
 		return readStatus(e.answer.Bytes()), nil
 	case e.status == 404:
-		return pubsub.Drop, nil
+		return pubsub.Drop, noHandler(e.refused())
 	}
 	return pubsub.Retry, e.refused()
 }
@@ -95,7 +95,7 @@ func (a *httpApp) DeliverBulk(ctx context.Context, route string, b *pubsub.BulkE
 		}
 		return statuses, nil
 	case e.status == 404:
-		return dropAll(b), nil
+		return nil, noHandler(e.refused())
 	}
 	return nil, e.refused()
 }
@@ -162,12 +162,10 @@ func readStatuses(content []byte) ([]pubsub.EntryStatus, error) {
 	return out, nil
 }
 
-func dropAll(b *pubsub.BulkEvent) []pubsub.EntryStatus {
-	out := make([]pubsub.EntryStatus, len(b.Entries))
-	for i := range b.Entries {
-		out[i] = pubsub.EntryStatus{EntryID: b.Entries[i].EntryID, Status: pubsub.Drop}
-	}
-	return out
+// noHandler marks an answer that says that the application has nobody for an
+// event.
+func noHandler(err error) error {
+	return fault.Wrap(err, fault.CodeOf(err), "the application has no handler for it").WithReason(pubsub.ReasonNoHandler)
 }
 
 // OnBindingEvent implements binding.App.
