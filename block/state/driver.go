@@ -229,7 +229,8 @@ func (e *OpError) Unwrap() error { return e.Err }
 // Lister is implemented by drivers that can enumerate keys.
 type Lister interface {
 	// List returns up to limit keys that start with prefix and sort after
-	// after, in byte order. Expired items are left out. limit is positive.
+	// after, in byte order: fewer only when there are no more. Expired items
+	// are left out. limit is positive; after may be any text.
 	List(ctx context.Context, prefix, after string, limit int) (keys []string, err error)
 }
 

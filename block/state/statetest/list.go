@@ -13,6 +13,7 @@ func lists() []property {
 		{"ListReturnsKeysInOrder", listOrder},
 		{"ListKnowsPrefixes", listPrefix},
 		{"ListPagesVisitEveryKeyOnce", listPages},
+		{"AListMayBeginAfterAnyText", listAfter},
 		{"ListShowsOddKeysAsTheyAre", listOdd},
 		{"ListLeavesOutWhatWasDeleted", listDeleted},
 	}
@@ -80,9 +81,25 @@ func listPages(t *testing.T, d state.Driver) {
 			break
 		}
 		got = append(got, page...)
+		if len(page) < 50 && len(got) < len(want) {
+			t.Errorf("a page has %d keys, and there are more", len(page))
+		}
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("pages hold %d keys %q, want %d", len(got), got, len(want))
+	}
+}
+
+func listAfter(t *testing.T, d state.Driver) {
+	l := lister(t, d)
+	put(t, d, "app||k", "v", state.PutOptions{})
+	for after, there := range map[string]bool{
+		"app||\x00": true, "app||": true, "\x00": true, "app||\xff": false, "\xff": false, "app||\xc3\x28": false, "app||\U0010FFFF": false, "aaa": true, "z": false,
+	} {
+		keys, err := l.List(t.Context(), "app||", after, 10)
+		if err != nil || (len(keys) == 1) != there {
+			t.Errorf("after %q: %q, %v", after, keys, err)
+		}
 	}
 }
 
