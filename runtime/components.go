@@ -234,7 +234,7 @@ func (b *builder) block(u *unit, c *resource.Component) error {
 			return err
 		}
 		s := pubsub.New(h, pubsub.Options{
-			AppID: b.cfg.AppID, Config: cfg, Chains: u.chains, Grace: b.cfg.deliveryGrace(), Log: b.log(c),
+			AppID: b.cfg.AppID, Config: cfg, Chains: u.chains, Scheduler: delayed{b.pinned}, Grace: b.cfg.deliveryGrace(), Log: b.log(c),
 		})
 		u.put = func(out *components) { out.brokers[u.name] = s }
 		u.drain, u.replace = s.Drain, func(next *components) { s.Replace(next.brokers[u.name]) }
@@ -281,14 +281,23 @@ func (b *builder) block(u *unit, c *resource.Component) error {
 		p := crypto.New(handle[crypto.Driver](b, u, c), crypto.Options{Chains: u.chains})
 		u.put = func(out *components) { out.cryptos[u.name] = p }
 	case job.Block:
-		s := job.New(handle[job.Driver](b, u, c), job.Options{
-			Namespace: b.cfg.Namespace, AppID: b.cfg.AppID, Chains: u.chains, Grace: b.cfg.deliveryGrace(), Log: b.log(c),
-		})
-		u.put = func(out *components) { out.jobs = s }
+		b.jobs(u, c)
 	default:
 		return c.TypeError("there is no building block %q", u.spec.Block)
 	}
 	return nil
+}
+
+// jobs makes the block of a jobs component, and what keeps messages in it until
+// they are due.
+func (b *builder) jobs(u *unit, c *resource.Component) {
+	h := handle[job.Driver](b, u, c)
+	o := job.Options{Namespace: b.cfg.Namespace, AppID: b.cfg.AppID, Chains: u.chains, Grace: b.cfg.deliveryGrace(), Log: b.log(c)}
+	jobs := job.New(h, o)
+	o.Kind, o.Grace = delayedKind, b.cfg.Grace/2
+	messages := job.New(h, o)
+	u.put = func(out *components) { out.jobs, out.delayed = jobs, messages }
+	u.relay = func(ctx context.Context) error { return messages.Run(ctx, newDeliverer(b.pinned)) }
 }
 
 func (b *builder) log(c *resource.Component) *slog.Logger {

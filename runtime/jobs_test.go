@@ -15,14 +15,15 @@ import (
 	"github.com/proa-io/proa/engine"
 )
 
-// jobApp is an application that takes the triggers of jobs.
+// jobApp is an application that takes the triggers of jobs, and the events of
+// the topic "orders".
 type jobApp struct {
 	*httptest.Server
 
 	mu   sync.Mutex
 	ill  bool
 	got  map[string][]string // bodies, by path
-	news chan struct{}       // closed at the next trigger
+	news chan struct{}       // closed when there is another one
 }
 
 // newJobApp makes an application that listens once it is started.
@@ -41,7 +42,9 @@ func (a *jobApp) serve(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.URL.Path == "/healthz" && a.ill:
 		w.WriteHeader(http.StatusServiceUnavailable)
-	case strings.HasPrefix(r.URL.Path, "/job/"):
+	case r.URL.Path == "/dapr/subscribe":
+		fmt.Fprint(w, `[{"pubsubname":"pubsub","topic":"orders","route":"/on/orders"}]`)
+	case strings.HasPrefix(r.URL.Path, "/job/"), r.URL.Path == "/on/orders":
 		a.got[r.URL.Path] = append(a.got[r.URL.Path], string(body))
 		close(a.news)
 		a.news = make(chan struct{})
@@ -58,7 +61,7 @@ func (a *jobApp) setIll(ill bool) {
 	a.ill = ill
 }
 
-// all returns the triggers so far.
+// all returns what it has got so far.
 func (a *jobApp) all() map[string][]string {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -297,7 +297,7 @@ func (rt *Runtime) stages() [][]service {
 	if l.public != nil {
 		servers = append(servers, service{"public server", serveHTTP(rt.http.HandlePublic, &rt.cfg, l.public)})
 	}
-	stages := [][]service{bottom, components, {{"outboxes", rt.roster.relays}}, servers}
+	stages := [][]service{bottom, components, {{"relays", rt.roster.relays}}, servers}
 	if rt.cfg.Process != nil {
 		stages = append(stages, []service{{"application", rt.cfg.Process}})
 	}

@@ -45,6 +45,7 @@ type components struct {
 	models      map[string]*conversation.Model
 	middlewares map[string]*middleware.Middleware
 	jobs        *job.Store // nil for none
+	delayed     *job.Store // the messages that wait; on the same component as jobs
 
 	units []*unit // in the order they were declared
 
@@ -131,8 +132,9 @@ type unit struct {
 	// block, if set, is what the block does by itself. It ends by itself some
 	// time after replace, at the latest with its context.
 	block func(context.Context) error
-	// relay, if set, publishes what the block's outbox holds until its context
-	// ends, and a little longer: it ends before the component is closed.
+	// relay, if set, publishes what the component holds for that, such as an
+	// outbox, until its context ends, and a little longer: it ends before the
+	// component is closed.
 	relay  func(context.Context) error
 	status func() component.Status
 	// await waits until it is open or closed, or ctx ends.
@@ -208,8 +210,8 @@ func newRoster() *roster {
 	}
 }
 
-// relays waits until ctx ends, and then for the outboxes of all units to
-// publish what they still can: the components they need are open until it
+// relays waits until ctx ends, and then for the relays of all units to publish
+// what they still can: the components they need are open until it
 // returns.
 func (r *roster) relays(ctx context.Context) error {
 	<-ctx.Done()

@@ -152,8 +152,9 @@ func (p *FailurePolicy) delay(failed uint32) time.Duration {
 type Options struct {
 	// Namespace and AppID say whose jobs they are.
 	Namespace, AppID string
-	// Kind keeps jobs of different kinds of one application apart; "job" when
-	// empty.
+	// Kind keeps jobs of different kinds of one application apart, also in the
+	// names of operations that policies see: "schedule", "trigger" and so on,
+	// with the kind before it unless it is "job", as it is when empty.
 	Kind string
 	// Chains gives the policies around calls and triggers.
 	Chains policy.Chains
@@ -197,16 +198,20 @@ func New(h *component.Handle[Driver], o Options) *Store {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	kind := ""
+	if o.Kind != "job" {
+		kind = o.Kind + "_"
+	}
 	outbound := o.Chains.Component(Block, h.Name(), false)
 	bind := func(op string) *policy.Operation {
-		return outbound.Bind(policy.Op{Block: Block, Component: h.Name(), Name: op})
+		return outbound.Bind(policy.Op{Block: Block, Component: h.Name(), Name: kind + op})
 	}
 	inbound := o.Chains.Component(Block, h.Name(), true)
 	return &Store{
 		handle: h, opts: o, scope: Scope{Kind: o.Kind, Namespace: o.Namespace, AppID: o.AppID}, log: o.Log,
 		now: func() time.Time { return time.Now().Round(0) },
 		put: bind("schedule"), get: bind("get"), del: bind("delete"), list: bind("list"),
-		trigger: inbound.Bind(policy.Op{Block: Block, Component: h.Name(), Name: "trigger", Inbound: true}),
+		trigger: inbound.Bind(policy.Op{Block: Block, Component: h.Name(), Name: kind + "trigger", Inbound: true}),
 	}
 }
 
@@ -361,6 +366,47 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 		}
 		return s.wrap(d.Delete(ctx, s.key(name), Anything()), "delete job %q", name)
 	})
+}
+
+// Withdraw removes a job unless it is being triggered at this moment, and
+// reports whether it did, and how many tries at the trigger it was due for had
+// failed: after none it is certain that nobody has seen it, or will.
+func (s *Store) Withdraw(ctx context.Context, name string) (failed uint32, ok bool, err error) {
+	if err := checkName(name); err != nil {
+		return 0, false, err
+	}
+	call := policy.Call{Key: name} // another try would not know what came of the first
+	err = s.del.Run(ctx, &call, func(ctx context.Context) error {
+		d, err := s.handle.Get(ctx)
+		if err == nil {
+			failed, ok, err = s.withdraw(ctx, d, name)
+		}
+		return s.wrap(err, "withdraw job %q", name)
+	})
+	return failed, ok, err
+}
+
+func (s *Store) withdraw(ctx context.Context, d Driver, name string) (failed uint32, ok bool, err error) {
+	for {
+		there, err := d.Get(ctx, s.key(name))
+		if fault.Is(err, fault.NotFound) {
+			return 0, false, nil
+		}
+		if err != nil {
+			return 0, false, err
+		}
+		r, err := decode(there.Value)
+		if err != nil {
+			return 0, false, fault.Wrap(err, fault.Internal, "read job %q", name)
+		}
+		if r.Claim != "" {
+			return r.Attempts, false, nil
+		}
+		err = d.Delete(ctx, s.key(name), Revision(there.Revision))
+		if fault.ReasonOf(err) != ReasonConflict {
+			return r.Attempts, err == nil, err
+		}
+	}
 }
 
 // DeletePrefix removes the jobs whose names begin with prefix; the empty prefix

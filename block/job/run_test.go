@@ -694,3 +694,37 @@ func FuzzRecords(f *testing.F) {
 		})
 	})
 }
+
+func TestAJobCanBeWithdrawnUnlessItIsBeingTriggered(t *testing.T) {
+	bench(t, func(t *testing.T, s *job.Store, _ job.Driver) {
+		withdraw := func(name string, failed uint32, ok bool) {
+			t.Helper()
+			if f, gone, err := s.Withdraw(t.Context(), name); f != failed || gone != ok || err != nil {
+				t.Errorf("Withdraw %q = %d, %v, %v; want %d, %v", name, f, gone, err, failed, ok)
+			}
+		}
+		held := make(chan struct{})
+		app := newRecorder(func(_ context.Context, _ int, e job.Event) error {
+			if e.Name == "held" {
+				<-held
+			}
+			return errors.New("no")
+		})
+		jobtest.Start(t, s, app)
+		schedule(t, s, job.Job{Name: "early", DueTime: "1h"})
+		schedule(t, s, job.Job{Name: "held", DueTime: "1s", FailurePolicy: &job.FailurePolicy{Drop: true}})
+		schedule(t, s, job.Job{Name: "failing", DueTime: "0s", FailurePolicy: &job.FailurePolicy{Interval: 10 * time.Second}})
+		withdraw("early", 0, true)
+		withdraw("early", 0, false)
+		withdraw("none", 0, false)
+		time.Sleep(15 * time.Second) // two tries
+		withdraw("held", 0, false)
+		withdraw("failing", 2, true)
+		close(held)
+		time.Sleep(2 * time.Hour)
+		app.want(t, "failing 0s", "held 1s", "failing 10s")
+		if _, _, err := s.Withdraw(t.Context(), ""); fault.ReasonOf(err) != job.ReasonNameEmpty {
+			t.Errorf("Withdraw without a name: %v", err)
+		}
+	})
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/proa-io/proa/fault"
 	"github.com/proa-io/proa/policy"
@@ -50,20 +51,31 @@ func (b *Broker) BulkPublish(ctx context.Context, r *BulkPublishRequest) ([]Fail
 		return nil, b.explain(err, "publish to", r.Topic)
 	}
 	p := bulkCall{broker: b, entries: make([]bulkEntry, len(r.Entries))}
+	var later []int
 	for i := range r.Entries {
 		e := &r.Entries[i]
-		m, err := b.message(ctx, &PublishRequest{
+		m, due, err := b.message(ctx, &PublishRequest{
 			Topic: r.Topic, Data: e.Data, ContentType: e.ContentType, Metadata: joinMetadata(r.Metadata, e.Metadata), Key: e.Key,
 			TraceParent: r.TraceParent, TraceState: r.TraceState,
-		})
-		p.entries[i] = bulkEntry{m, err}
-		if err == nil {
+		}, time.Time{})
+		p.entries[i] = bulkEntry{m, due, err}
+		switch {
+		case err != nil:
+		case !due.IsZero():
+			later = append(later, i)
+		default:
 			p.left = append(p.left, i)
 			p.Bytes += len(m.Data)
 		}
 	}
+	p.keepAll(ctx, later)
 	if err := p.run(ctx, r.Topic); err != nil {
-		return nil, b.explain(err, "publish to", r.Topic)
+		if len(later) == 0 {
+			return nil, b.explain(err, "publish to", r.Topic)
+		}
+		for _, i := range p.left {
+			p.entries[i].err = err
+		}
 	}
 	var failed []FailedEntry
 	for i, e := range p.entries {
@@ -103,8 +115,11 @@ func joinMetadata(request, entry map[string]string) map[string]string {
 		return request
 	}
 	out := make(map[string]string, len(request)+len(entry))
+	when := saysWhen(entry)
 	for k, v := range request {
-		out[k] = v
+		if !when || !isDelay(k) {
+			out[k] = v
+		}
 	}
 	for k, v := range entry {
 		out[k] = v
@@ -123,6 +138,7 @@ type bulkCall struct {
 
 type bulkEntry struct {
 	message *Message
+	due     time.Time // zero for now
 	err     error
 }
 

@@ -26,6 +26,9 @@ const (
 	metaRawPayload = "rawPayload"
 	metaTTL        = "ttlInSeconds"
 	metaTTLAlias   = "ttl"
+	metaDeliverAt  = "deliverAt"
+	metaDelay      = "delayInSeconds"
+	metaDelayAlias = "deliverAfter"
 	metaAttribute  = "cloudevent." // a prefix; an attribute's name follows
 )
 
@@ -38,6 +41,8 @@ type publishOptions struct {
 	raw bool
 	ttl time.Duration
 	key string
+	at  time.Time      // when to deliver; zero for not given
+	in  *time.Duration // how long to wait; nil for not given
 
 	id, source, typ, subject, time, contentType string
 	traceParent, traceState, traceID            string
@@ -64,6 +69,14 @@ func readOptions(metadata map[string]string) (o publishOptions, err error) {
 			if o.ttl, err = parseTTL(v); err != nil {
 				return o, err
 			}
+		case strings.EqualFold(k, metaDeliverAt):
+			if o.at, err = time.Parse(time.RFC3339, v); err != nil {
+				return o, badMetadata("%s wants a time (RFC 3339, \"2030-01-02T15:04:05Z\"), not %q", metaDeliverAt, v)
+			}
+		case strings.EqualFold(k, metaDelay) || o.in == nil && strings.EqualFold(k, metaDelayAlias):
+			if o.in, err = parseDelay(k, v); err != nil {
+				return o, err
+			}
 		default:
 			for rank, name := range names {
 				if rank < keyRank && strings.EqualFold(k, name) {
@@ -88,17 +101,32 @@ func badMetadata(format string, args ...any) error {
 const maxTTL = 200 * 365 * 24 * time.Hour
 
 func parseTTL(text string) (time.Duration, error) {
-	ttl, err := time.ParseDuration(text)
-	if n, nerr := strconv.ParseInt(strings.TrimSpace(text), 10, 64); nerr == nil {
-		ttl, err = maxTTL, nil
-		if n < int64(maxTTL/time.Second) {
-			ttl = time.Duration(n) * time.Second
-		}
-	}
+	ttl, err := parseSeconds(text)
 	if err != nil || ttl <= 0 {
 		return 0, badMetadata("%s wants a positive number of seconds, not %q", metaTTL, text)
 	}
-	return min(ttl, maxTTL), nil
+	return ttl, nil
+}
+
+// parseSeconds reads a number of seconds, or a duration as Go writes it; one
+// that is too long becomes the longest.
+func parseSeconds(text string) (time.Duration, error) {
+	d, err := time.ParseDuration(text)
+	if n, nerr := strconv.ParseInt(strings.TrimSpace(text), 10, 64); nerr == nil {
+		d, err = maxTTL, nil
+		if n < int64(maxTTL/time.Second) {
+			d = time.Duration(max(n, -1)) * time.Second
+		}
+	}
+	return min(d, maxTTL), err
+}
+
+func parseDelay(name, text string) (*time.Duration, error) {
+	d, err := parseSeconds(text)
+	if err != nil || d < 0 {
+		return nil, badMetadata("%s wants a number of seconds, or a duration (\"1h30m\"), not %q", name, text)
+	}
+	return &d, nil
 }
 
 // override takes the value of metadata "cloudevent.<name>". The payload, what
@@ -128,8 +156,9 @@ func (o *publishOptions) override(name, value string) {
 type envelope struct {
 	appID, component, topic string
 	now                     time.Time
-	traceParent, traceState string // of the request
-	expires                 bool   // the driver does not keep TTLs
+	due                     time.Time // when it is delivered at the earliest; zero for now
+	traceParent, traceState string    // of the request
+	expires                 bool      // the driver does not keep TTLs
 }
 
 // NewEnvelope describes an event that is written down before it is published.
@@ -271,8 +300,12 @@ func (v *envelope) appendExpiration(b []byte, o *publishOptions) []byte {
 	if o.ttl == 0 || !v.expires {
 		return b
 	}
+	from := v.now
+	if v.due.After(from) {
+		from = v.due
+	}
 	b = append(b, `,"expiration":"`...)
-	b = v.now.UTC().Add(o.ttl).AppendFormat(b, "2006-01-02T15:04:05.000Z07:00")
+	b = from.UTC().Add(o.ttl).AppendFormat(b, "2006-01-02T15:04:05.000Z07:00")
 	return append(b, '"')
 }
 

@@ -63,6 +63,9 @@ type Options struct {
 	Config Config
 	// Chains gives the policies around publishes and deliveries.
 	Chains policy.Chains
+	// Scheduler keeps messages that are not to be delivered yet; nil refuses
+	// them.
+	Scheduler Scheduler
 	// Grace is how long deliveries under way may take to end once a
 	// subscription ends; 5 s when zero.
 	Grace time.Duration
@@ -137,9 +140,10 @@ type PublishRequest struct {
 	// ContentTypeCloudEvents Data is an envelope already.
 	ContentType string
 	// Metadata goes to the driver and to subscribers as it is. The block reads
-	// from it rawPayload, ttlInSeconds, cloudevent.<attribute> and the key of
-	// the message (partitionKey or orderingKey). It is not changed, and must
-	// not change after the call. May be nil.
+	// from it rawPayload, ttlInSeconds, cloudevent.<attribute>, the key of the
+	// message (partitionKey or orderingKey), and when to deliver it (deliverAt,
+	// or delayInSeconds with the alias deliverAfter; see Scheduler). It is not
+	// changed, and must not change after the call. May be nil.
 	Metadata map[string]string
 	// Key is the key of the message when Metadata has none.
 	Key string
@@ -154,16 +158,29 @@ func (b *Broker) MayPublish(topic string) error {
 }
 
 // Publish wraps r.Data in an envelope, unless rawPayload forbids it, and
-// returns once the broker answers for it. The broker does not keep r.Data.
+// returns once the broker answers for it or, when the metadata ask for it to be
+// delivered later, the scheduler does. The broker does not keep r.Data.
 func (b *Broker) Publish(ctx context.Context, r *PublishRequest) error {
+	_, err := b.PublishLater(ctx, r, time.Time{})
+	return err
+}
+
+// PublishLater is Publish for a message that is delivered at the given time at
+// the earliest, if that is not zero. It returns an id by which the scheduler
+// knows the message, or "" when it was published at once.
+func (b *Broker) PublishLater(ctx context.Context, r *PublishRequest, at time.Time) (id string, err error) {
 	if err := b.checkTopic(r.Topic, &b.publishing, "publish to"); err != nil {
-		return err
+		return "", err
 	}
-	m, err := b.message(ctx, r)
-	if err != nil {
-		return b.explain(err, "publish to", r.Topic)
+	m, due, err := b.message(ctx, r, at)
+	switch {
+	case err != nil:
+	case due.IsZero():
+		err = b.publishMessage(ctx, m)
+	default:
+		id, err = b.keep(ctx, m, due)
 	}
-	return b.explain(b.publishMessage(ctx, m), "publish to", r.Topic)
+	return id, b.explain(err, "publish to", r.Topic)
 }
 
 // publishCall is a Publish under way: one value instead of a closure per layer.
@@ -194,35 +211,44 @@ func (b *Broker) publishMessage(ctx context.Context, m *Message) error {
 	return err
 }
 
-// message turns a request into what the driver gets.
-func (b *Broker) message(ctx context.Context, r *PublishRequest) (*Message, error) {
+// message turns a request into what the driver gets, and says when it is to be
+// delivered; zero for now.
+func (b *Broker) message(ctx context.Context, r *PublishRequest, at time.Time) (*Message, time.Time, error) {
 	o, err := readOptions(r.Metadata)
 	if err != nil {
-		return nil, err
+		return nil, at, err
+	}
+	now := time.Now()
+	due, err := o.due(now, at)
+	if err != nil {
+		return nil, at, err
 	}
 	m := &Message{Topic: r.Topic, Key: cmp.Or(o.key, r.Key), TTL: o.ttl, Metadata: r.Metadata}
+	if !due.IsZero() {
+		m.Metadata = withoutDelay(r.Metadata)
+	}
 	if o.raw {
 		m.Data, m.ContentType = bytes.Clone(r.Data), r.ContentType
-		return m, nil
+		return m, due, nil
 	}
 	v := envelope{
-		appID: b.opts.AppID, component: b.name, topic: r.Topic, now: time.Now(),
+		appID: b.opts.AppID, component: b.name, topic: r.Topic, now: now, due: due,
 		traceParent: r.TraceParent, traceState: r.TraceState,
 	}
 	if o.ttl > 0 {
 		d, err := b.handle.Get(ctx)
 		if err != nil {
-			return nil, err
+			return nil, due, err
 		}
 		v.expires = !discardsExpired(d)
 	}
 	m.ContentType = ContentTypeCloudEvents
 	if isType(r.ContentType, ContentTypeCloudEvents) {
 		m.Data, err = v.passThrough(r.Data, &o)
-		return m, err
+		return m, due, err
 	}
 	m.Data = v.wrap(r.Data, r.ContentType, &o)
-	return m, nil
+	return m, due, nil
 }
 
 func discardsExpired(d Driver) bool {

@@ -163,6 +163,7 @@ func publishCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "publish", Short: "Publish an event through a running sidecar", Args: cobra.NoArgs,
 		Example: `  proa publish --topic orders --data '{"id": 1}'
+  proa publish --topic reminders --data hello --metadata delayInSeconds=60
   proa publish --pubsub kafka --topic raw --data @event.bin --metadata rawPayload=true`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			base, err := f.base(f.appID)

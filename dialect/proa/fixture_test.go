@@ -34,6 +34,7 @@ import (
 type world struct {
 	configs map[string]*config.Store
 	jobs    *job.Store
+	kept    keeper
 	locks   map[string]*lock.Store
 	states  map[string]*state.Store
 	brokers map[string]*pubsub.Broker
@@ -47,6 +48,15 @@ func (w *world) Jobs() (*job.Store, error) {
 		return nil, fault.New(fault.FailedPrecondition, "there is no jobs component").WithReason("dapr.not_configured")
 	}
 	return w.jobs, nil
+}
+func (w *world) PubSub(name string) (*pubsub.Broker, error) {
+	if name != "bus" {
+		return nil, fault.New(fault.NotFound, "there is no pubsub component %q", name).WithReason("dapr.not_found")
+	}
+	return pubsub.New(component.Opened[pubsub.Driver](name, &w.kept), pubsub.Options{AppID: "shop", Chains: policy.None{}, Scheduler: &w.kept}), nil
+}
+func (w *world) CancelDelayed(_ context.Context, id string) (uint32, bool, error) {
+	return w.kept.cancel(id)
 }
 func (w *world) Lock(name string) (*lock.Store, error) { return find(w.locks, "lock", name) }
 

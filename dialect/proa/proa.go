@@ -41,6 +41,11 @@ type Blocks interface {
 	Lock(name string) (*lock.Store, error)
 	PubSub(name string) (*pubsub.Broker, error)
 	State(name string) (*state.Store, error)
+
+	// CancelDelayed takes back a message that waits to be published. It reports
+	// whether it will not be published any more, and how often that had been
+	// tried in vain.
+	CancelDelayed(ctx context.Context, id string) (tries uint32, ok bool, err error)
 }
 
 // Options say what is served.
@@ -80,6 +85,7 @@ func (a *API) services() []service {
 		{"deadletters", &proav1.DeadLetters_ServiceDesc, &deadLetterService{API: a}},
 		{"jobs", &proav1.Jobs_ServiceDesc, &jobsService{API: a}},
 		{"lock", &proav1.Lock_ServiceDesc, &lockService{API: a}},
+		{"publish", &proav1.PubSub_ServiceDesc, &pubsubService{API: a}},
 		{"state", &proav1.State_ServiceDesc, &stateService{API: a}},
 	}
 }

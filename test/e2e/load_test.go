@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -15,8 +16,8 @@ import (
 // writers is how many writers a load has.
 const writers = 8
 
-// load writes state and publishes events as fast as it is acknowledged, and
-// remembers what was.
+// load writes state and publishes events, half of them to be delivered later, as
+// fast as it is acknowledged, and remembers what was.
 type load struct {
 	acked atomic.Int64 // writes and events
 
@@ -43,7 +44,7 @@ func (l *load) run(ctx context.Context, round string, sidecars ...*sidecar) {
 	wg.Wait()
 }
 
-// step stores a value at a key of its own, counts, and publishes an event.
+// step stores a value at a key of its own, counts, and publishes two events.
 func (l *load) step(s *sidecar, writer int, id string) {
 	l.mu.Lock()
 	count := l.counts[writer] + 1
@@ -59,10 +60,12 @@ func (l *load) step(s *sidecar, writer int, id string) {
 		l.counts[writer] = count
 		l.mu.Unlock()
 	}
-	if l.try(s, "/v1.0/publish/pubsub/orders", strconv.Quote(id)) {
-		l.mu.Lock()
-		l.events = append(l.events, id)
-		l.mu.Unlock()
+	for id, query := range map[string]string{id: "", id + "-late": fmt.Sprintf("?metadata.delayInSeconds=%dms", rand.IntN(1000))} {
+		if l.try(s, "/v1.0/publish/pubsub/orders"+query, strconv.Quote(id)) {
+			l.mu.Lock()
+			l.events = append(l.events, id)
+			l.mu.Unlock()
+		}
 	}
 }
 
