@@ -49,19 +49,18 @@ func (w *world) Jobs() (*job.Store, error) {
 	}
 	return w.jobs, nil
 }
-func (w *world) PubSub(name string) (*pubsub.Broker, error) {
-	if name != "bus" {
-		return nil, fault.New(fault.NotFound, "there is no pubsub component %q", name).WithReason("dapr.not_found")
-	}
-	return pubsub.New(component.Opened[pubsub.Driver](name, &w.kept), pubsub.Options{AppID: "shop", Chains: policy.None{}, Scheduler: &w.kept}), nil
-}
 func (w *world) CancelDelayed(_ context.Context, id string) (uint32, bool, error) {
 	return w.kept.cancel(id)
 }
 func (w *world) Lock(name string) (*lock.Store, error) { return find(w.locks, "lock", name) }
 
-// PubSub returns the named broker.
-func (w *world) PubSub(name string) (*pubsub.Broker, error) { return find(w.brokers, "pubsub", name) }
+// PubSub returns the named broker; "later" is one that keeps messages for later.
+func (w *world) PubSub(name string) (*pubsub.Broker, error) {
+	if name == "later" {
+		return pubsub.New(component.Opened[pubsub.Driver](name, &w.kept), pubsub.Options{AppID: "shop", Chains: policy.None{}, Scheduler: &w.kept}), nil
+	}
+	return find(w.brokers, "pubsub", name)
+}
 
 func find[S any](stores map[string]*S, block, name string) (*S, error) {
 	if s, ok := stores[name]; ok {

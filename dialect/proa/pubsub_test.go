@@ -59,7 +59,7 @@ func TestMessagesArePublishedNowOrLater(t *testing.T) {
 	w := newWorld(t)
 	addr := serve(t, New(Options{Blocks: w}))
 	client := proav1.NewPubSubClient(dial(t, addr))
-	in := &proav1.PubSubPublishRequest{PubsubName: "bus", Topic: "t", Data: []byte(`{"n":1}`), DataContentType: "application/json",
+	in := &proav1.PubSubPublishRequest{PubsubName: "later", Topic: "t", Data: []byte(`{"n":1}`), DataContentType: "application/json",
 		Metadata: map[string]string{"partitionKey": "k"}}
 	out, err := client.Publish(t.Context(), in)
 	if err != nil || out.GetId() != "" || len(w.kept.published) != 1 || w.kept.published[0].Key != "k" ||
@@ -76,7 +76,7 @@ func TestMessagesArePublishedNowOrLater(t *testing.T) {
 		t.Errorf("Publish = %v, %v; kept %v", out, err, w.kept.kept)
 	}
 	before := time.Now()
-	code, _, body := post(t, "http://"+addr+"/proa.v1.PubSub/Publish", `{"pubsubName":"bus","topic":"t","data":"aGk=","delay":"90s"}`)
+	code, _, body := post(t, "http://"+addr+"/proa.v1.PubSub/Publish", `{"pubsubName":"later","topic":"t","data":"aGk=","delay":"90s"}`)
 	if wait := w.kept.kept["id1"].Due.Sub(before); code != 200 || body != `{"id":"id1"}` || wait < 90*time.Second || wait > 5*time.Minute {
 		t.Errorf("%d %s, due in %v", code, body, wait)
 	}
@@ -91,15 +91,15 @@ func TestMessagesArePublishedNowOrLater(t *testing.T) {
 func TestMessagesThatCannotBePublishedAreRefused(t *testing.T) {
 	client := proav1.NewPubSubClient(dial(t, serve(t, New(Options{Blocks: newWorld(t)}))))
 	for text, in := range map[string]*proav1.PubSubPublishRequest{
-		`NotFound: there is no pubsub component "other"`:                {PubsubName: "other", Topic: "t"},
-		`InvalidArgument: pubsub "bus": the name of the topic is empty`: {PubsubName: "bus"},
-		`InvalidArgument: deliver_at is no time`: {PubsubName: "bus", Topic: "t",
+		`NotFound: there is no pubsub component "other"`:                  {PubsubName: "other", Topic: "t"},
+		`InvalidArgument: pubsub "later": the name of the topic is empty`: {PubsubName: "later"},
+		`InvalidArgument: deliver_at is no time`: {PubsubName: "later", Topic: "t",
 			Delivery: &proav1.PubSubPublishRequest_DeliverAt{DeliverAt: &timestamppb.Timestamp{Nanos: -1}}},
-		`InvalidArgument: delay is negative`: {PubsubName: "bus", Topic: "t",
+		`InvalidArgument: delay is negative`: {PubsubName: "later", Topic: "t",
 			Delivery: &proav1.PubSubPublishRequest_Delay{Delay: durationpb.New(-time.Second)}},
-		`InvalidArgument: delay is no duration`: {PubsubName: "bus", Topic: "t",
+		`InvalidArgument: delay is no duration`: {PubsubName: "later", Topic: "t",
 			Delivery: &proav1.PubSubPublishRequest_Delay{Delay: &durationpb.Duration{Seconds: 1, Nanos: -1}}},
-		`InvalidArgument: pubsub "bus": publish to topic "t": metadata deliverAt and delayInSeconds say twice`: {PubsubName: "bus", Topic: "t",
+		`InvalidArgument: pubsub "later": publish to topic "t": metadata deliverAt and delayInSeconds say twice`: {PubsubName: "later", Topic: "t",
 			Metadata: map[string]string{"delayInSeconds": "1"}, Delivery: &proav1.PubSubPublishRequest_Delay{Delay: durationpb.New(time.Second)}},
 	} {
 		_, err := client.Publish(t.Context(), in)
