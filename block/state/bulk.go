@@ -137,7 +137,7 @@ func (s *Store) Save(ctx context.Context, items []SetRequest) error {
 	if err != nil {
 		return s.explain(err, "set", "")
 	}
-	return s.explainBulk(keys, b.errs, "set", "saved")
+	return s.explainBulk(keys, b.errs, "saved")
 }
 
 // DeleteBulk removes items, not atomically. Its error is like that of Save.
@@ -172,7 +172,7 @@ func (s *Store) DeleteBulk(ctx context.Context, items []DeleteRequest) error {
 	if err != nil {
 		return s.explain(err, "delete", "")
 	}
-	return s.explainBulk(keys, b.errs, "delete", "deleted")
+	return s.explainBulk(keys, b.errs, "deleted")
 }
 
 // A bulk is a call about many items under way. A retry of it tries only what
@@ -331,18 +331,15 @@ const maxNamed = 10
 // explainBulk returns one error for all of errs, or nil. The text ends with
 // the key that failed first because fault.Message puts the message of that
 // one after it.
-func (s *Store) explainBulk(keys []string, errs []error, op, done string) error {
+func (s *Store) explainBulk(keys []string, errs []error, done string) error {
 	e := &BulkError{Of: len(errs)}
 	for i, err := range errs {
 		if err != nil {
 			e.Failed = append(e.Failed, KeyError{keys[i], err})
 		}
 	}
-	switch len(e.Failed) {
-	case 0:
+	if len(e.Failed) == 0 {
 		return nil
-	case 1:
-		return s.explain(e.Failed[0].Err, op, e.Failed[0].Key)
 	}
 	var text strings.Builder
 	fmt.Fprintf(&text, "state %q: %d of %d items were not %s: ", s.name, len(e.Failed), e.Of, done)

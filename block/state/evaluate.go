@@ -7,19 +7,33 @@ import (
 	"io"
 	"slices"
 	"strconv"
+
+	"github.com/proa-io/proa/fault"
 )
 
 // A Selector answers a query out of items that it is shown, for drivers whose
 // store cannot look into values. It is the reference for those whose store can.
 type Selector struct {
-	query *Query
-	skip  int
-	found []candidate
+	query    *Query
+	bounds   Bounds
+	skip     int
+	seen     int // items
+	selected int // bytes
+	found    []candidate
 }
+
+// Bounds are the most that a Selector takes; 0 stands for no bound.
+type Bounds struct {
+	Items int // it is shown
+	Bytes int // in the values that the filter selects, on all pages together
+}
+
+// ScanBounds are for stores that have to send every item over the network.
+func ScanBounds() Bounds { return Bounds{Items: 100_000, Bytes: 256 << 20} }
 
 // NewSelector returns a Selector that has seen no item. It fails with
 // ErrBadQuery when the token is not one of its pages.
-func NewSelector(q *Query) (*Selector, error) {
+func NewSelector(q *Query, b Bounds) (*Selector, error) {
 	skip := 0
 	if q.Token != "" {
 		n, err := strconv.Atoi(q.Token)
@@ -28,18 +42,25 @@ func NewSelector(q *Query) (*Selector, error) {
 		}
 		skip = n
 	}
-	return &Selector{query: q, skip: skip}, nil
+	return &Selector{query: q, bounds: b, skip: skip}, nil
 }
 
-// Add shows it an item of the query's scope; each key once. It reports whether
-// the filter selects the item, which it keeps then.
-func (s *Selector) Add(item QueryItem) bool {
+// Add shows it an item of the query's scope; each key once. It keeps the value
+// of an item that the filter selects. It fails with FailedPrecondition when
+// that is too much.
+func (s *Selector) Add(item QueryItem) error {
+	if s.seen++; s.bounds.Items > 0 && s.seen > s.bounds.Items {
+		return fault.New(fault.FailedPrecondition, "there are more than %d items to look at, too many to query", s.bounds.Items)
+	}
 	doc := decodeJSON(item.Value)
 	if !matches(doc, s.query.Filter) {
-		return false
+		return nil
+	}
+	if s.selected += len(item.Value); s.bounds.Bytes > 0 && s.selected > s.bounds.Bytes {
+		return fault.New(fault.FailedPrecondition, "the values that the filter selects have more than %d bytes together", s.bounds.Bytes)
 	}
 	s.found = append(s.found, newCandidate(item, doc, s.query.Sort))
-	return true
+	return nil
 }
 
 // Page returns the page that the query asks for.

@@ -138,3 +138,40 @@ func checkFilter(t *testing.T, f *Filter, depth int, operands *int) {
 		t.Fatalf("operator %q", f.Operator)
 	}
 }
+
+func TestASelectorTakesNoMoreThanItsBounds(t *testing.T) {
+	q, err := ParseQuery([]byte(`{"filter":{"EQ":{"v":1}}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	add := func(s *Selector, n int, value string) (err error) {
+		for range n {
+			if err = s.Add(QueryItem{Key: "k", Item: Item{Value: []byte(value)}}); err != nil {
+				break
+			}
+		}
+		return err
+	}
+	for name, tc := range map[string]struct {
+		bounds Bounds
+		n      int
+		value  string
+		want   string
+	}{
+		"as many items as it may have": {Bounds{Items: 3}, 3, `{"v":2}`, ""},
+		"one more":                     {Bounds{Items: 3}, 4, `{"v":2}`, "there are more than 3 items to look at"},
+		"bytes that are not selected":  {Bounds{Bytes: 7}, 100, `{"v":2}`, ""},
+		"as many bytes as it may have": {Bounds{Bytes: 14}, 2, `{"v":1}`, ""},
+		"one item more":                {Bounds{Bytes: 14}, 3, `{"v":1}`, "the values that the filter selects have more than 14 bytes together"},
+		"no bounds":                    {Bounds{}, 1000, `{"v":1}`, ""},
+	} {
+		s, err := NewSelector(q, tc.bounds)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = add(s, tc.n, tc.value)
+		if (err == nil) != (tc.want == "") || err != nil && (!fault.Is(err, fault.FailedPrecondition) || !strings.Contains(err.Error(), tc.want)) {
+			t.Errorf("%s: %v, want %q", name, err, tc.want)
+		}
+	}
+}

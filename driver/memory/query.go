@@ -12,7 +12,7 @@ func (s *State) Query(ctx context.Context, scope state.Scope, q *state.Query, _ 
 	if err := s.usable(ctx); err != nil {
 		return state.QueryPage{}, err
 	}
-	selector, err := state.NewSelector(q)
+	selector, err := state.NewSelector(q, state.Bounds{})
 	if err != nil {
 		return state.QueryPage{}, err
 	}
@@ -21,7 +21,10 @@ func (s *State) Query(ctx context.Context, scope state.Scope, q *state.Query, _ 
 			return state.QueryPage{}, err
 		}
 		for _, e := range s.shards[i].entries(scope, time.Now()) {
-			selector.Add(state.QueryItem{Key: e.key, Item: state.Item{Value: e.value, ETag: e.etag, Expires: e.expires}})
+			item := state.Item{Value: e.value, ETag: e.etag, Expires: e.expires}
+			if err := selector.Add(state.QueryItem{Key: e.key, Item: item}); err != nil {
+				return state.QueryPage{}, err
+			}
 		}
 	}
 	return selector.Page(), nil

@@ -71,6 +71,32 @@ func (a *app) checkState() {
 		t.ok(a.client.DeleteBulkState(ctx, stateStore, keys, nil))
 		t.equal(bulk(), []string{"bulk-1=", "bulk-2=", "bulk-3="}, "deleted")
 	})
+	a.check("state: of many deletes those with an old etag fail, and the others happen", func(ctx context.Context, t *t) {
+		save(ctx, t, "del-1", "one")
+		save(ctx, t, "del-2", "old")
+		old := &client.ETag{Value: get(ctx, t, "del-2").Etag}
+		save(ctx, t, "del-2", "two")
+		t.refused(a.client.DeleteBulkStateItems(ctx, stateStore, []*client.DeleteStateItem{{Key: "del-1"}, {Key: "del-2", Etag: old}}),
+			"code = Aborted", "del-2")
+		t.equal([]string{value(ctx, t, "del-1"), value(ctx, t, "del-2")}, []string{"", "two"}, "values")
+	})
+	a.check("state: a query filters, sorts and pages", func(ctx context.Context, t *t) {
+		for i, v := range []string{`{"q":"A","n":2}`, `{"q":"A","n":3}`, `{"q":"B","n":4}`, `{"q":"A","n":1}`} {
+			t.ok(a.client.SaveState(ctx, stateStore, fmt.Sprint("query-", i), []byte(v), map[string]string{"contentType": "application/json"}))
+		}
+		query := `{"filter":{"AND":[{"EQ":{"q":"A"}},{"GTE":{"n":1}}]},"sort":[{"key":"n","order":"DESC"}],"page":{"limit":2,"token":"%s"}}`
+		page, err := a.client.QueryStateAlpha1(ctx, stateStore, fmt.Sprintf(query, ""), nil)
+		t.ok(err)
+		next, err := a.client.QueryStateAlpha1(ctx, stateStore, fmt.Sprintf(query, page.Token), nil)
+		t.ok(err)
+		var got []string
+		for _, r := range append(page.Results, next.Results...) {
+			got = append(got, r.Key+" "+string(r.Value))
+			t.equal(r.Etag, get(ctx, t, r.Key).Etag, "etag of "+r.Key)
+		}
+		t.equal(got, []string{`query-1 {"q":"A","n":3}`, `query-0 {"q":"A","n":2}`, `query-3 {"q":"A","n":1}`}, "results")
+		t.equal(next.Token, "", "the last token")
+	})
 	a.check("state: every save changes the etag", func(ctx context.Context, t *t) {
 		save(ctx, t, "etag", "same")
 		first := get(ctx, t, "etag").Etag
