@@ -176,6 +176,7 @@ func (r *reloader) take(ctx context.Context, s resource.Snapshot) {
 // begin opens the new components of a plan.
 func (r *reloader) begin(ctx context.Context, p *plan, fresh []*unit) {
 	rt, now := r.rt, r.rt.table.Load()
+	p.deadline = time.NewTimer(0) // until it is known
 	r.replacePlan(p)
 	for _, u := range fresh {
 		u.until, u.later = time.Now().Add(u.timeout), true
@@ -201,7 +202,7 @@ func (r *reloader) begin(ctx context.Context, p *plan, fresh []*unit) {
 	for _, e := range p.want.endpoints {
 		wait = max(wait, time.Until(e.until))
 	}
-	p.deadline = time.NewTimer(wait)
+	p.deadline.Reset(wait)
 }
 
 // endpointWait is how long a change waits for the secrets of an endpoint before
