@@ -19,7 +19,8 @@ func TestNoEventIsLostOrDoubledWhenItsBrokerIsReplaced(t *testing.T) {
 		"pubsub.in-memory": {"concurrency=%d"}, "pubsub.nats": {"maxAckPending=%d"}, "pubsub.redis": {"concurrency=%d", "redisHost=" + redis.Addr()},
 	} {
 		t.Run(typ, func(t *testing.T) {
-			app, sent := newTestApp(t), notes{}
+			app := newTestApp(t)
+			sent := notes{app: app}
 			bus := func(n int) string {
 				return componentYAML("bus", typ, append([]string{fmt.Sprintf(settings[0], 10+n)}, settings[1:]...)...)
 			}
@@ -65,7 +66,8 @@ func (r *rig) subscribed(topics ...string) {
 }
 
 func TestSubscriptionsChangeWithoutTouchingOthers(t *testing.T) {
-	app, sent := newTestApp(t), notes{}
+	app := newTestApp(t)
+	sent := notes{app: app}
 	r := newRig(t, map[string]string{
 		"bus.yaml": componentYAML("bus", "pubsub.in-memory"), "steady.yaml": subscriptionYAML("steady", "bus", "steady", "/steady"),
 	}, func(c *Config) { c.AppPort = app.port })
