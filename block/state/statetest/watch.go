@@ -39,6 +39,7 @@ type watching struct {
 	cancel context.CancelFunc
 	done   chan error
 	events chan state.Change
+	known  map[string]bool // keys that were waited for, whose changes may come twice
 	work   sync.WaitGroup
 }
 
@@ -62,7 +63,7 @@ func watch(t *testing.T, d state.Driver, prefix string, opt state.WatchOptions) 
 	t.Helper()
 	driver := watcher(t, d)
 	ctx, cancel := context.WithCancel(t.Context())
-	w := &watching{t: t, cancel: cancel, done: make(chan error, 1), events: make(chan state.Change, 10_000)}
+	w := &watching{t: t, cancel: cancel, done: make(chan error, 1), events: make(chan state.Change, 10_000), known: map[string]bool{}}
 	w.work.Go(func() {
 		w.done <- driver.Watch(ctx, prefix, opt, func(c state.Change) error {
 			w.events <- c
@@ -91,13 +92,15 @@ func (w *watching) next() state.Change {
 }
 
 // until returns the next report of a key that is as wanted, passing over others
-// of that key, which may come twice, and fails on other keys.
+// of that key and of those before it, which may come twice, and fails on other
+// keys.
 func (w *watching) until(kind state.ChangeKind, key string) state.Change {
 	w.t.Helper()
+	w.known[key] = true
 	for {
 		c := w.next()
 		switch {
-		case c.Kind == state.Synced:
+		case c.Kind == state.Synced, c.Key != key && w.known[c.Key]:
 		case c.Key != key:
 			w.t.Fatalf("a change of %s is reported, want one of %s", brief(c.Key), brief(key))
 		case c.Kind == kind:
