@@ -326,7 +326,7 @@ func TestReplicasShareTheWork(t *testing.T) {
 		total := 0
 		for i, app := range replicas {
 			n := app.count()
-			if total += n; n < jobs*rounds/5 {
+			if total += n; n < jobs*rounds/20 { // who is quicker is chance, who takes part is not
 				t.Errorf("replica %d had %d of %d triggers", i, n, jobs*rounds)
 			}
 		}
