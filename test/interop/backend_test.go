@@ -30,11 +30,15 @@ type backend struct {
 	// configuration opens the store behind configstore the way an operator
 	// would.
 	configuration func(*testing.T) config.Writer
+	// recorded: which parts of the API the applications use is compared with
+	// the record in testdata/calls. That is done on one backend only.
+	recorded bool
 }
 
 // embedded is the engine in the sidecars themselves, which nothing configures.
 func embedded(_ *testing.T, home string) backend {
 	return backend{
+		recorded: true,
 		components: map[string]string{
 			"statestore": "state.nats", "pubsub": "pubsub.nats", "lockstore": "lock.nats", "configstore": "configuration.nats",
 			"secretstore": "secretstores.local.env",

@@ -11,6 +11,8 @@ import (
 
 // An sdk is how the applications of one language run.
 type sdk struct {
+	// name is that of the language, in lower case.
+	name string
 	// env is what they need in the environment.
 	env []string
 	// flags are for the sidecar of main.
@@ -25,6 +27,7 @@ type sdk struct {
 func javascript(t *testing.T) sdk {
 	folder := jssdk.Get(t)
 	return sdk{
+		name:         "javascript",
 		env:          []string{"NODE_PATH=" + filepath.Join(folder, "node_modules")},
 		subscription: "testdata/subscriptions/javascript.yaml",
 		app: func(role, protocol string) []string {
@@ -36,6 +39,7 @@ func javascript(t *testing.T) sdk {
 func golang(t *testing.T) sdk {
 	program := gosdk.Get(t)
 	return sdk{
+		name:         "go",
 		flags:        []string{"--enable-app-health-check", "--app-health-probe-interval", "1"},
 		subscription: "testdata/subscriptions/go.yaml",
 		app:          func(role, protocol string) []string { return []string{program, role, protocol} },
@@ -45,6 +49,7 @@ func golang(t *testing.T) sdk {
 func python(t *testing.T) sdk {
 	folder := pysdk.Get(t)
 	return sdk{
+		name:         "python",
 		env:          []string{"PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1"},
 		flags:        []string{"--enable-app-health-check", "--app-health-probe-interval", "1"},
 		subscription: "testdata/subscriptions/python.yaml",
@@ -107,6 +112,9 @@ func checks(t *testing.T, s sdk, protocol, home string, b backend) {
 	}
 	c := newControl(t)
 	o.Env = append(o.Env, "INTEROP_CONTROL="+c.url)
+	if b.recorded {
+		o.Calls = harness.NewCalls()
+	}
 
 	peer := o
 	peer.AppID, peer.App = "peer", s.app("peer", protocol)
@@ -130,4 +138,9 @@ func checks(t *testing.T, s sdk, protocol, home string, b backend) {
 			t.Errorf("exit code %d, want 0", code)
 		}
 	})
+	if b.recorded {
+		t.Run("the record says which parts of the API are used", func(t *testing.T) {
+			o.Calls.Check(t, "testdata/calls/"+s.name+"-"+protocol+".txt")
+		})
+	}
 }

@@ -48,6 +48,8 @@ type Options struct {
 	Env []string
 	// OnLine gets every line of output, without the name in front.
 	OnLine func(string)
+	// Calls, unless nil, records what App and the sidecar ask of each other.
+	Calls *Calls
 }
 
 // Sidecar is a running sidecar, with its application if it has one.
@@ -68,9 +70,16 @@ func (p *Proa) Run(tb testserver.TB, o Options) *Sidecar {
 	}
 	args = append(args, "--app-id", o.AppID, "--home", o.Home, "--durability", "relaxed",
 		"--dapr-http-port", strconv.Itoa(s.HTTPPort), "--dapr-grpc-port", strconv.Itoa(s.GRPCPort), "--metrics-port", "0")
+	appPort := 0
 	if o.AppProtocol != "" {
 		s.AppPort = port(tb, o.AppPort)
-		args = append(args, "--app-protocol", o.AppProtocol, "--app-port", strconv.Itoa(s.AppPort))
+		appPort = s.AppPort
+	}
+	if o.Calls != nil {
+		o.App, appPort = o.Calls.between(tb, s, o.App)
+	}
+	if appPort != 0 {
+		args = append(args, "--app-protocol", o.AppProtocol, "--app-port", strconv.Itoa(appPort))
 	}
 	for _, r := range o.Resources {
 		args = append(args, "--resources-path", r)
