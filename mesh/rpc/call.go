@@ -262,6 +262,11 @@ func (c *call) send(m any) error {
 func (c *call) respond() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.respondLocked()
+}
+
+// respondLocked is respond for who holds the lock.
+func (c *call) respondLocked() error {
 	if c.responded {
 		return nil
 	}
@@ -287,20 +292,28 @@ func (c *call) finish(err error) {
 	if observe := c.server.opt.Observe; observe != nil {
 		defer func() { observe(Observed{c.path, c.header, code, time.Since(c.began)}) }()
 	}
-	if c.end(AppendMetadata(st, c.trailer)) == nil || len(c.md)+len(c.trailer) == 0 {
+	plain := len(c.md)+len(c.trailer) == 0
+	if c.end(AppendMetadata(st, c.trailer)) == nil || plain {
 		return
 	}
 	c.md = nil // it may be that which cannot be sent; the status must arrive
 	_ = c.end(st)
 }
 
-// end sends the last header fields; without a response so far, all of them at
-// once (Trailers-Only).
+// end sends the last header fields; without a head so far, and with nothing of
+// the handler's to put into it, all of them at once (Trailers-Only). What a
+// handler puts into the head has to arrive there: clients take the one block of
+// Trailers-Only for the trailer.
 func (c *call) end(st proxy.Header) error {
+	if !c.responded && len(c.md) > 0 {
+		if err := c.respondLocked(); err != nil {
+			return err
+		}
+	}
 	if c.responded {
 		return c.ex.Trailer(st)
 	}
-	h := append(AppendMetadata(c.server.head, c.md), st...)
+	h := append(c.server.head, st...) //nolint:gocritic // it has no room for more, so this copies
 	if !knownEncoding(c.reader.encoding) {
 		h.Add(fieldAcceptEncoding, acceptEncoding)
 	}

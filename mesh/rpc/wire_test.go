@@ -14,6 +14,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 	"google.golang.org/grpc/codes"
 	pb "google.golang.org/grpc/interop/grpc_testing"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
@@ -207,6 +208,46 @@ func TestAStatusAloneIsOneFrame(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestMetadataOfTheHeadIsInAHead reads the frames of a call that fails after its
+// handler has set metadata: a client takes what is in Trailers-Only for the
+// trailer.
+func TestMetadataOfTheHeadIsInAHead(t *testing.T) {
+	leak.Check(t)
+	s := &service{unary: func(ctx context.Context, _ *pb.SimpleRequest) (*pb.SimpleResponse, error) {
+		if err := rpc.SetHeader(ctx, metadata.Pairs("x-of-the-head", "1")); err != nil {
+			return nil, err
+		}
+		return nil, richError(codes.NotFound, "none")
+	}}
+	fr, fields := rawCall(t, serve(t, newServer(s, rpc.Options{}).Handle), unaryPath, frame(0, nil))
+	var blocks [][]hpack.HeaderField
+	for ended := false; !ended; {
+		f, err := fr.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch f := f.(type) {
+		case *http2.HeadersFrame:
+			got, err := fields.DecodeFull(f.HeaderBlockFragment())
+			if err != nil {
+				t.Fatal(err)
+			}
+			blocks, ended = append(blocks, got), f.StreamEnded()
+		case *http2.DataFrame:
+			ended = f.StreamEnded()
+		}
+	}
+	if len(blocks) != 2 {
+		t.Fatalf("there are %d blocks of header fields, want a head and a trailer: %v", len(blocks), blocks)
+	}
+	if count(blocks[0], "x-of-the-head") != 1 || count(blocks[0], "grpc-status") != 0 {
+		t.Errorf("head: %v", blocks[0])
+	}
+	if count(blocks[1], "x-of-the-head") != 0 || count(blocks[1], "grpc-status") != 1 {
+		t.Errorf("trailer: %v", blocks[1])
 	}
 }
 
