@@ -2,15 +2,16 @@
 # deps.sh: install the Dapr SDKs that the interoperability tests run. test/deps.sh
 # calls it.
 #
-#   deps.sh [js|python|go]      install what is missing
-#   deps.sh where js|python     print the folder of what is installed, or say
-#                               what is missing and exit 1
+#   deps.sh [js|python|go|java]      install what is missing
+#   deps.sh where js|python|java     print the folder of what is installed, or
+#                                    say what is missing and exit 1
 #
 # Everything goes to a cache outside the repository, one folder for each state of
 # a lock file, so that a second run has nothing to do and needs no network:
 #
 #   ${XDG_CACHE_HOME:-~/.cache}/proa-test/js-HASH/node_modules
 #   ${XDG_CACHE_HOME:-~/.cache}/proa-test/python-HASH/bin/python
+#   ${XDG_CACHE_HOME:-~/.cache}/proa-test/java-HASH/*.jar
 #
 # The Go SDK goes where Go keeps modules.
 set -euo pipefail
@@ -44,6 +45,16 @@ have_node() {
   local major
   major=$(node -p 'process.versions.node.split(".")[0]')
   [ "$major" -ge 18 ] || fail "the JavaScript SDK needs Node.js 18 or later; this is $(node --version)"
+}
+
+java_folder() { echo "$cache/java-$(digest <"$here/java/pom.xml")"; }
+
+have_java() {
+  command -v java >/dev/null && command -v javac >/dev/null ||
+    fail "the Java SDK needs a JDK, 17 or later (Debian: apt-get install default-jdk-headless)"
+  local version
+  version=$(java -XshowSettings:properties -version 2>&1 | sed -n 's/^ *java.specification.version = //p')
+  [ "${version%%.*}" -ge 17 ] || fail "the Java SDK needs Java 17 or later; this is Java $version"
 }
 
 # run_quietly shows what a command prints only when it fails.
@@ -86,6 +97,20 @@ install_python() {
   touch "$folder/complete"
 }
 
+install_java() {
+  have_java
+  local folder building
+  folder=$(java_folder)
+  if [ -d "$folder" ]; then return; fi
+  command -v mvn >/dev/null || fail "fetching the Java SDK needs Maven (Debian: apt-get install maven)"
+  echo "interop: installing the Java SDK"
+  building=$(mktemp -d "$cache/building-XXXXXX")
+  # shellcheck disable=SC2064 # the folder is known now
+  trap "rm -rf '$building'" EXIT
+  run_quietly mvn --batch-mode --quiet --file "$here/java/pom.xml" dependency:copy-dependencies -DoutputDirectory="$building/jars"
+  mv "$building/jars" "$folder"
+}
+
 install_go() { (cd "$here/gosdk" && run_quietly go mod download); }
 
 # one_at_a_time keeps two runs from installing the same thing.
@@ -108,20 +133,25 @@ where() {
     folder=$(python_folder)
     [ -e "$folder/complete" ] || fail "the Python SDK is not installed; run make test-deps"
     ;;
-  *) fail "usage: deps.sh where js|python" ;;
+  java)
+    have_java
+    folder=$(java_folder)
+    [ -d "$folder" ] || fail "the Java SDK is not installed; run make test-deps"
+    ;;
+  *) fail "usage: deps.sh where js|python|java" ;;
   esac
   echo "$folder"
 }
 
 case "${1:-}" in
-js | python | go)
+js | python | go | java)
   one_at_a_time
   "install_$1"
   ;;
 where) where "${2:-}" ;;
 "")
   failed=false
-  for sdk in js python go; do
+  for sdk in js python go java; do
     "$here/deps.sh" "$sdk" || failed=true # one failure keeps no other from being tried
   done
   if ! $failed; then
@@ -130,5 +160,5 @@ where) where "${2:-}" ;;
     case "${CI:-}" in "" | 0 | false | no) ;; *) exit 1 ;; esac
   fi
   ;;
-*) fail "usage: deps.sh [js|python|go], or deps.sh where js|python" ;;
+*) fail "usage: deps.sh [js|python|go|java], or deps.sh where js|python|java" ;;
 esac

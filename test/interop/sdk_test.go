@@ -59,9 +59,23 @@ func python(t *testing.T) sdk {
 	}
 }
 
+func java(t *testing.T) sdk {
+	classPath := javasdk.Get(t)
+	return sdk{
+		flags:        []string{"--enable-app-health-check", "--app-health-probe-interval", "1"},
+		subscription: "testdata/subscriptions/java.yaml",
+		app: func(role, protocol string) []string {
+			// What makes a short program start soon.
+			return []string{"java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto", "-cp", classPath, "interop.Main", role, protocol}
+		},
+	}
+}
+
 func TestPython(t *testing.T) { matrix(t, python, "grpc") }
 
 func TestGo(t *testing.T) { matrix(t, golang, "http", "grpc") }
+
+func TestJava(t *testing.T) { matrix(t, java, "http", "grpc") }
 
 func TestJavaScript(t *testing.T) { matrix(t, javascript, "http", "grpc") }
 

@@ -29,6 +29,7 @@ func kinds() []kind {
 		{"js-http", javascript, "http"}, {"js-grpc", javascript, "grpc"},
 		{"go-http", golang, "http"}, {"go-grpc", golang, "grpc"},
 		{"python", python, "grpc"},
+		{"java-http", java, "http"}, {"java-grpc", java, "grpc"},
 	}
 }
 

@@ -39,6 +39,23 @@ func GoBuild(tb testserver.TB, dir, pkg string) string {
 	return program
 }
 
+// JavaBuild compiles the Java sources of the package in dir against the jars in a
+// folder, and returns the class path of the program, which is removed when the
+// test ends.
+func JavaBuild(tb testserver.TB, dir, jars string) string {
+	tb.Helper()
+	sources, err := filepath.Glob(filepath.Join(dir, "*.java"))
+	if err != nil || len(sources) == 0 {
+		tb.Fatalf("no Java sources in %s (%v)", dir, err)
+	}
+	classes, path := TempDir(tb), filepath.Join(jars, "*")
+	args := append([]string{"-d", classes, "-classpath", path, "-encoding", "UTF-8", "-nowarn"}, sources...)
+	if out, err := exec.Command("javac", args...).CombinedOutput(); err != nil { //nolint:gosec // our own sources
+		tb.Fatalf("javac in %s: %v\n%s", dir, err, out)
+	}
+	return classes + string(filepath.ListSeparator) + path
+}
+
 // Repository returns the root of this repository.
 func Repository(tb testserver.TB) string {
 	tb.Helper()

@@ -11,8 +11,8 @@ import (
 	"github.com/proa-io/proa/internal/testserver"
 )
 
-// SDK returns the folder of an SDK that test/interop/deps.sh has installed: "js"
-// or "python". A test without it is skipped, with a word on what to install, and
+// SDK returns the folder of an SDK that test/interop/deps.sh has installed: "js",
+// "python" or "java". A test without it is skipped, with a word on what to install, and
 // fails where CI is set.
 func SDK(tb testserver.TB, name string) string {
 	tb.Helper()
