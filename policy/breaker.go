@@ -94,22 +94,25 @@ func (b *CircuitBreaker) State() BreakerState {
 // Policy is a Policy that passes calls through b. Errors that tell of trouble
 // at the target count as failures: those that RetryableError names.
 func (b *CircuitBreaker) Policy(op Op, next Handler) Handler {
-	return func(ctx context.Context, c *Call) error {
-		generation, err := b.enter(op)
-		if err != nil {
-			return err
-		}
-		finished := false
-		defer func() { // a panic is a failure too
-			if !finished {
-				b.leave(generation, true)
-			}
-		}()
-		err = next(ctx, c)
-		finished = true
-		b.leave(generation, err != nil && RetryableError(err))
+	return func(ctx context.Context, c *Call) error { return b.run(ctx, op, c, next) }
+}
+
+// run carries out a call through b.
+func (b *CircuitBreaker) run(ctx context.Context, op Op, c *Call, next Handler) error {
+	generation, err := b.enter(op)
+	if err != nil {
 		return err
 	}
+	finished := false
+	defer func() { // a panic is a failure too
+		if !finished {
+			b.leave(generation, true)
+		}
+	}()
+	err = next(ctx, c)
+	finished = true
+	b.leave(generation, err != nil && RetryableError(err))
+	return err
 }
 
 func (b *CircuitBreaker) enter(op Op) (uint64, error) {

@@ -23,7 +23,7 @@ type Op struct {
 }
 
 // Call is one call of an Op. The block fills it in; policies may read all of
-// it and write Attempt only.
+// it and write Attempt and Again only.
 type Call struct {
 	Op Op
 	// Caller identifies who calls; empty for the local application.
@@ -44,8 +44,21 @@ type Call struct {
 	// Unsent is set by the innermost function when the attempt that failed
 	// did nothing at all, so that it may be repeated whatever it was.
 	Unsent bool
+	// Again is set by a retry policy that may repeat the call; nil when there
+	// is none.
+	Again *Again
 
 	do func(context.Context) error
+}
+
+// Again tells the innermost function of a call what a retry policy wants of it.
+type Again struct {
+	// Whatever is true when the call is repeated although it may have been
+	// carried out, so that what another attempt needs is worth keeping.
+	Whatever bool
+	// HTTP and GRPC, unless nil, report whether an answer with that status is
+	// one to repeat the call for.
+	HTTP, GRPC func(status int) bool
 }
 
 // Handler carries out a call.

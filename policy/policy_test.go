@@ -93,8 +93,8 @@ func TestRetryWaitsLongerEachTimeWithinTheDeadline(t *testing.T) {
 		defer cancel()
 		start := time.Now()
 		err := policy.Chain{r.Policy}.Bind(op).Run(ctx, &policy.Call{}, fn)
-		// Waits of 1, 2, 4, 5 and 5 seconds; the next would end after the deadline.
-		if took := time.Since(start); *calls != 6 || took != 17*time.Second || !fault.Is(err, fault.Unavailable) {
+		// Waits of 1, 1.5, 2.25, 3.375, 5 and 5 seconds; the next would end after the deadline.
+		if took := time.Since(start); *calls != 7 || took != 18125*time.Millisecond || !fault.Is(err, fault.Unavailable) {
 			t.Errorf("%d calls in %v, %v", *calls, took, err)
 		}
 	})
@@ -111,13 +111,62 @@ func TestRetryWaitsAsLongAsTheTargetAsks(t *testing.T) {
 	})
 }
 
-func TestRetryJitterStaysBelowTheDelay(t *testing.T) {
+func TestRetryEndsWithTheTimeItMayTake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fn, calls := failing(99, down())
+		start := time.Now()
+		err := run(t, policy.Chain{policy.Retry{Max: -1, Delay: time.Second, MaxElapsed: 3 * time.Second}.Policy}, policy.Call{}, fn)
+		if took := time.Since(start); *calls != 4 || took != 3*time.Second || !fault.Is(err, fault.Unavailable) {
+			t.Errorf("%d calls in %v, %v", *calls, took, err)
+		}
+	})
+}
+
+func TestAnOpenBreakerIsOnlyWaitedForByWhatComesIn(t *testing.T) {
+	for inbound, want := range map[bool]time.Duration{false: 0, true: time.Minute} {
+		synctest.Test(t, func(t *testing.T) {
+			b := policy.NewCircuitBreaker(policy.BreakerOptions{Trip: func(c policy.Counts) bool { return c.TotalFailures > 0 }})
+			op := policy.Op{Block: "pubsub", Component: "orders", Inbound: inbound}
+			o := policy.Chain{policy.Retry{Max: 1, Delay: time.Second}.Policy, b.Policy}.Bind(op)
+			_ = policy.Chain{b.Policy}.Bind(op).Run(t.Context(), &policy.Call{}, func(context.Context) error { return down() })
+			start := time.Now()
+			err := o.Run(t.Context(), &policy.Call{}, func(context.Context) error { return nil })
+			if took := time.Since(start); took != want || (err == nil) != inbound {
+				t.Errorf("inbound %v: %v after %v", inbound, err, took)
+			}
+		})
+	}
+}
+
+func TestEachKeyHasABreaker(t *testing.T) {
+	bs := policy.NewBreakers(2, policy.BreakerOptions{Trip: func(c policy.Counts) bool { return c.TotalFailures > 0 }})
+	o := policy.Chain{bs.Policy}.Bind(op)
+	call := func(key string, err error) error {
+		return o.Run(t.Context(), &policy.Call{Key: key}, func(context.Context) error { return err })
+	}
+	_ = call("/a?x=1", down())
+	if err := call("/a?x=2", nil); fault.ReasonOf(err) != policy.ReasonBreakerOpen {
+		t.Errorf("the breaker of the path that failed: %v", err)
+	}
+	if err := call("/b", nil); err != nil {
+		t.Errorf("another path: %v", err)
+	}
+	if err := call("/a", nil); fault.ReasonOf(err) != policy.ReasonBreakerOpen {
+		t.Errorf("with room for two the first is still known: %v", err)
+	}
+	_, _ = call("/c", nil), call("/d", nil)
+	if err := call("/a", nil); err != nil {
+		t.Errorf("what was not asked for longest is forgotten: %v", err)
+	}
+}
+
+func TestRetryJitterStaysNearTheDelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for range 100 {
 			fn, _ := failing(1, down())
 			start := time.Now()
 			_ = run(t, policy.Chain{policy.Retry{Max: 1, Delay: time.Second, Jitter: .5}.Policy}, policy.Call{}, fn)
-			if d := time.Since(start); d < 500*time.Millisecond || d > time.Second {
+			if d := time.Since(start); d < 500*time.Millisecond || d > 1500*time.Millisecond {
 				t.Fatalf("waited %v", d)
 			}
 		}

@@ -16,12 +16,16 @@ type Retry struct {
 	Max int
 	// Delay is the wait before the first repetition.
 	Delay time.Duration
-	// Exponential doubles the wait each time; else it stays the same.
+	// Exponential makes the wait one and a half times as long each time; else
+	// it stays the same.
 	Exponential bool
-	// MaxDelay bounds a wait that grows; 60 s when zero.
+	// MaxDelay bounds a wait that grows, before the jitter; 60 s when zero.
 	MaxDelay time.Duration
-	// Jitter, from 0 to 1, is the share of each wait that is random, so that
-	// callers who failed together do not come back together.
+	// MaxElapsed bounds the time from the first failure until the beginning of
+	// the last repetition; no bound when zero.
+	MaxElapsed time.Duration
+	// Jitter, from 0 to 1, is by which share of itself a wait may be shorter or
+	// longer, so that callers who failed together do not come back together.
 	Jitter float64
 	// SafeOnly repeats a call only when that certainly does no harm: it is
 	// idempotent, or the attempt did nothing.
@@ -29,10 +33,16 @@ type Retry struct {
 	// When, if set, decides which errors are worth another try instead of
 	// RetryableError.
 	When func(error) bool
+	// HTTP and GRPC are those of Again: they tell When's opinion of an answer
+	// before there is an error.
+	HTTP, GRPC func(status int) bool
 	// Budget, if set, bounds the share of calls that are repetitions. It may
 	// be shared by several operations.
 	Budget *Budget
 }
+
+// growth is by what an exponential wait grows.
+const growth = 1.5
 
 // RetryableError reports whether another try at the same call may end better:
 // the target was unavailable, overloaded, too slow or failed within itself.
@@ -58,8 +68,10 @@ func (r Retry) Policy(_ Op, next Handler) Handler {
 	if r.When == nil {
 		r.When = RetryableError
 	}
+	again := &Again{Whatever: !r.SafeOnly, HTTP: r.HTTP, GRPC: r.GRPC}
 	return func(ctx context.Context, c *Call) error {
 		r.Budget.deposit()
+		c.Again = again
 		err := next(ctx, c)
 		if err == nil || !r.again(ctx, c, err) {
 			return err
@@ -69,20 +81,20 @@ func (r Retry) Policy(_ Op, next Handler) Handler {
 }
 
 func (r *Retry) repeat(ctx context.Context, c *Call, next Handler, err error) error {
-	delay := r.Delay
+	delay, began := r.Delay, time.Now()
 	for n := 1; r.Max < 0 || n <= r.Max; n++ {
 		if !r.Budget.withdraw() {
 			return err
 		}
 		wait := max(r.jittered(delay), fault.RetryAfterOf(err))
-		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= wait {
+		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= wait || r.MaxElapsed > 0 && time.Since(began)+wait > r.MaxElapsed {
 			return err // there is no time for another try: say why the last one failed
 		}
 		if !sleep(ctx, wait) {
 			return err
 		}
 		if r.Exponential {
-			delay = min(2*delay, r.MaxDelay)
+			delay = min(time.Duration(growth*float64(delay)), r.MaxDelay)
 		}
 		c.Attempt++
 		c.Unsent = false
@@ -100,6 +112,9 @@ func (r *Retry) again(ctx context.Context, c *Call, err error) bool {
 	if r.SafeOnly && !c.Idempotent && !c.Unsent {
 		return false
 	}
+	if fault.ReasonOf(err) == ReasonBreakerOpen {
+		return c.Op.Inbound // a caller is told at once; a message waits rather than being given up
+	}
 	return r.When(err)
 }
 
@@ -108,7 +123,7 @@ func (r *Retry) jittered(d time.Duration) time.Duration {
 		return d
 	}
 	spread := time.Duration(float64(d) * min(r.Jitter, 1))
-	return d - spread + rand.N(spread+1)
+	return d - spread + rand.N(2*spread+1)
 }
 
 // sleep waits and reports whether ctx is still alive.

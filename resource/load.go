@@ -41,6 +41,9 @@ func Load(o Options) (*Set, error) {
 	for _, path := range slices.Concat(o.Paths, o.ConfigPaths) {
 		l.path(path)
 	}
+	if !l.torn {
+		checkPolicies(l.resiliencies, &l.problems)
+	}
 	return l.set, l.problems.err()
 }
 
@@ -50,6 +53,9 @@ type loader struct {
 	problems problems
 	names    map[string]component.Position // kind/block/name → first place
 	files    []string                      // read so far
+
+	resiliencies []Resiliency // for the application, with or without problems
+	torn         bool         // some document could not be decoded whole
 }
 
 func (l *loader) path(path string) {
@@ -225,7 +231,11 @@ func (l *loader) decode(path string, n *yaml.Node, kind string) {
 			l.set.Subscriptions = append(l.set.Subscriptions, s)
 		}
 	case "Resiliency":
-		if r, ok := read[Resiliency](l, path, n); ok && l.unique(kind, &r.header) {
+		r, ok := read[Resiliency](l, path, n)
+		if l.concerns(&r.header) {
+			l.resiliencies = append(l.resiliencies, r)
+		}
+		if ok && l.unique(kind, &r.header) {
 			l.set.Resiliencies = append(l.set.Resiliencies, r)
 		}
 	case "HTTPEndpoint":
@@ -252,18 +262,24 @@ func read[T any, P checker[T]](l *loader, path string, n *yaml.Node) (out T, ok 
 	d.value(n, reflect.ValueOf(&out).Elem(), "", 0)
 	if len(l.problems.errs) == before { // else follow-on errors would only confuse
 		P(&out).check(&l.problems)
+	} else {
+		l.torn = true
 	}
 	h := P(&out).head()
 	if len(l.problems.errs) == before {
 		h.digest = digestOf(n)
 	}
-	mine := inScope(h.Scopes, l.options.AppID) &&
-		(l.options.Namespace == "" || h.Metadata.Namespace == "" || h.Metadata.Namespace == l.options.Namespace)
-	ok = mine && len(l.problems.errs) == before
+	ok = l.concerns(h) && len(l.problems.errs) == before
 	if ok {
 		l.set.prints = append(l.set.prints, h.Kind+" "+h.Metadata.Name+" "+h.digest)
 	}
 	return out, ok
+}
+
+// concerns reports whether a resource is for the application.
+func (l *loader) concerns(h *header) bool {
+	return inScope(h.Scopes, l.options.AppID) &&
+		(l.options.Namespace == "" || h.Metadata.Namespace == "" || h.Metadata.Namespace == l.options.Namespace)
 }
 
 // unique reports a second resource of the same kind and name.

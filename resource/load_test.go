@@ -195,6 +195,18 @@ func TestEveryProblemHasAPosition(t *testing.T) {
 	}
 }
 
+func TestAPolicyMayStandInAnotherResiliency(t *testing.T) {
+	const policies = "apiVersion: dapr.io/v1alpha1\nkind: Resiliency\nmetadata: {name: policies}\nscopes: [%s]\nspec:\n  policies:\n    retries:\n      often: {maxRetries: 9}\n"
+	const targets = "apiVersion: dapr.io/v1alpha1\nkind: Resiliency\nmetadata: {name: targets}\nspec:\n  targets:\n    apps:\n      stock: {retry: often}\n"
+	for scope, want := range map[string]string{"shop": "", "stock": `names the policy "often", which no Resiliency defines`} {
+		dir := write(t, map[string]string{"a.yaml": targets, "b.yaml": strings.Replace(policies, "%s", scope, 1)})
+		_, err := Load(Options{Paths: []string{dir}, AppID: "shop"})
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("policies for %s: %v, want %q", scope, err, want)
+		}
+	}
+}
+
 func TestEnvRefRefusesTheSidecarsOwnVariables(t *testing.T) {
 	for name, refused := range map[string]bool{"DAPR_API_TOKEN": true, "APP_API_TOKEN": true, "A B": true, "PROA_HOME": true, "MY_TOKEN": false} {
 		if got := envRefProblem(name); (got != "") != refused {

@@ -33,7 +33,8 @@ type ResiliencyPolicies struct {
 type Retry struct {
 	// Policy is "constant" (the default) or "exponential".
 	Policy string `yaml:"policy"`
-	// Duration is the delay of the constant policy; 5s by default.
+	// Duration is the delay of the constant policy; 5s by default. The
+	// exponential policy begins with 500ms and does not look at it.
 	Duration component.Duration `yaml:"duration"`
 	// MaxInterval bounds the delay of the exponential policy; 60s by default.
 	MaxInterval component.Duration `yaml:"maxInterval"`
@@ -102,20 +103,17 @@ func (r *Resiliency) check(p *problems) {
 		r.checkRetry(p, res, name, r.Spec.Policies.Retries[name])
 	}
 	for name, id := range r.Spec.Targets.Apps {
-		r.checkTarget(p, res, "spec.targets.apps."+name, id)
+		if id.CircuitBreakerCacheSize < 0 {
+			p.addf(id.Pos, res, "spec.targets.apps."+name+".circuitBreakerCacheSize", "wants a number of paths, not %d", id.CircuitBreakerCacheSize)
+		}
 	}
 	for name, id := range r.Spec.Targets.Actors {
-		r.checkTarget(p, res, "spec.targets.actors."+name, id)
 		switch id.CircuitBreakerScope {
 		case "", "type", "id", "both":
 		default:
 			p.addf(id.Pos, res, "spec.targets.actors."+name+".circuitBreakerScope",
 				`wants "type", "id" or "both", not %q`, id.CircuitBreakerScope)
 		}
-	}
-	for name, c := range r.Spec.Targets.Components {
-		r.checkTarget(p, res, "spec.targets.components."+name+".inbound", c.Inbound)
-		r.checkTarget(p, res, "spec.targets.components."+name+".outbound", c.Outbound)
 	}
 }
 
@@ -147,18 +145,44 @@ func builtInPolicies() []string {
 	}
 }
 
-// checkTarget reports names of policies that no policy of this resource has.
-func (r *Resiliency) checkTarget(p *problems, res, at string, t TargetPolicies) {
-	check := func(field, name string, defined []string) {
-		if name == "" || slices.Contains(defined, name) {
-			return
-		}
-		p.addf(t.Pos, res, at+"."+field, "names the policy %q, which spec.policies does not define%s", name, suggest(name, defined))
+// checkPolicies reports targets that name a policy which no resource defines.
+func checkPolicies(list []Resiliency, p *problems) {
+	var timeouts, breakers []string
+	retries := builtInPolicies()
+	for _, r := range list {
+		pol := r.Spec.Policies
+		timeouts = slices.AppendSeq(timeouts, maps.Keys(pol.Timeouts))
+		retries = slices.AppendSeq(retries, maps.Keys(pol.Retries))
+		breakers = slices.AppendSeq(breakers, maps.Keys(pol.CircuitBreakers))
 	}
-	pol := r.Spec.Policies
-	check("timeout", t.Timeout, slices.Sorted(maps.Keys(pol.Timeouts)))
-	check("retry", t.Retry, append(slices.Sorted(maps.Keys(pol.Retries)), builtInPolicies()...))
-	check("circuitBreaker", t.CircuitBreaker, slices.Sorted(maps.Keys(pol.CircuitBreakers)))
+	for _, names := range [][]string{timeouts, retries, breakers} {
+		slices.Sort(names)
+	}
+	for _, r := range list {
+		res := r.describe()
+		check := func(at string, t TargetPolicies) {
+			undefined(p, t.Pos, res, at+".timeout", t.Timeout, timeouts)
+			undefined(p, t.Pos, res, at+".retry", t.Retry, retries)
+			undefined(p, t.Pos, res, at+".circuitBreaker", t.CircuitBreaker, breakers)
+		}
+		for name, t := range r.Spec.Targets.Apps {
+			check("spec.targets.apps."+name, t)
+		}
+		for name, t := range r.Spec.Targets.Actors {
+			check("spec.targets.actors."+name, t)
+		}
+		for name, c := range r.Spec.Targets.Components {
+			check("spec.targets.components."+name+".inbound", c.Inbound)
+			check("spec.targets.components."+name+".outbound", c.Outbound)
+		}
+	}
+}
+
+// undefined reports the name of a policy that is not among those defined.
+func undefined(p *problems, pos component.Position, res, field, name string, defined []string) {
+	if name != "" && !slices.Contains(defined, name) {
+		p.addf(pos, res, field, "names the policy %q, which no Resiliency defines%s", name, suggest(name, defined))
+	}
 }
 
 // CodeRange is a range of status codes, both ends included.

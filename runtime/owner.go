@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -20,9 +21,10 @@ type owner struct {
 	state map[string]*breaker // by target: its operations share one; guarded by of.mu
 }
 
+// breaker is the circuit breaker of a target, or those of its paths.
 type breaker struct {
-	*policy.CircuitBreaker
-	print string
+	policy policy.Policy
+	print  string
 }
 
 // owner returns a new one. Its end must be called once it is of no more use.
@@ -113,7 +115,7 @@ func (o *owner) policies(target string, t resource.TargetPolicies) policy.Chain 
 		c = append(c, retry.Policy)
 	}
 	if rule, ok := now.breakers[t.CircuitBreaker]; ok {
-		c = append(c, o.breaker(target, rule).Policy)
+		c = append(c, o.breaker(target, rule, t.CircuitBreakerCacheSize))
 	} else {
 		delete(o.state, target)
 	}
@@ -124,20 +126,25 @@ func (o *owner) policies(target string, t resource.TargetPolicies) policy.Chain 
 }
 
 // breaker returns the breaker of a target, the same for all its operations and
-// for as long as its rule is. o.of.mu is held.
-func (o *owner) breaker(target string, rule breakerRule) *policy.CircuitBreaker {
-	if b, ok := o.state[target]; ok && b.print == rule.print {
-		return b.CircuitBreaker
+// for as long as its rule is; with a cache size, that of each path. o.of.mu is
+// held.
+func (o *owner) breaker(target string, rule breakerRule, cacheSize int) policy.Policy {
+	text := fmt.Sprintf("%s, %d keys", rule.print, cacheSize)
+	if b, ok := o.state[target]; ok && b.print == text {
+		return b.policy
 	}
 	opt, r := rule.BreakerOptions, o.of
 	opt.OnChange = func(from, to policy.BreakerState) {
 		r.metrics.BreakerState(target, float64(to))
 		r.log.Warn("circuit breaker changed", "target", target, "from", from.String(), "to", to.String())
 	}
-	b := &breaker{policy.NewCircuitBreaker(opt), rule.print}
+	b := &breaker{policy: policy.NewCircuitBreaker(opt).Policy, print: text}
+	if cacheSize > 0 {
+		b.policy = policy.NewBreakers(cacheSize, opt).Policy
+	}
 	r.metrics.BreakerState(target, 0)
 	o.state[target] = b
-	return b.CircuitBreaker
+	return b.policy
 }
 
 var _ policy.Chains = (*owner)(nil)

@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -40,9 +41,43 @@ type breakerRule struct {
 	print string // equal for rules that say the same
 }
 
-// builtInRetries is what an invocation gets when no policy says otherwise: a
-// few tries at connections that failed before the application saw anything.
-const builtInRetries = "DaprBuiltInServiceRetries"
+// Names of retry policies that exist without being defined, and that a
+// Resiliency resource can define otherwise.
+const (
+	// serviceRetries is what an invocation gets when no policy says otherwise:
+	// a few tries at connections that failed before the application saw
+	// anything.
+	serviceRetries = "DaprBuiltInServiceRetries"
+	// initializationRetries is for the questions that an application is asked
+	// when it starts.
+	initializationRetries = "DaprBuiltInInitializationRetries"
+	// Those of actors. The last of them cannot be defined otherwise.
+	actorRetries         = "DaprBuiltInActorRetries"
+	actorReminderRetries = "DaprBuiltInActorReminderRetries"
+	actorNotFoundRetries = "DaprBuiltInActorNotFoundRetries"
+)
+
+// leastBuiltInRetries is how often a built-in policy that is defined otherwise
+// repeats a call at least.
+const leastBuiltInRetries = 3
+
+// builtInRetries returns the policies of these names.
+func builtInRetries() map[string]policy.Retry {
+	always := func(error) bool { return true }
+	return map[string]policy.Retry{
+		serviceRetries:        {Max: 3, Delay: time.Second, Jitter: .2, SafeOnly: true},
+		initializationRetries: {Max: 3, Delay: 500 * time.Millisecond, MaxDelay: 10 * time.Second, Exponential: true, Jitter: .5, When: always},
+		actorRetries:          {Max: 3, Delay: time.Second, SafeOnly: true},
+		actorReminderRetries: {
+			Max: -1, Delay: 500 * time.Millisecond, MaxDelay: time.Minute, MaxElapsed: 15 * time.Minute, Exponential: true, Jitter: .5,
+		},
+		actorNotFoundRetries: {Max: 5, Delay: time.Second},
+	}
+}
+
+// defaultBreakerCacheSize is how many paths of an application have a circuit
+// breaker of their own when a target does not say it.
+const defaultBreakerCacheSize = 100
 
 // newResiliency returns a resiliency with the policies p.
 func newResiliency(p *policies, log *slog.Logger, m *telemetry.Metrics, t *telemetry.Tracing) *resiliency {
@@ -60,12 +95,25 @@ func (r *resiliency) set(p *policies) {
 	}
 }
 
+// retry is a Policy that repeats as the retry policy of the name says at the
+// time of the call.
+func (r *resiliency) retry(name string) policy.Policy {
+	return func(op policy.Op, next policy.Handler) policy.Handler {
+		return func(ctx context.Context, c *policy.Call) error {
+			r.mu.Lock()
+			retry := r.now.retries[name]
+			r.mu.Unlock()
+			return retry.Policy(op, next)(ctx, c)
+		}
+	}
+}
+
 // compilePolicies compiles the resources, which have been checked one by one.
 // The error says which condition does not compile, and where it stands.
 func compilePolicies(list []resource.Resiliency) (*policies, error) {
 	p := &policies{
 		timeouts: map[string]time.Duration{},
-		retries:  map[string]policy.Retry{builtInRetries: {Max: 3, Delay: time.Second, Jitter: .2, SafeOnly: true}},
+		retries:  builtInRetries(),
 		breakers: map[string]breakerRule{},
 		apps:     map[string]resource.TargetPolicies{},
 		comps:    map[string]resource.ComponentPolicies{},
@@ -81,8 +129,13 @@ func (p *policies) add(res resource.Resiliency) error {
 	for name, d := range res.Spec.Policies.Timeouts {
 		p.timeouts[name] = d.Std()
 	}
+	builtIn := builtInRetries()
 	for name, retry := range res.Spec.Policies.Retries {
-		p.retries[name] = compileRetry(retry)
+		if was, ok := builtIn[name]; ok {
+			p.retries[name] = redefine(was, retry, name)
+		} else {
+			p.retries[name] = compileRetry(retry)
+		}
 	}
 	var errs []error
 	for name, cb := range res.Spec.Policies.CircuitBreakers {
@@ -111,6 +164,23 @@ func (p *policies) add(res resource.Resiliency) error {
 	return errors.Join(errs...)
 }
 
+// redefine is a built-in policy as a resource defines it: with other times, but
+// for the errors that it is about, and not with fewer tries than it has.
+func redefine(was policy.Retry, in resource.Retry, name string) policy.Retry {
+	if name == actorNotFoundRetries {
+		return was
+	}
+	out := compileRetry(in)
+	if out.Max >= 0 {
+		out.Max = max(out.Max, leastBuiltInRetries)
+	}
+	out.SafeOnly = was.SafeOnly
+	if out.When == nil {
+		out.When = was.When
+	}
+	return out
+}
+
 // compileRetry fills in the defaults of the resource.
 func compileRetry(in resource.Retry) policy.Retry {
 	out := policy.Retry{Max: -1, Delay: in.Duration.Std(), MaxDelay: in.MaxInterval.Std()}
@@ -118,10 +188,7 @@ func compileRetry(in resource.Retry) policy.Retry {
 		out.Max = *in.MaxRetries
 	}
 	if in.Policy == "exponential" {
-		out.Exponential, out.Jitter = true, .5
-		if out.Delay == 0 {
-			out.Delay = 500 * time.Millisecond
-		}
+		out.Exponential, out.Jitter, out.Delay = true, .5, 500*time.Millisecond
 	} else if out.Delay == 0 {
 		out.Delay = 5 * time.Second
 	}
@@ -129,6 +196,8 @@ func compileRetry(in resource.Retry) policy.Retry {
 		http, _ := resource.ParseCodes(m.HTTPStatusCodes, 100, 599)
 		grpc, _ := resource.ParseCodes(m.GRPCStatusCodes, 0, 16)
 		out.When = func(err error) bool { return matches(err, http, grpc) }
+		out.HTTP = func(code int) bool { return within(code, http) }
+		out.GRPC = func(code int) bool { return within(code, grpc) }
 	}
 	return out
 }
@@ -170,17 +239,31 @@ func within(code int, ranges []resource.CodeRange) bool {
 
 // component returns the policies of a component's target.
 func (p *policies) component(block, name string, inbound bool) resource.TargetPolicies {
-	direction, target := "Outbound", p.comps[name].Outbound
+	target, named := p.comps[name]
+	direction, policies := "Outbound", target.Outbound
 	if inbound {
-		direction, target = "Inbound", p.comps[name].Inbound
+		direction, policies = "Inbound", target.Inbound
+	}
+	if named {
+		return policies
 	}
 	kind := kindOf(block) + "Component"
-	return p.withDefaults(target, []string{kind + direction, kind, "Component" + direction, "Component"}, "")
+	return p.defaults(kind+direction, kind, "Component"+direction, "Component", "")
 }
 
 // app returns the policies of an application.
 func (p *policies) app(id string) resource.TargetPolicies {
-	return p.withDefaults(p.apps[id], []string{"App"}, builtInRetries)
+	t, named := p.apps[id]
+	if !named {
+		t = p.defaults("App", "")
+	}
+	if t.Retry == "" {
+		t.Retry = serviceRetries
+	}
+	if t.CircuitBreakerCacheSize <= 0 {
+		t.CircuitBreakerCacheSize = defaultBreakerCacheSize
+	}
+	return t
 }
 
 // kindOf is how default policies spell a block: Default<Kind>ComponentOutboundRetryPolicy.
@@ -200,10 +283,10 @@ func kindOf(block string) string {
 	return strings.ToUpper(block[:1]) + block[1:]
 }
 
-// withDefaults fills in the policies that a target does not name from those
-// called Default<Kind><Policy>Policy, the most specific kind first.
-func (p *policies) withDefaults(t resource.TargetPolicies, kinds []string, retry string) resource.TargetPolicies {
-	kinds = append(kinds, "")
+// defaults are the policies of a target that no resource names: those called
+// Default<Kind><Policy>Policy, the most specific kind first.
+func (p *policies) defaults(kinds ...string) resource.TargetPolicies {
+	var t resource.TargetPolicies
 	for _, kind := range kinds {
 		if name := "Default" + kind + "TimeoutPolicy"; t.Timeout == "" && has(p.timeouts, name) {
 			t.Timeout = name
@@ -214,9 +297,6 @@ func (p *policies) withDefaults(t resource.TargetPolicies, kinds []string, retry
 		if name := "Default" + kind + "CircuitBreakerPolicy"; t.CircuitBreaker == "" && has(p.breakers, name) {
 			t.CircuitBreaker = name
 		}
-	}
-	if t.Retry == "" {
-		t.Retry = retry
 	}
 	return t
 }

@@ -46,7 +46,7 @@ func (s *Service) Call(ctx context.Context, id string, r Request, maxBody int64)
 	call := policy.Call{Key: r.Path, Bytes: len(r.Body), Idempotent: idempotent(r.Method)}
 	var reply *Reply
 	exchange := func(ctx context.Context) error {
-		out.Body = body.next()
+		out.Body = body.next(false)
 		setTrace(ctx, out)
 		resp, err := s.send(ctx, t, out, call.Attempt, proxy.RoundTripOptions{})
 		if err != nil {
@@ -54,7 +54,7 @@ func (s *Service) Call(ctx context.Context, id string, r Request, maxBody int64)
 			return err
 		}
 		reply, err = readReply(resp, maxBody)
-		if err == nil && (reply.Status >= 500 || reply.Status == 429) {
+		if err == nil && failed(&call, reply.Status, -1) {
 			return &answer{target: t.id, status: reply.Status, grpcStatus: -1}
 		}
 		return err

@@ -147,7 +147,7 @@ func (f *forward) attempt(ctx context.Context) error {
 }
 
 func (f *forward) exchange(ctx context.Context) error {
-	f.out.Body = f.body.next()
+	f.out.Body = f.body.next(f.call.Again != nil && f.call.Again.Whatever)
 	setTrace(ctx, f.out)
 	resp, err := f.service.send(ctx, f.target, f.out, f.call.Attempt, proxy.RoundTripOptions{Interim: f.interim})
 	if err != nil {
@@ -186,33 +186,72 @@ func setTrace(ctx context.Context, r *proxy.Request) {
 // policy to decide.
 const maxHeld = 64 << 10
 
-// hold keeps a failure the application answered with, when it is small and
-// complete in length, so that it counts as a failure and can be tried again.
-// Everything else is for the client as it is.
+// hold keeps a failure the application answered with, when it is small, so that
+// it counts as a failure and can be tried again. Everything else is for the
+// client as it is.
 func (f *forward) hold(resp *proxy.Response) (*answer, bool) {
 	grpcStatus := -1
 	if isGRPC(resp.Header) {
 		text := resp.Header.Get("grpc-status") // Trailers-Only: nothing but a status
 		n, err := strconv.Atoi(text)
-		if err != nil || n == 0 || !f.body.again() {
+		if err != nil || n == 0 {
 			return nil, false
 		}
 		grpcStatus = n
-	} else if resp.Status < 500 && resp.Status != 429 || resp.Upgraded != nil || !f.body.again() {
+	}
+	if !failed(&f.call, resp.Status, grpcStatus) || resp.Upgraded != nil || resp.ContentLength > maxHeld || isStream(resp.Header) {
 		return nil, false
 	}
-	if resp.ContentLength < 0 && grpcStatus < 0 || resp.ContentLength > maxHeld {
-		return nil, false
-	}
-	held := &answer{target: f.target.id, status: resp.Status, grpcStatus: grpcStatus, length: resp.ContentLength}
-	held.header = append(held.header, resp.Header...)
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxHeld))
-	resp.Body.Close()
-	if err != nil {
+	if err != nil || len(body) == maxHeld && resp.ContentLength < 0 {
+		resp.Body = &resumed{ReadCloser: resp.Body, read: body, err: err}
 		return nil, false
 	}
-	held.body = body
+	held := &answer{target: f.target.id, status: resp.Status, grpcStatus: grpcStatus, length: resp.ContentLength, body: body}
+	held.header = append(held.header, resp.Header...)
+	if resp.Trailer != nil {
+		held.trailer = append(held.trailer, *resp.Trailer...)
+	}
+	resp.Body.Close()
+	f.call.Committed = f.call.Committed || !f.body.again()
 	return held, true
+}
+
+// failed reports whether an answer is a failure for the policies: trouble at the
+// application, or what a retry policy names.
+func failed(c *policy.Call, status, grpcStatus int) bool {
+	if grpcStatus >= 0 {
+		return true
+	}
+	if c.Again != nil && c.Again.HTTP != nil && c.Again.HTTP(status) {
+		return true
+	}
+	return status >= 500 || status == 429
+}
+
+// isStream reports whether a client reads an answer while it comes.
+func isStream(h proxy.Header) bool {
+	return strings.HasPrefix(h.Get("content-type"), "text/event-stream")
+}
+
+// resumed is the body of an answer of which some has been read.
+type resumed struct {
+	io.ReadCloser
+	read []byte
+	err  error // after read
+}
+
+// Read implements io.Reader.
+func (r *resumed) Read(p []byte) (int, error) {
+	if len(r.read) > 0 {
+		n := copy(p, r.read)
+		r.read = r.read[n:]
+		return n, nil
+	}
+	if r.err != nil {
+		return 0, r.err
+	}
+	return r.ReadCloser.Read(p)
 }
 
 // answer is a failure the application answered with. It is an error for the
@@ -224,6 +263,7 @@ type answer struct {
 	length     int64
 	header     proxy.Header
 	body       []byte
+	trailer    proxy.Header
 }
 
 // Error says what the application answered.
@@ -265,7 +305,7 @@ func (a *answer) code() fault.Code {
 		return fault.DeadlineExceeded
 	case a.grpcStatus == 12, a.status == 501:
 		return fault.Unimplemented
-	case a.grpcStatus >= 0 && a.grpcStatus != 2 && a.grpcStatus != 13 && a.grpcStatus != 15:
+	case a.grpcStatus >= 0 && a.grpcStatus != 2 && a.grpcStatus != 13 && a.grpcStatus != 15, a.grpcStatus < 0 && a.status < 500:
 		return fault.FailedPrecondition // what the caller did, not trouble at the target
 	}
 	return fault.Internal
@@ -273,7 +313,7 @@ func (a *answer) code() fault.Code {
 
 func (a *answer) write(ex proxy.Exchange) error {
 	length := a.length
-	if length < 0 {
+	if length < 0 && len(a.trailer) == 0 {
 		length = int64(len(a.body))
 	}
 	if err := ex.Respond(a.status, a.header, length); err != nil {
@@ -282,19 +322,28 @@ func (a *answer) write(ex proxy.Exchange) error {
 	if len(a.body) > 0 {
 		_, _ = ex.Write(a.body) // as above
 	}
+	if len(a.trailer) > 0 {
+		_ = ex.Trailer(a.trailer) // as above
+	}
 	return nil
 }
 
-// maxReplay bounds the request bodies that are kept for another attempt.
-const maxReplay = 64 << 10
+// The request bodies that are kept for another attempt are bounded: those that
+// have arrived already, and those that are kept while they are sent.
+const (
+	maxReplay = 64 << 10
+	maxRecord = 4 << 20
+)
 
 // replay is the body of a request over several attempts.
 type replay struct {
 	stream io.Reader // a body that can be sent once; nil when there is none
 	kept   []byte    // a small body that has arrived already
 	reader bytes.Reader
-	has    bool // kept is the body
-	used   bool // stream has been given away
+	has    bool  // kept is the body
+	used   bool  // stream has been given away
+	length int64 // of stream, or proxy.UnknownLength
+	record *recorder
 }
 
 // replayOf keeps the body of r if all of it has arrived and it is small, and
@@ -307,12 +356,12 @@ func replayOf(r *proxy.Request) *replay {
 	}
 	ahead, ok := r.Body.(proxy.Lookahead)
 	if !ok || r.ContentLength < 0 || r.ContentLength > maxReplay || int64(ahead.Buffered()) < r.ContentLength {
-		b.stream = r.Body
+		b.stream, b.length = r.Body, r.ContentLength
 		return b
 	}
 	b.kept = make([]byte, r.ContentLength)
 	if _, err := io.ReadFull(r.Body, b.kept); err != nil {
-		b.stream = io.MultiReader(bytes.NewReader(b.kept), failing{err})
+		b.stream, b.length = io.MultiReader(bytes.NewReader(b.kept), failing{err}), proxy.UnknownLength
 		return b
 	}
 	b.has = true
@@ -324,18 +373,84 @@ type failing struct{ err error }
 
 func (f failing) Read([]byte) (int, error) { return 0, f.err }
 
-// next returns the body for another attempt.
-func (b *replay) next() io.Reader {
-	if !b.has {
+// next returns the body for another attempt. With keep what is sent is kept, so
+// that one more attempt can be made.
+func (b *replay) next(keep bool) io.Reader {
+	b.settle()
+	switch {
+	case !b.has && keep && !b.used:
+		b.used = true
+		b.record = &recorder{from: b.stream, length: b.length}
+		return b.record
+	case !b.has:
 		b.used = true
 		return b.stream
-	}
-	if b.kept == nil {
+	case b.kept == nil:
 		return nil
 	}
 	b.reader.Reset(b.kept)
 	return &b.reader
 }
 
-// again reports whether next can give the whole body once more.
-func (b *replay) again() bool { return b.has || !b.used }
+// again reports whether next can give the whole body once more. It must not be
+// called while an attempt is under way.
+func (b *replay) again() bool {
+	b.settle()
+	return b.has || !b.used
+}
+
+// settle takes what an attempt that is over has left.
+func (b *replay) settle() {
+	if b.record == nil {
+		return
+	}
+	if r := b.record; r.complete {
+		b.kept, b.has = r.kept, true
+	} else if !r.touched {
+		b.used = false
+	}
+	b.record = nil
+}
+
+// recorder keeps a body while it is read. The transport that reads it may close
+// it, which ends the body for good.
+type recorder struct {
+	from     io.Reader
+	length   int64 // or proxy.UnknownLength
+	kept     []byte
+	touched  bool
+	tooLong  bool
+	complete bool // kept is the whole body
+}
+
+// Read implements io.Reader.
+func (r *recorder) Read(p []byte) (int, error) {
+	r.touched = true
+	n, err := r.from.Read(p)
+	switch {
+	case r.tooLong:
+	case len(r.kept)+n > maxRecord:
+		r.kept, r.tooLong = nil, true
+	default:
+		r.kept = append(r.kept, p[:n]...)
+	}
+	r.complete = !r.tooLong && (errors.Is(err, io.EOF) || int64(len(r.kept)) == r.length)
+	return n, err
+}
+
+// Buffered implements proxy.Lookahead.
+func (r *recorder) Buffered() int {
+	if ahead, ok := r.from.(proxy.Lookahead); ok {
+		return ahead.Buffered()
+	}
+	return 0
+}
+
+// Close implements io.Closer.
+func (r *recorder) Close() error {
+	if c, ok := r.from.(io.Closer); ok {
+		r.touched = true
+		return c.Close()
+	}
+	return nil
+}

@@ -54,6 +54,10 @@ type Options struct {
 	// BindingProbeTimeout bounds the question whether the application takes
 	// the events of a binding; 3 s when zero.
 	BindingProbeTimeout time.Duration
+	// Ask repeats the questions of the application's start (what it subscribes
+	// to, its bindings and its configuration), each of whose tries has 10 s; nil
+	// repeats them three times.
+	Ask policy.Policy
 	// MaxAnswer bounds what is read of one answer, and the content of one
 	// invocation that HTTPAdapter takes, in bytes; 4 MiB when zero.
 	MaxAnswer int
@@ -87,6 +91,9 @@ func (o Options) withDefaults() Options {
 	defaulted(&o.Health.Interval, 5*time.Second)
 	defaulted(&o.Health.Timeout, 500*time.Millisecond)
 	defaulted(&o.Health.Threshold, 3)
+	if o.Ask == nil {
+		o.Ask = defaultAsk()
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}

@@ -101,7 +101,7 @@ func parseConfig(content []byte) (*AppConfig, error) {
 const configPath = "/dapr/config"
 
 func (a *httpApp) config(ctx context.Context) (out *AppConfig, err error) {
-	err = ask(ctx, func(attempt context.Context) (bool, error) {
+	err = ask(ctx, a.ask, func(attempt context.Context) (bool, error) {
 		e, err := a.question(attempt, configPath)
 		if err != nil {
 			return false, err

@@ -8,39 +8,48 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"strings"
 	"time"
 
 	"github.com/proa-io/proa/block/pubsub"
 	"github.com/proa-io/proa/fault"
 	"github.com/proa-io/proa/mesh/proxy"
+	"github.com/proa-io/proa/policy"
 )
 
-// How an application is asked at its start: so often, for so long each time,
-// and with growing delays between.
-const (
-	askAttempts = 4
-	askTimeout  = 10 * time.Second
-	firstAsk    = 500 * time.Millisecond
-)
+// askTimeout bounds one try at asking an application something.
+const askTimeout = 10 * time.Second
+
+// defaultAsk is how often an application is asked at its start.
+func defaultAsk() policy.Policy {
+	return policy.Retry{
+		Max: 3, Delay: 500 * time.Millisecond, MaxDelay: 10 * time.Second, Exponential: true, Jitter: .5,
+		When: func(error) bool { return true },
+	}.Policy
+}
+
+// asking is the operation of asking an application what it wants.
+func asking(p policy.Policy) *policy.Operation {
+	return policy.Chain{p}.Bind(policy.Op{Block: "application", Name: "ask"})
+}
 
 // ask calls do until it succeeds, says that another try is of no use, or has
 // been called often enough.
-func ask(ctx context.Context, do func(ctx context.Context) (final bool, err error)) error {
-	delay := firstAsk
-	for n := 1; ; n++ {
+func ask(ctx context.Context, op *policy.Operation, do func(ctx context.Context) (final bool, err error)) error {
+	var last error // that is final
+	err := op.Run(ctx, &policy.Call{Idempotent: true}, func(ctx context.Context) error {
 		attempt, cancel := context.WithTimeout(ctx, askTimeout)
+		defer cancel()
 		final, err := do(attempt)
-		cancel()
-		if err == nil || final || n == askAttempts {
-			return err
+		if final {
+			last, err = err, nil
 		}
-		if !sleep(ctx, delay/2+rand.N(delay)) { //nolint:gosec // jitter needs no secrecy
-			return err
-		}
-		delay *= 2
+		return err
+	})
+	if last != nil {
+		return last
 	}
+	return err
 }
 
 // sleep waits and reports whether ctx still lasts.
@@ -69,7 +78,7 @@ func (a *httpApp) question(ctx context.Context, path string) (*exchange, error) 
 const subscribePath = "/dapr/subscribe"
 
 func (a *httpApp) subscriptions(ctx context.Context) (specs []pubsub.SubscriptionSpec, err error) {
-	err = ask(ctx, func(attempt context.Context) (bool, error) {
+	err = ask(ctx, a.ask, func(attempt context.Context) (bool, error) {
 		e, err := a.question(attempt, subscribePath)
 		if err != nil {
 			return false, err

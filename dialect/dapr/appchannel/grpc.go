@@ -27,6 +27,7 @@ import (
 type grpcApp struct {
 	opt      *Options
 	link     *link
+	ask      *policy.Operation
 	callback rtv1.AppCallbackClient
 	alpha    rtv1.AppCallbackAlphaClient
 	health   rtv1.AppCallbackHealthCheckClient
@@ -45,7 +46,7 @@ func newGRPCApp(o *Options, l *link) *grpcApp {
 		conn.Header = proxy.Header{{Name: dapr.TokenHeader, Value: l.token}}
 	}
 	return &grpcApp{
-		opt: o, link: l, callback: rtv1.NewAppCallbackClient(conn), alpha: rtv1.NewAppCallbackAlphaClient(conn),
+		opt: o, link: l, ask: asking(o.Ask), callback: rtv1.NewAppCallbackClient(conn), alpha: rtv1.NewAppCallbackAlphaClient(conn),
 		health: rtv1.NewAppCallbackHealthCheckClient(conn),
 	}
 }
@@ -189,7 +190,7 @@ func (g *grpcApp) either(ctx context.Context, c *rpcCall, predecessor *atomic.Bo
 
 func (g *grpcApp) subscriptions(ctx context.Context) (specs []pubsub.SubscriptionSpec, err error) {
 	const name = "ListTopicSubscriptions"
-	err = ask(ctx, func(attempt context.Context) (bool, error) {
+	err = ask(ctx, g.ask, func(attempt context.Context) (bool, error) {
 		var list *rtv1.ListTopicSubscriptionsResponse
 		err := g.call(attempt, name, g.question(), func(ctx context.Context) (err error) {
 			list, err = g.callback.ListTopicSubscriptions(ctx, &emptypb.Empty{})

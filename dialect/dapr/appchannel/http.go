@@ -15,18 +15,20 @@ import (
 	"github.com/proa-io/proa/dialect/dapr"
 	"github.com/proa-io/proa/fault"
 	"github.com/proa-io/proa/mesh/proxy"
+	"github.com/proa-io/proa/policy"
 )
 
 // httpApp is an application that speaks HTTP.
 type httpApp struct {
 	opt       *Options
 	link      *link
+	ask       *policy.Operation
 	exchanges exchangePool
 }
 
 var _ application = (*httpApp)(nil)
 
-func newHTTPApp(o *Options, l *link) *httpApp { return &httpApp{opt: o, link: l} }
+func newHTTPApp(o *Options, l *link) *httpApp { return &httpApp{opt: o, link: l, ask: asking(o.Ask)} }
 
 // Deliver implements pubsub.App.
 func (a *httpApp) Deliver(ctx context.Context, route string, ev *pubsub.Event) (pubsub.Status, error) {
