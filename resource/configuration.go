@@ -13,6 +13,7 @@ import (
 type Configuration struct {
 	header `yaml:",inline"`
 	Spec   ConfigurationSpec `yaml:"spec"`
+	Auth   Auth              `yaml:"auth"`
 
 	sections map[string]string // digests of the fields of Spec
 }
@@ -51,24 +52,17 @@ type Zipkin struct {
 	EndpointAddress string `yaml:"endpointAddress"`
 }
 
-// Otel is an OTLP collector.
-type Otel struct {
-	// Protocol is "grpc" or "http".
-	Protocol        string             `yaml:"protocol"`
-	EndpointAddress string             `yaml:"endpointAddress"`
-	IsSecure        *bool              `yaml:"isSecure"`
-	Headers         Value              `yaml:"headers"`
-	Timeout         component.Duration `yaml:"timeout"`
-}
-
 // Metrics says what is measured.
 type Metrics struct {
-	Enabled                    *bool            `yaml:"enabled"`
-	RecordErrorCodes           *bool            `yaml:"recordErrorCodes"`
-	HTTP                       *HTTPMetrics     `yaml:"http"`
-	Rules                      []MetricRule     `yaml:"rules"`
-	LatencyDistributionBuckets []float64        `yaml:"latencyDistributionBuckets"`
-	Workflow                   map[string]Value `yaml:"workflow"`
+	Enabled                    *bool        `yaml:"enabled"`
+	RecordErrorCodes           *bool        `yaml:"recordErrorCodes"`
+	HTTP                       *HTTPMetrics `yaml:"http"`
+	Rules                      []MetricRule `yaml:"rules"`
+	LatencyDistributionBuckets []float64    `yaml:"latencyDistributionBuckets"`
+	// Otel is the OTLP collector that metrics go to, besides the page that
+	// serves them; what it leaves out is as for spec.tracing.otel.
+	Otel     *Otel            `yaml:"otel"`
+	Workflow map[string]Value `yaml:"workflow"`
 }
 
 // HTTPMetrics bounds the labels of HTTP metrics.
@@ -192,6 +186,9 @@ type Feature struct {
 // Logging configures what is logged.
 type Logging struct {
 	APILogging *APILogging `yaml:"apiLogging"`
+	// Otel is the OTLP collector that log lines go to, besides standard error;
+	// what it leaves out is as for spec.tracing.otel.
+	Otel *Otel `yaml:"otel"`
 }
 
 // APILogging configures the log of API calls.
@@ -244,6 +241,14 @@ func (c *Configuration) check(p *problems) {
 	if t := c.Spec.Tracing; t != nil {
 		c.checkTracing(p, res, t)
 	}
+	for _, m := range []*Metrics{c.Spec.Metric, c.Spec.Metrics} {
+		if m != nil {
+			c.checkOtel(p, "spec.metrics.otel", m.Otel, false)
+		}
+	}
+	if l := c.Spec.Logging; l != nil {
+		c.checkOtel(p, "spec.logging.otel", l.Otel, false)
+	}
 	if s := c.Spec.Secrets; s != nil {
 		for i, scope := range s.Scopes {
 			at := "spec.secrets.scopes[" + itoa(i) + "]"
@@ -272,14 +277,7 @@ func (c *Configuration) checkTracing(p *problems, res string, t *Tracing) {
 	if rate, err := strconv.ParseFloat(t.SamplingRate, 64); t.SamplingRate != "" && (err != nil || rate < 0 || rate > 1) {
 		p.addf(t.Pos, res, "spec.tracing.samplingRate", `wants a number from "0" to "1", not %q`, t.SamplingRate)
 	}
-	if o := t.Otel; o != nil {
-		if o.Protocol != "" && o.Protocol != "grpc" && o.Protocol != "http" {
-			p.addf(t.Pos, res, "spec.tracing.otel.protocol", `wants "grpc" or "http", not %q`, o.Protocol)
-		}
-		if o.EndpointAddress == "" {
-			p.addf(t.Pos, res, "spec.tracing.otel.endpointAddress", `is required, for instance "localhost:4317"`)
-		}
-	}
+	c.checkOtel(p, "spec.tracing.otel", t.Otel, true)
 	if z := t.Zipkin; z != nil {
 		if problem := baseURLProblem(z.EndpointAddress); problem != "" {
 			p.addf(t.Pos, res, "spec.tracing.zipkin.endpointAddress", "%s", problem)

@@ -87,7 +87,7 @@ func newApplication(rt *Runtime) *application {
 		Health: appchannel.Health{
 			Path: c.AppHealth.Path, Interval: c.AppHealth.Interval, Timeout: c.AppHealth.Timeout, Threshold: c.AppHealth.Threshold,
 		},
-		BindingProbeTimeout: c.BindingProbeTimeout, Ask: rt.resiliency.retry(initializationRetries), Tracing: rt.tracing, Log: c.Log,
+		BindingProbeTimeout: c.BindingProbeTimeout, Ask: rt.resiliency.retry(initializationRetries), Tracing: rt.signals.tracing, Log: c.Log,
 	})
 	a.runner = pubsub.NewRunner(pubsub.RunnerOptions{
 		Broker: func(name string) (*pubsub.Broker, bool) { b, ok := rt.table.Load().brokers[name]; return b, ok },

@@ -12,7 +12,6 @@ import (
 
 	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/resource"
-	"github.com/proa-io/proa/telemetry"
 )
 
 // Reload tells what came of a change of the resources.
@@ -57,7 +56,7 @@ type reloader struct {
 	watcher *resource.Watcher
 	plan    *plan  // what is wanted; nil when it is all in use
 	hot     bool   // changes of files are noticed
-	tracing string // the digest of the tracing in use
+	signals string // the digest of what the signals in use are made from
 	last    Reload
 	secrets *rotation
 	// postponed is what was opened with secrets that have changed, and waits
@@ -77,7 +76,7 @@ type plan struct {
 	rotated   []string
 	needs     []string
 	policies  *policies
-	tracing   *telemetry.Tracing // nil when it stays
+	signals   *signals // nil when they stay
 	want      *components
 	deadline  *time.Timer // for all components to be open
 	published bool
@@ -87,7 +86,7 @@ func newReloader(rt *Runtime) *reloader {
 	set := rt.table.Load().set
 	hot := set.Configuration.Feature(hotReload, true)
 	r := &reloader{
-		rt: rt, hot: hot, tracing: set.Configuration.Section("tracing"), secrets: newRotation(rt),
+		rt: rt, hot: hot, signals: sectionsOfSignals(&set.Configuration), secrets: newRotation(rt),
 		opened: make(chan *unit), former: make(chan struct{}),
 	}
 	close(r.former)
@@ -103,7 +102,7 @@ func (r *reloader) run(ctx context.Context) error {
 	defer func() {
 		r.secrets.wait()
 		r.work.Wait()
-		r.replacePlan(nil)
+		r.replacePlan(ctx, nil)
 	}()
 	r.secrets.follow(ctx, r.rt.table.Load())
 	snapshots := make(chan resource.Snapshot)
@@ -158,8 +157,10 @@ func (r *reloader) take(ctx context.Context, s resource.Snapshot) {
 	table, buildErr := b.build(rt.declared(set))
 	if err = errors.Join(err, buildErr); err == nil {
 		err = errors.Join(checkSubscriptions(set, table, rt.cfg.AppID), checkPipelines(set, table))
-		if err == nil && set.Configuration.Section("tracing") != r.tracing {
-			p.tracing, err = newTracing(ctx, &rt.cfg, &set.Configuration)
+		if err == nil && sectionsOfSignals(&set.Configuration) != r.signals {
+			var s signals
+			s, err = rt.newSignals(ctx, &set.Configuration)
+			p.signals = &s
 		}
 		if err != nil {
 			b.discard()
@@ -177,7 +178,7 @@ func (r *reloader) take(ctx context.Context, s resource.Snapshot) {
 func (r *reloader) begin(ctx context.Context, p *plan, fresh []*unit) {
 	rt, now := r.rt, r.rt.table.Load()
 	p.deadline = time.NewTimer(0) // until it is known
-	r.replacePlan(p)
+	r.replacePlan(ctx, p)
 	for _, u := range fresh {
 		u.until, u.later = time.Now().Add(u.timeout), true
 		if now.unit(u.spec.Block, u.name) == nil {
@@ -255,11 +256,11 @@ func (r *reloader) endpoints() []*endpoint {
 }
 
 // replacePlan gives up what is not in use yet and no longer wanted.
-func (r *reloader) replacePlan(p *plan) {
+func (r *reloader) replacePlan(ctx context.Context, p *plan) {
 	if r.plan != nil {
 		r.plan.deadline.Stop()
-		if r.plan.tracing != nil && !r.plan.published {
-			r.rt.endTracing(r.plan.tracing)
+		if r.plan.signals != nil && !r.plan.published {
+			r.rt.endSignals(ctx, *r.plan.signals)
 		}
 		now := r.rt.table.Load()
 		for _, u := range r.plan.want.units {
@@ -326,27 +327,28 @@ func (r *reloader) step(ctx context.Context) {
 		r.rt.resiliency.set(p.policies)
 	}
 	if !p.published {
-		r.trace(ctx, p)
+		r.signal(ctx, p)
 	}
 	r.publish(ctx, now, table)
 	r.published(p, pending)
 }
 
-// trace takes the tracing of a plan into use. The former one ends when the calls
-// that it recorded have ended, or the grace period is over.
-func (r *reloader) trace(ctx context.Context, p *plan) {
-	if p.tracing == nil {
+// signal takes the signals of a plan into use. The former ones end when the calls
+// that they recorded have ended, or the grace period is over.
+func (r *reloader) signal(ctx context.Context, p *plan) {
+	if p.signals == nil {
 		return
 	}
-	r.tracing = p.want.set.Configuration.Section("tracing")
-	former, grace := r.rt.tracing.Replace(p.tracing), time.NewTimer(r.rt.cfg.Grace)
+	r.signals = sectionsOfSignals(&p.want.set.Configuration)
+	r.work.Go(func() { p.signals.warm(ctx) })
+	former, grace := r.rt.signals.replace(*p.signals), time.NewTimer(r.rt.cfg.Grace)
 	r.work.Go(func() {
 		defer grace.Stop()
 		select {
 		case <-grace.C:
 		case <-ctx.Done():
 		}
-		r.rt.endTracing(former)
+		r.rt.endSignals(ctx, former)
 	})
 }
 

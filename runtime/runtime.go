@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/pprof"
 	"os"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,7 +35,8 @@ type Runtime struct {
 	engine     *engine.Engine
 	catalog    *component.Catalog
 	metrics    *telemetry.Metrics
-	tracing    *telemetry.Tracing
+	local      *slog.Logger // whose lines stay on this machine
+	signals    signals
 	resiliency *resiliency
 	table      atomic.Pointer[components]
 	ends       ends
@@ -68,12 +69,20 @@ func New(ctx context.Context, c Config) (_ *Runtime, err error) {
 	}
 	rt := &Runtime{cfg: c, extended: map[string]string{}, haste: make(chan struct{}), transports: &transports{log: c.Log, maxHead: c.maxHead()}, roster: newRoster()}
 	rt.metrics = telemetry.NewMetrics(c.AppID, c.Namespace)
+	if err := rt.prepareSignals(ctx); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = rt.signals.end(ctx) // nothing has happened that would matter
+		}
+	}()
 	set, err := resource.Load(rt.resourceOptions())
 	if err != nil {
 		return nil, fmt.Errorf("the resources have problems:\n%w", err)
 	}
 	for _, ig := range set.Ignored {
-		c.Log.Warn("a document is passed over: its kind is not one that is read", "place", ig.Pos.String(), "kind", ig.Kind, "name", ig.Name)
+		rt.cfg.Log.Warn("a document is passed over: its kind is not one that is read", "place", ig.Pos.String(), "kind", ig.Kind, "name", ig.Name)
 	}
 	if err := rt.build(ctx, set); err != nil {
 		return nil, err
@@ -91,15 +100,18 @@ func (rt *Runtime) build(ctx context.Context, set *resource.Set) (err error) {
 	if rt.engine, err = engine.Open(ctx, c.Engine); err != nil {
 		return err
 	}
-	if rt.tracing, err = newTracing(ctx, c, &set.Configuration); err != nil {
+	s, err := rt.newSignals(ctx, &set.Configuration)
+	if err != nil {
 		return err
 	}
+	rt.signals.replace(s) // which were none
+	rt.signals.headers = s.headers
 	if rt.catalog, err = component.NewCatalog(all.Specs(all.Deps{Engine: rt.engine})...); err != nil {
 		return err
 	}
 	p, err := compilePolicies(set.Resiliencies)
 	problems := []error{err}
-	rt.resiliency = newResiliency(p, c.Log, rt.metrics, rt.tracing)
+	rt.resiliency = newResiliency(p, c.Log, rt.metrics, rt.signals.tracing)
 	table, err := rt.builder(set).build(rt.declared(set))
 	problems = append(problems, err, checkSubscriptions(set, table, c.AppID), checkPipelines(set, table))
 	rt.table.Store(table)
@@ -145,36 +157,12 @@ func (rt *Runtime) declared(set *resource.Set) []resource.Component {
 	return withDefaults(set.Components)
 }
 
-// newTracing reads the Configuration's tracing and the standard environment of
-// OpenTelemetry.
-func newTracing(ctx context.Context, c *Config, conf *resource.Configuration) (*telemetry.Tracing, error) {
-	o := telemetry.TracingOptions{AppID: c.AppID, Namespace: c.Namespace, SamplingRate: conf.SamplingRate(0.0001)}
-	if t := conf.Spec.Tracing; t != nil {
-		if t.Stdout {
-			o.Stdout = os.Stdout
-		}
-		if t.Zipkin != nil {
-			o.ZipkinURL = t.Zipkin.EndpointAddress
-		}
-		if t.Otel != nil {
-			o.OTLPProtocol, o.OTLPEndpoint, o.OTLPTimeout = t.Otel.Protocol, t.Otel.EndpointAddress, t.Otel.Timeout.Std()
-			o.OTLPInsecure = t.Otel.IsSecure == nil || !*t.Otel.IsSecure
-		}
-	}
-	if e := os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT"); e != "" && o.OTLPEndpoint == "" {
-		o.OTLPEndpoint = e
-		o.OTLPProtocol, _, _ = strings.Cut(os.Getenv("OTEL_EXPORTER_OTLP_PROTOCOL"), "/")
-		o.OTLPInsecure = os.Getenv("OTEL_EXPORTER_OTLP_INSECURE") == "true"
-	}
-	return telemetry.NewTracing(ctx, o)
-}
-
 func (rt *Runtime) buildInvoker() {
 	o := invoke.Options{
 		AppID: rt.cfg.AppID, Namespace: rt.cfg.Namespace, Host: rt.cfg.advertised(), Chains: rt.resiliency.owner(),
-		Inbound:   policy.Chain{policy.Recover(rt.cfg.Log), policy.Trace(rt.tracing), policy.Metrics(rt.metrics), policy.Log(rt.cfg.Log)},
+		Inbound:   policy.Chain{policy.Recover(rt.cfg.Log), policy.Trace(rt.signals.tracing), policy.Metrics(rt.metrics), policy.Log(rt.cfg.Log)},
 		Directory: rt.directory, Peer: rt.transports.peer, External: rt.transports.origin,
-		Endpoints: rt.table.Load().targets(), Access: accessRules(&rt.table.Load().set.Configuration), Tracing: rt.tracing, Log: rt.cfg.Log,
+		Endpoints: rt.table.Load().targets(), Access: accessRules(&rt.table.Load().set.Configuration), Tracing: rt.signals.tracing, Log: rt.cfg.Log,
 	}
 	if rt.app != nil {
 		o.App = rt.app.invocable()
@@ -233,18 +221,7 @@ func (rt *Runtime) Run(ctx context.Context) error {
 	if rt.cfg.OnListening != nil {
 		rt.cfg.OnListening(rt.Addresses())
 	}
-	err := runStages(rt.blocked(ctx), stopping{rt.cfg.Grace, rt.haste, rt.cfg.Log}, rt.stages()...)
-	rt.endTracing(rt.tracing)
-	return err
-}
-
-// endTracing exports the last spans.
-func (rt *Runtime) endTracing(t *telemetry.Tracing) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	if err := t.Shutdown(ctx); err != nil {
-		rt.cfg.Log.Warn("the last spans were not exported", "error", err)
-	}
+	return runStages(rt.blocked(ctx), stopping{rt.cfg.Grace, rt.haste, rt.cfg.Log}, rt.stages()...)
 }
 
 // Hasten makes a process that stops end at once, as far as it can: nothing under
@@ -297,7 +274,7 @@ func (rt *Runtime) stages() [][]service {
 	if l.public != nil {
 		servers = append(servers, service{"public server", serveHTTP(rt.http.HandlePublic, &rt.cfg, l.public)})
 	}
-	stages := [][]service{bottom, components, {{"relays", rt.roster.relays}}, servers}
+	stages := [][]service{{{"telemetry", rt.runSignals}}, bottom, components, {{"relays", rt.roster.relays}}, servers}
 	if rt.cfg.Process != nil {
 		stages = append(stages, []service{{"application", rt.cfg.Process}})
 	}

@@ -43,7 +43,7 @@ func TestTraceparentsOfTheSpecification(t *testing.T) {
 
 func TestOnlySampledCallsAreExported(t *testing.T) {
 	var out bytes.Buffer
-	tr, err := telemetry.NewTracing(t.Context(), telemetry.TracingOptions{AppID: "shop", Stdout: &out, SamplingRate: 0})
+	tr, err := telemetry.NewTracing(t.Context(), telemetry.TracingOptions{Service: telemetry.Service{Name: "shop"}, Stdout: &out, SamplingRate: 0})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,152 +2,35 @@ package telemetry
 
 import (
 	"context"
-	"encoding/hex"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
-	"net/url"
-	"strings"
 	"sync/atomic"
-	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
 	"go.opentelemetry.io/otel/exporters/stdout/stdouttrace"
 	//lint:ignore SA1019 existing Configurations name Zipkin collectors; OTLP is what new ones should use
 	"go.opentelemetry.io/otel/exporters/zipkin"
-	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	oteltrace "go.opentelemetry.io/otel/trace"
 
 	"github.com/proa-io/proa/fault"
 )
 
-// TraceContext is the W3C trace context of a call: which trace it belongs to,
-// and which span caused it. It is a plain value; the zero value belongs to no
-// trace.
-type TraceContext struct {
-	TraceID [16]byte
-	SpanID  [8]byte
-	Flags   byte   // bit 0: sampled
-	State   string // tracestate, as it came
-}
-
-// ParseTraceparent reads a traceparent field (W3C Trace Context, section 3.2).
-// Any future version that begins like version 00 is accepted, as the
-// specification asks.
-func ParseTraceparent(s string) (TraceContext, bool) {
-	var t TraceContext
-	if len(s) < 55 || s[2] != '-' || s[35] != '-' || s[52] != '-' {
-		return t, false
-	}
-	var version, flags [1]byte
-	if !unhex(version[:], s[0:2]) || version[0] == 0xff || len(s) > 55 && (version[0] == 0 || s[55] != '-') {
-		return t, false
-	}
-	if !unhex(t.TraceID[:], s[3:35]) || !unhex(t.SpanID[:], s[36:52]) || !unhex(flags[:], s[53:55]) {
-		return TraceContext{}, false
-	}
-	t.Flags = flags[0]
-	if t.TraceID == [16]byte{} || t.SpanID == [8]byte{} {
-		return TraceContext{}, false
-	}
-	return t, true
-}
-
-// unhex decodes lower-case hexadecimal only, as the specification demands.
-func unhex(dst []byte, s string) bool {
-	for i := range dst {
-		hi, lo := hexDigit(s[2*i]), hexDigit(s[2*i+1])
-		if hi > 15 || lo > 15 {
-			return false
-		}
-		dst[i] = hi<<4 | lo
-	}
-	return true
-}
-
-func hexDigit(c byte) byte {
-	switch {
-	case '0' <= c && c <= '9':
-		return c - '0'
-	case 'a' <= c && c <= 'f':
-		return c - 'a' + 10
-	}
-	return 0xff
-}
-
-// NewTrace starts a trace with random ids.
-func NewTrace(sampled bool) TraceContext {
-	var t TraceContext
-	for t.TraceID == [16]byte{} {
-		putUint64(t.TraceID[:8], rand.Uint64()) //nolint:gosec // ids need no secrecy
-		putUint64(t.TraceID[8:], rand.Uint64()) //nolint:gosec // ids need no secrecy
-	}
-	for t.SpanID == [8]byte{} {
-		putUint64(t.SpanID[:], rand.Uint64()) //nolint:gosec // ids need no secrecy
-	}
-	if sampled {
-		t.Flags = 1
-	}
-	return t
-}
-
-func putUint64(b []byte, v uint64) {
-	for i := range 8 {
-		b[i] = byte(v >> (8 * i))
-	}
-}
-
-// IsValid reports whether t belongs to a trace.
-func (t TraceContext) IsValid() bool { return t.TraceID != [16]byte{} }
-
-// Sampled reports whether the trace is recorded.
-func (t TraceContext) Sampled() bool { return t.Flags&1 != 0 }
-
-// Traceparent returns t in the form of the traceparent field.
-func (t TraceContext) Traceparent() string {
-	var b [55]byte
-	copy(b[:], "00-")
-	hex.Encode(b[3:35], t.TraceID[:])
-	b[35] = '-'
-	hex.Encode(b[36:52], t.SpanID[:])
-	b[52] = '-'
-	hex.Encode(b[53:], []byte{t.Flags})
-	return string(b[:])
-}
-
-type traceKey struct{}
-
-// WithTrace returns a context that carries t.
-func WithTrace(ctx context.Context, t TraceContext) context.Context {
-	return context.WithValue(ctx, traceKey{}, t)
-}
-
-// TraceFrom returns the trace context that ctx carries.
-func TraceFrom(ctx context.Context) (TraceContext, bool) {
-	t, ok := ctx.Value(traceKey{}).(TraceContext)
-	return t, ok
-}
-
 // TracingOptions say which calls are traced and where spans go. Without an
-// exporter nothing is sampled that did not come sampled.
+// exporter nothing is sampled.
 type TracingOptions struct {
-	AppID        string
-	Namespace    string
-	SamplingRate float64 // 0 to 1, for traces that begin here
+	Service      Service
+	SamplingRate float64 // 0 to 1, of traces that did not come sampled
 
-	Stdout io.Writer // spans as JSON; nil for none
+	Stdout    io.Writer // spans as JSON; nil for none
+	ZipkinURL string    // Zipkin's API v2, with the path; "" for none
+	OTLP      *OTLP     // nil for none
 
-	ZipkinURL string
-
-	OTLPProtocol string // "grpc" or "http"
-	OTLPEndpoint string // "host:port", or a URL
-	OTLPInsecure bool
-	OTLPHeaders  map[string]string
-	OTLPTimeout  time.Duration
+	// Log is told when a collector takes nothing; may be nil.
+	Log *slog.Logger
 }
 
 // Tracing decides which calls are sampled and exports their spans in the
@@ -163,7 +46,7 @@ type pipeline struct {
 
 // NewTracing returns a Tracing. It does not wait for any collector.
 func NewTracing(ctx context.Context, o TracingOptions) (*Tracing, error) {
-	exporters, err := exportersOf(ctx, o)
+	exporters, err := exportersOf(o)
 	if err != nil {
 		return nil, err
 	}
@@ -172,18 +55,49 @@ func NewTracing(ctx context.Context, o TracingOptions) (*Tracing, error) {
 		t.now.Store(&pipeline{})
 		return t, nil
 	}
+	about, err := o.Service.resource(ctx)
+	if err != nil {
+		return nil, err
+	}
 	opts := []sdktrace.TracerProviderOption{
-		sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.AlwaysSample())), // start decides
-		sdktrace.WithResource(resource.NewSchemaless(
-			attribute.String("service.name", o.AppID), attribute.String("service.namespace", o.Namespace))),
+		sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.AlwaysSample())), // Begin decides
+		sdktrace.WithResource(about),
 	}
 	for _, e := range exporters {
 		opts = append(opts, sdktrace.WithBatcher(e))
 	}
 	p := &pipeline{provider: sdktrace.NewTracerProvider(opts...), rate: o.SamplingRate}
-	p.tracer = p.provider.Tracer("github.com/proa-io/proa")
+	p.tracer = p.provider.Tracer(scope, oteltrace.WithInstrumentationVersion(o.Service.Version))
 	t.now.Store(p)
 	return t, nil
+}
+
+// scope is the instrumentation scope of all signals.
+const scope = "github.com/proa-io/proa"
+
+func exportersOf(o TracingOptions) ([]sdktrace.SpanExporter, error) {
+	var out []sdktrace.SpanExporter
+	add := func(to string, open func(context.Context) (sdktrace.SpanExporter, error)) {
+		out = append(out, &spanSink{lazy[sdktrace.SpanExporter]{open: open, report: newReporter(o.Log, "traces", to)}})
+	}
+	if o.Stdout != nil {
+		e, err := stdouttrace.New(stdouttrace.WithWriter(o.Stdout))
+		if err != nil {
+			return nil, err
+		}
+		add("stdout", func(context.Context) (sdktrace.SpanExporter, error) { return e, nil })
+	}
+	if o.ZipkinURL != "" {
+		e, err := zipkin.New(o.ZipkinURL)
+		if err != nil {
+			return nil, fmt.Errorf("zipkin exporter: %w", err)
+		}
+		add(o.ZipkinURL, func(context.Context) (sdktrace.SpanExporter, error) { return e, nil })
+	}
+	if o.OTLP != nil {
+		add(o.OTLP.address(tracesPath), o.OTLP.spans)
+	}
+	return out, nil
 }
 
 // Replace makes t sample and export as other does from now on, which is of no
@@ -194,73 +108,6 @@ func (t *Tracing) Replace(other *Tracing) (former *Tracing) {
 	former = &Tracing{}
 	former.now.Store(t.now.Swap(other.now.Load()))
 	return former
-}
-
-func exportersOf(ctx context.Context, o TracingOptions) ([]sdktrace.SpanExporter, error) {
-	var out []sdktrace.SpanExporter
-	add := func(e sdktrace.SpanExporter, err error) error {
-		if err == nil {
-			out = append(out, e)
-		}
-		return err
-	}
-	if o.Stdout != nil {
-		if err := add(stdouttrace.New(stdouttrace.WithWriter(o.Stdout))); err != nil {
-			return nil, err
-		}
-	}
-	if o.ZipkinURL != "" {
-		if err := add(zipkin.New(o.ZipkinURL)); err != nil {
-			return nil, fmt.Errorf("zipkin exporter: %w", err)
-		}
-	}
-	if o.OTLPEndpoint != "" {
-		var err error
-		if strings.HasPrefix(o.OTLPProtocol, "http") {
-			err = add(otlpHTTP(ctx, o))
-		} else {
-			err = add(otlpGRPC(ctx, o))
-		}
-		if err != nil {
-			return nil, fmt.Errorf("otlp exporter: %w", err)
-		}
-	}
-	return out, nil
-}
-
-func otlpHTTP(ctx context.Context, o TracingOptions) (sdktrace.SpanExporter, error) {
-	opts := []otlptracehttp.Option{otlptracehttp.WithHeaders(o.OTLPHeaders)}
-	if u, err := url.Parse(o.OTLPEndpoint); err == nil && u.Host != "" && strings.HasPrefix(u.Scheme, "http") {
-		if u.Path == "" || u.Path == "/" {
-			u.Path = "/v1/traces"
-		}
-		opts = append(opts, otlptracehttp.WithEndpointURL(u.String()))
-	} else {
-		opts = append(opts, otlptracehttp.WithEndpoint(o.OTLPEndpoint))
-		if o.OTLPInsecure {
-			opts = append(opts, otlptracehttp.WithInsecure())
-		}
-	}
-	if o.OTLPTimeout > 0 {
-		opts = append(opts, otlptracehttp.WithTimeout(o.OTLPTimeout))
-	}
-	return otlptracehttp.New(ctx, opts...)
-}
-
-func otlpGRPC(ctx context.Context, o TracingOptions) (sdktrace.SpanExporter, error) {
-	opts := []otlptracegrpc.Option{otlptracegrpc.WithHeaders(o.OTLPHeaders)}
-	if strings.Contains(o.OTLPEndpoint, "://") {
-		opts = append(opts, otlptracegrpc.WithEndpointURL(o.OTLPEndpoint))
-	} else {
-		opts = append(opts, otlptracegrpc.WithEndpoint(o.OTLPEndpoint))
-		if o.OTLPInsecure {
-			opts = append(opts, otlptracegrpc.WithInsecure())
-		}
-	}
-	if o.OTLPTimeout > 0 {
-		opts = append(opts, otlptracegrpc.WithTimeout(o.OTLPTimeout))
-	}
-	return otlptracegrpc.New(ctx, opts...)
 }
 
 // Enabled reports whether spans go anywhere.

@@ -224,7 +224,7 @@ func TestADeliveryEndsWithItsContext(t *testing.T) {
 func TestAnEventOfASampledTraceGetsASpan(t *testing.T) {
 	checkLeaks(t)
 	var spans bytes.Buffer
-	tracing, err := telemetry.NewTracing(t.Context(), telemetry.TracingOptions{AppID: "shop", Stdout: &spans})
+	tracing, err := telemetry.NewTracing(t.Context(), telemetry.TracingOptions{Service: telemetry.Service{Name: "shop"}, Stdout: &spans})
 	if err != nil {
 		t.Fatal(err)
 	}
