@@ -52,7 +52,7 @@ func readDeadLetter(d *Delivery) DeadLetter {
 	if e := (&Event{JSON: d.Data}); e.parse() && e.Value(attrSpecVersion) != nil {
 		l.event, l.ID = e, e.ID()
 	} else if d.isBinaryMode() {
-		l.ID, _ = lookup(d.Metadata, headerPrefix+attrID)
+		l.ID = d.header(attrID)
 	}
 	l.Topic, l.Cause = l.note(DeadLetterTopic), l.note(DeadLetterReason)
 	l.Attempts, _ = strconv.Atoi(l.note(DeadLetterAttempts))

@@ -19,6 +19,9 @@ type Stream struct {
 
 	sending sync.Mutex // calls of send do not overlap
 
+	establish   func() // may be called more than once
+	established chan struct{}
+
 	mu     sync.Mutex
 	out    map[string][]chan Status // by event id, oldest first
 	cancel context.CancelFunc       // ends the subscription; nil before there is one
@@ -30,8 +33,15 @@ type Stream struct {
 // do not overlap. An error of send means that the stream is broken, and ends
 // it.
 func NewStream(send func(*Event) error) *Stream {
-	return &Stream{send: send, out: map[string][]chan Status{}, gone: make(chan struct{})}
+	s := &Stream{send: send, out: map[string][]chan Status{}, established: make(chan struct{}), gone: make(chan struct{})}
+	s.establish = sync.OnceFunc(func() { close(s.established) })
+	return s
 }
+
+// Established returns a channel that is closed once the broker has the
+// subscription: what is published from then on arrives. Until the broker can be
+// reached that is not so for brokers that keep nothing for groups to come.
+func (s *Stream) Established() <-chan struct{} { return s.established }
 
 // Stream receives messages and sends them out on stream until ctx ends, as
 // [Broker.Subscribe] does, or the stream does. Of the spec it heeds the

@@ -66,6 +66,9 @@ type subscription struct {
 	intake  context.Context //nolint:containedctx // a subscription is one call; this ends when no message is to be taken any more
 	work    context.Context //nolint:containedctx // and this when deliveries must end
 	batches *batcher        // nil unless in bulk
+	// established is called, more than once perhaps, when what is published
+	// from then on will arrive.
+	established func()
 
 	mu       sync.Mutex
 	handling int       // messages that are being processed
@@ -97,7 +100,10 @@ func (b *Broker) compile(spec *SubscriptionSpec, app App) (*subscription, error)
 	}
 	s := &subscription{
 		broker: b, spec: *spec, app: app, router: r, raw: raw,
-		flights: map[*flight]struct{}{}, drained: make(chan struct{}),
+		flights: map[*flight]struct{}{}, drained: make(chan struct{}), established: func() {},
+	}
+	if stream, ok := app.(*Stream); ok {
+		s.established = stream.establish
 	}
 	s.spec.Bulk = spec.Bulk.withDefaults()
 	return s, nil
@@ -143,6 +149,11 @@ func (s *subscription) once(ctx context.Context) error {
 		return err
 	}
 	sub := Subscription{Topic: s.spec.Topic, Group: s.broker.group, Metadata: s.spec.Metadata}
+	if f, ok := d.(Forgetter); ok && f.Forgets() {
+		sub.Established = s.established
+	} else {
+		s.established() // the broker keeps what is published for groups to come
+	}
 	if s.spec.Bulk.Enabled {
 		// One batch is with the application while the next one fills.
 		sub.MaxInFlight, sub.Batch = 2*s.spec.Bulk.MaxMessages, s.spec.Bulk.MaxMessages

@@ -211,6 +211,13 @@ type PubSub struct {
 	foreign map[*engine.Conn]jetstream.JetStream // with domain or prefix
 }
 
+// Forgets implements pubsub.Forgetter: a group that begins with new messages, or
+// with the last one, does not get what is there already.
+func (p *PubSub) Forgets() bool {
+	policy, _ := deliverPolicy(p.cfg.DeliverPolicy)
+	return policy == jetstream.DeliverNewPolicy || policy == jetstream.DeliverLastPolicy
+}
+
 // OpenPubSub uses shared unless cfg names a server.
 func OpenPubSub(ctx context.Context, shared *engine.Engine, cfg PubSubConfig, env component.Env) (*PubSub, error) {
 	if env.Log == nil {

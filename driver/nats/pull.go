@@ -94,6 +94,10 @@ func (p *PubSub) subscribe(ctx context.Context, s pubsub.Subscription, handle pu
 		}
 		c, err := p.consumer(ctx, s, at)
 		if err == nil {
+			if s.Established != nil {
+				s.Established()
+				s.Established = nil
+			}
 			c.handle = handle
 			err = c.run(ctx)
 		}

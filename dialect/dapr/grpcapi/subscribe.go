@@ -2,6 +2,7 @@ package grpcapi
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"io"
 	"slices"
@@ -72,12 +73,6 @@ func (s *service) SubscribeTopicEventsAlpha1(stream topicEvents) error {
 	default:
 	}
 	defer s.track(&pubsubStream{spec})()
-	initial := &rtv1.SubscribeTopicEventsResponseInitialAlpha1{}
-	if err := stream.Send(&rtv1.SubscribeTopicEventsResponseAlpha1{
-		SubscribeTopicEventsResponseType: &rtv1.SubscribeTopicEventsResponseAlpha1_InitialResponse{InitialResponse: initial},
-	}); err != nil {
-		return err
-	}
 	subErr, err := s.deliver(stream, broker, &spec)
 	if subErr != nil {
 		return s.failed(dapr.Subscribe, about, subErr)
@@ -114,8 +109,15 @@ const lastWrite = 2 * time.Second
 func (s *service) deliver(stream topicEvents, broker *pubsub.Broker, spec *pubsub.SubscriptionSpec) (subErr, err error) {
 	ctx, cancel := s.whileRunning(stream.Context())
 	defer cancel()
-	out := pubsub.NewStream(func(e *pubsub.Event) error { return stream.Send(message(e)) })
+	hello := greeting{done: make(chan struct{})}
+	out := pubsub.NewStream(func(e *pubsub.Event) error {
+		if err := hello.wait(); err != nil {
+			return err
+		}
+		return stream.Send(message(e))
+	})
 	var running sync.WaitGroup
+	running.Go(func() { hello.send(ctx, stream, out) })
 	running.Go(func() {
 		// When the API stops, the application may still settle what it has got.
 		subErr = broker.Stream(ctx, spec, out)
@@ -131,6 +133,36 @@ func (s *service) deliver(stream topicEvents, broker *pubsub.Broker, spec *pubsu
 	defer late.Stop()
 	running.Wait()
 	return subErr, err
+}
+
+// greeting is the initial response of a stream, which goes out before any event
+// and not before the subscription is established: what the application publishes
+// when it has the response comes to it.
+type greeting struct {
+	done chan struct{} // closed by send
+	err  error         // why nothing can follow; valid once done is closed
+}
+
+func (g *greeting) send(ctx context.Context, stream topicEvents, out *pubsub.Stream) {
+	defer close(g.done)
+	select {
+	case <-out.Established():
+	case <-ctx.Done():
+		g.err = ctx.Err()
+		return
+	}
+	initial := &rtv1.SubscribeTopicEventsResponseInitialAlpha1{}
+	if g.err = stream.Send(&rtv1.SubscribeTopicEventsResponseAlpha1{
+		SubscribeTopicEventsResponseType: &rtv1.SubscribeTopicEventsResponseAlpha1_InitialResponse{InitialResponse: initial},
+	}); g.err != nil {
+		out.End()
+	}
+}
+
+// wait waits for the response to have gone out.
+func (g *greeting) wait() error {
+	<-g.done
+	return g.err
 }
 
 // settle takes the answers of the application until it sends no more.
