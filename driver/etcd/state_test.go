@@ -59,7 +59,10 @@ func TestState(t *testing.T) {
 	for _, v := range versions {
 		t.Run(v.name, func(t *testing.T) {
 			t.Parallel()
-			statetest.Run(t, func(t *testing.T) state.Driver { return openAs(t, v.open, emptyPrefix(server.Get(t).Addr())) })
+			statetest.Run(t, func(t *testing.T) state.Driver {
+				t.Parallel()
+				return openAs(t, v.open, emptyPrefix(server.Get(t).Addr()))
+			})
 		})
 	}
 }

@@ -135,6 +135,7 @@ func exchange(t *testing.T, cfg Config) {
 }
 
 func TestBrokersThatWantToKnowWhoItIs(t *testing.T) {
+	t.Parallel()
 	g := startGuarded(t)
 	t.Run("Password", func(t *testing.T) { passwords(t, g) })
 	t.Run("Certificates", func(t *testing.T) { certificates(t, g) })

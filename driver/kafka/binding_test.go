@@ -47,6 +47,7 @@ func mustCreate(t testing.TB, b *Binding, r binding.Request) binding.Response {
 }
 
 func TestBinding(t *testing.T) {
+	t.Parallel()
 	request := binding.Request{Operation: opCreate, Data: []byte("x"), Metadata: map[string]string{"partitionKey": "k"}}
 	t.Run("Output", func(t *testing.T) {
 		topic := rand.Text()

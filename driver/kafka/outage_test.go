@@ -82,10 +82,12 @@ func publishNumbers(t *testing.T, p *PubSub, topic string, first, n int) {
 }
 
 func TestRebalancesLoseNothingAndKeepOrders(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct{ strategy, ordering string }{
 		{"range", orderByPartition}, {"roundrobin", orderByKey}, {"cooperative-sticky", orderByKey},
 	} {
 		t.Run(tc.strategy, func(t *testing.T) {
+			t.Parallel()
 			const each = 50
 			addr, topic, group := server.Get(t).Addr(), rand.Text(), rand.Text()
 			cfg := testConfig(addr)
@@ -160,6 +162,7 @@ func (a *ledgerApp) lacks(n int) string {
 }
 
 func TestPublishingAndConsumingResumeAfterTheBrokerWasKilled(t *testing.T) {
+	t.Parallel()
 	const n = 60
 	srv := server.Get(t)
 	b := pubsub.New(component.Opened("bus", pubsub.Driver(mustOpen(t, testConfig(srv.Addr()), nearby()))), pubsub.Options{AppID: rand.Text()})
@@ -213,6 +216,7 @@ func TestPublishingAndConsumingResumeAfterTheBrokerWasKilled(t *testing.T) {
 }
 
 func TestAnOutageIsNamed(t *testing.T) {
+	t.Parallel()
 	net := faultnet.New(t, server.Get(t).Addr())
 	p := mustOpen(t, testConfig(net.Addr()), through(net.Addr()))
 	net.Refuse()

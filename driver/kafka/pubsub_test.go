@@ -15,12 +15,14 @@ import (
 const maxData = 1_000_000
 
 func TestPubSubInTheOrderOfKeys(t *testing.T) {
+	t.Parallel()
 	cfg := testConfig(server.Get(t).Addr())
 	cfg.Ordering, cfg.NumPartitions = orderByKey, 4
 	runSuite(t, cfg)
 }
 
 func TestPubSubInTheOrderOfPartitions(t *testing.T) {
+	t.Parallel()
 	cfg := testConfig(server.Get(t).Addr())
 	// Messages without a key, one after the other, are in different ones, and
 	// so are the keys of the suite.
@@ -46,6 +48,7 @@ func runSuite(t *testing.T, cfg Config) {
 }
 
 func TestPubSubOnABadNetwork(t *testing.T) {
+	t.Parallel()
 	pubsubtest.RunBadNetwork(t, server.Get(t).Addr(), func(ctx context.Context, _ *testing.T, addr string) (pubsub.Driver, error) {
 		cfg := testConfig(addr)
 		cfg.Ordering = orderByKey

@@ -64,6 +64,8 @@ func TestState(t *testing.T) {
 			var tables counter
 			cfg := configOf(server.Get(t).DSN(""), "suite_"+strings.ReplaceAll(name, " ", "_"))
 			statetest.Run(t, func(t *testing.T) state.Driver {
+				t.Parallel()
+				cfg := cfg
 				cfg.TableName = tables.next("items")
 				s, err := OpenState(t.Context(), cfg, component.Env{})
 				if err != nil {

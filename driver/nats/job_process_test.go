@@ -30,7 +30,7 @@ const (
 
 func TestMain(m *testing.M) {
 	if os.Getenv(envReplica) == "" {
-		os.Exit(m.Run())
+		testserver.Main(m)
 	}
 	if err := replica(); err != nil {
 		fmt.Println("error", err)

@@ -129,7 +129,7 @@ func publishAll(ctx context.Context, js jetstream.JetStream, messages []*nats.Ms
 		case err := <-f.Err():
 			answer(i, engine.Classify(err))
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return ctx.Err() // not the cause: Do knows what it means
 		}
 	}
 	return nil

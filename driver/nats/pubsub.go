@@ -65,7 +65,10 @@ type PubSubConfig struct {
 	StartTime int64 `setting:"startTime"`
 
 	// AckWait is how long a consumer may be silent before its messages are
-	// delivered to another.
+	// delivered to another. While the application is at work on a message the
+	// server hears of it every third of that time, so it bounds how long the
+	// messages of a sidecar that was killed are away, not how long the
+	// application may take.
 	AckWait component.Duration `setting:"ackWait"`
 	// MaxDeliver bounds how often the server delivers a message; 0 for no
 	// bound. A message that reaches it is not delivered any more and not
@@ -139,7 +142,7 @@ func (c *concurrency) UnmarshalText(text []byte) error {
 func pubSubDefaults() PubSubConfig {
 	return PubSubConfig{
 		MaxAge: component.Duration(7 * 24 * time.Hour), MaxMessages: 1_000_000,
-		DeliverPolicy: "all", AckWait: component.Duration(30 * time.Second), Concurrency: parallel,
+		DeliverPolicy: "all", AckWait: component.Duration(5 * time.Second), Concurrency: parallel,
 	}
 }
 

@@ -38,7 +38,6 @@ const (
 // What is sent to the reply subject of a message.
 const (
 	ackYes      = "+ACK"
-	ackNo       = "-NAK"
 	ackProgress = "+WPI"
 )
 
@@ -338,12 +337,16 @@ func (c *consumer) dispatch(m *nats.Msg) {
 func (c *consumer) settle(m *nats.Msg, err error) {
 	answer := ackYes
 	if err != nil {
-		answer = ackNo
-		if wait := fault.RetryAfterOf(err); wait > 0 {
-			answer += ` {"delay":` + strconv.FormatInt(int64(wait), 10) + `}`
-		}
+		answer = ackNo(fault.RetryAfterOf(err))
 	}
 	_ = c.nc.Publish(m.Reply, []byte(answer))
+}
+
+// ackNo gives a message back, to be delivered again after a wait. There always
+// is one: the server writes down when a message is due, but not that it is due
+// at once, so one that stops now would have it wait for ackWait when it is back.
+func ackNo(wait time.Duration) string {
+	return `-NAK {"delay":` + strconv.FormatInt(int64(max(wait, time.Millisecond)), 10) + `}`
 }
 
 // finished takes back the place of a message that is settled.
@@ -370,7 +373,7 @@ func (c *consumer) tellAlive() {
 // handlers.
 func (c *consumer) finish(sub *nats.Subscription) {
 	for _, m := range c.queued {
-		_ = c.nc.Publish(m.Reply, []byte(ackNo))
+		_ = c.nc.Publish(m.Reply, []byte(ackNo(0)))
 	}
 	c.queued = nil
 	if sub.Drain() == nil {
@@ -401,7 +404,7 @@ func (c *consumer) giveBack() {
 		select {
 		case m := <-c.arrived:
 			if strings.HasPrefix(m.Reply, "$JS.ACK.") {
-				_ = c.nc.Publish(m.Reply, []byte(ackNo))
+				_ = c.nc.Publish(m.Reply, []byte(ackNo(0)))
 			}
 		default:
 			return

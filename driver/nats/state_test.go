@@ -16,6 +16,7 @@ func TestState(t *testing.T) {
 			t.Parallel() // most of the time items are waited for to expire
 			e := kind.start(t)
 			statetest.Run(t, func(t *testing.T) state.Driver {
+				t.Parallel()
 				s, err := OpenState(t.Context(), e, StateConfig{Bucket: newBucket()}, component.Env{})
 				if err != nil {
 					t.Fatal(err)

@@ -99,6 +99,7 @@ func TestState(t *testing.T) {
 			url := database(t, options)
 			var tables counter
 			statetest.Run(t, func(t *testing.T) state.Driver {
+				t.Parallel()
 				s, err := open(t.Context(), url, tables.next("items_"))
 				if err != nil {
 					t.Fatal(err)

@@ -80,7 +80,7 @@ func TestASuperfluousPasswordIsRefused(t *testing.T) {
 
 func TestADatabaseOutOfRangeIsRefused(t *testing.T) {
 	cfg := configOf(server.Get(t).Addr())
-	cfg.DB = 99
+	cfg.DB = testserver.RedisDatabases
 	if _, err := OpenState(t.Context(), StateConfig{Config: cfg}, component.Env{}); !fault.Is(err, fault.FailedPrecondition) {
 		t.Errorf("OpenState = %v, want failed_precondition", err)
 	}

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -49,9 +50,13 @@ func TestConfigWithoutTheRightToTurnOnNotifications(t *testing.T) {
 			s := testserver.Redis(t, testserver.RedisOptions{Config: []string{"user limited on >pw ~* &* +@all " + rule}})
 			limited := configOf(s.Addr())
 			limited.Username, limited.Password = "limited", component.NewSecret("pw")
-			configtest.Run(t, func(t testing.TB) configtest.Store {
-				command(t, configOf(s.Addr()), "FLUSHALL")
-				return openConfig(t, limited)
+			t.Run("Contract", func(t *testing.T) {
+				var used atomic.Int32
+				configtest.Run(t, func(t testing.TB) configtest.Store {
+					cfg := limited
+					cfg.DB = int(used.Add(1))
+					return openConfig(t, cfg)
+				})
 			})
 			if got := flags(t, configOf(s.Addr())); got != "" {
 				t.Errorf("the flags are %q", got)

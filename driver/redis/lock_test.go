@@ -13,17 +13,20 @@ import (
 	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/fault"
 	"github.com/proa-io/proa/internal/faultnet"
+	"github.com/proa-io/proa/internal/testserver"
 )
 
 var databases atomic.Int32
 
 // database returns how to reach a database of the shared server at addr, which
-// it empties. There are 15, taken in turn.
+// nobody else has.
 func database(t testing.TB, addr string) Config {
 	t.Helper()
 	cfg := configOf(server.Get(t).Addr())
-	cfg.DB = int(databases.Add(1))%15 + 1
-	command(t, cfg, "FLUSHDB")
+	cfg.DB = int(databases.Add(1))
+	if cfg.DB >= testserver.RedisDatabases {
+		t.Fatalf("there are %d databases, too few for all tests", testserver.RedisDatabases)
+	}
 	cfg.Host = addr
 	return cfg
 }

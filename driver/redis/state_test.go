@@ -67,7 +67,17 @@ func notifying(t testing.TB) *State {
 }
 
 func TestState(t *testing.T) {
-	statetest.Run(t, func(t *testing.T) state.Driver { return notifying(t) })
+	if err := notifying(t).Close(); err != nil {
+		t.Fatal(err)
+	}
+	statetest.Run(t, func(t *testing.T) state.Driver {
+		t.Parallel()
+		s, err := OpenState(t.Context(), StateConfig{Config: database(t, server.Get(t).Addr())}, component.Env{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	})
 }
 
 func TestStateOnABadNetwork(t *testing.T) {

@@ -47,6 +47,7 @@ func TestState(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			statetest.Run(t, func(t *testing.T) state.Driver {
+				t.Parallel()
 				text, noWAL := text(t)
 				cfg := configOf(text)
 				cfg.DisableWAL, cfg.CleanupInterval = noWAL, component.Duration(time.Second)

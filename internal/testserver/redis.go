@@ -36,6 +36,9 @@ type RedisServer struct {
 	options RedisOptions
 }
 
+// RedisDatabases is how many databases a server has, from 0 on.
+const RedisDatabases = 1024
+
 // Redis starts a redis-server for the test.
 func Redis(tb TB, o RedisOptions) *RedisServer {
 	tb.Helper()
@@ -75,6 +78,7 @@ func (s *RedisServer) configure(dir string, port int) ([]string, error) {
 		"dir " + strconv.Quote(dir),
 		"daemonize no",
 		`save ""`,
+		"databases " + strconv.Itoa(RedisDatabases), // one for each test that wants one
 	}
 	if s.options.AppendOnly {
 		lines = append(lines, "appendonly yes", "appendfsync always")

@@ -1,10 +1,12 @@
 package testserver
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"runtime"
 	"slices"
+	"strconv"
 	"sync"
 )
 
@@ -51,13 +53,29 @@ func (s *Shared[S]) Stop() {
 }
 
 // Main runs the tests of a package, stops the shared servers and exits. Call it
-// from TestMain with *testing.M.
+// from TestMain with *testing.M. More parallel tests run at a time than there
+// are processors, unless the command line has -parallel: tests of servers spend
+// their time waiting, for leases to end and networks to heal.
 func Main(m interface{ Run() int }, shared ...interface{ Stop() }) {
+	crowd()
 	code := m.Run()
 	for _, s := range shared {
 		s.Stop()
 	}
 	os.Exit(code)
+}
+
+// crowded is how many parallel tests run at a time.
+const crowded = 8
+
+func crowd() {
+	const name = "test.parallel"
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == name })
+	if f := flag.Lookup(name); f != nil && !given {
+		_ = f.Value.Set(strconv.Itoa(max(crowded, runtime.GOMAXPROCS(0)))) // cannot fail
+	}
 }
 
 // scope is the TB of a shared server: it lives as long as the package's tests.

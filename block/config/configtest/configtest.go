@@ -79,7 +79,10 @@ func Run(t *testing.T, open Open) {
 		{"WatchEndsWithItsContext", watchEnds},
 		{"CanceledContextReturnsCanceled", canceled},
 	} {
-		t.Run(p.name, func(t *testing.T) { p.test(t, open(t)) })
+		t.Run(p.name, func(t *testing.T) {
+			t.Parallel()
+			p.test(t, open(t))
+		})
 	}
 }
 

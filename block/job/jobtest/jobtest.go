@@ -16,7 +16,8 @@ import (
 )
 
 // Open returns a driver on a store without entries. Use t.Cleanup for what
-// must be undone.
+// must be undone. It is called
+// concurrently: the tests run in parallel.
 type Open func(t testing.TB) job.Driver
 
 // Run proves that a driver keeps the contract.
@@ -48,7 +49,10 @@ func Run(t *testing.T, open Open) {
 		{"JobsAreTriggeredOnce", triggeredOnce},
 		{"JobsOfADeadReplicaAreTakenOver", takenOver},
 	} {
-		t.Run(p.name, func(t *testing.T) { p.test(t, open(t)) })
+		t.Run(p.name, func(t *testing.T) {
+			t.Parallel()
+			p.test(t, open(t))
+		})
 	}
 }
 

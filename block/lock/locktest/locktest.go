@@ -16,7 +16,8 @@ import (
 )
 
 // Open returns a driver on a store in which no lock is held. Use t.Cleanup for
-// what must be undone.
+// what must be undone. It is called
+// concurrently: the tests run in parallel.
 type Open func(t testing.TB) lock.Driver
 
 // Run proves that a driver keeps the contract.
@@ -55,7 +56,10 @@ func Run(t *testing.T, open Open) {
 		{"WaitsForDifferentLocksAreIndependent", awaitOthers},
 		{"CanceledContextReturnsCanceled", canceled},
 	} {
-		t.Run(p.name, func(t *testing.T) { p.test(t, open(t)) })
+		t.Run(p.name, func(t *testing.T) {
+			t.Parallel()
+			p.test(t, open(t))
+		})
 	}
 }
 

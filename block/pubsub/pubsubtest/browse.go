@@ -48,7 +48,7 @@ func wantBrowsed(t *testing.T, w pubsub.Browser, topic, after string, limit int,
 func browseShows(t *testing.T, b Broker) {
 	d, w := browser(t, b)
 	topic := newTopic()
-	establish(t, d, topic, "group")
+	establish(t, d, topic, groupOf(topic))
 	publish(t, d, &pubsub.Message{Topic: topic, Data: []byte("a"), ContentType: "text/plain", Metadata: map[string]string{"m": "1"}})
 	publishText(t, d, topic, "b", "c")
 	list := wantBrowsed(t, w, topic, "", 10, "a", "b", "c")
@@ -60,7 +60,7 @@ func browseShows(t *testing.T, b Broker) {
 func browsePages(t *testing.T, b Broker) {
 	d, w := browser(t, b)
 	topic := newTopic()
-	establish(t, d, topic, "group")
+	establish(t, d, topic, groupOf(topic))
 	publishText(t, d, topic, "a", "b", "c", "d", "e")
 	list := wantBrowsed(t, w, topic, "", 2, "a", "b")
 	list = wantBrowsed(t, w, topic, list[1].ID, 2, "c", "d")
@@ -74,7 +74,7 @@ func browsePages(t *testing.T, b Broker) {
 func browseLeaves(t *testing.T, b Broker) {
 	d, w := browser(t, b)
 	topic := newTopic()
-	establish(t, d, topic, "group")
+	establish(t, d, topic, groupOf(topic))
 	publishText(t, d, topic, "a", "b")
 	wantBrowsed(t, w, topic, "", 10, "a", "b")
 	c := consume(t, d, pubsub.Subscription{Topic: topic})
@@ -94,7 +94,7 @@ func browseNothing(t *testing.T, b Broker) {
 func removed(t *testing.T, b Broker) {
 	d, w := browser(t, b)
 	topic := newTopic()
-	establish(t, d, topic, "group")
+	establish(t, d, topic, groupOf(topic))
 	publishText(t, d, topic, "a", "b", "c", "d")
 	list := wantBrowsed(t, w, topic, "", 10, "a", "b", "c", "d")
 	ids := []string{list[0].ID, list[2].ID, list[2].ID}

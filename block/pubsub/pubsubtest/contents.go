@@ -104,7 +104,7 @@ func oddTopics(t *testing.T, b Broker) {
 			return false
 		}
 		wantCode(t, "Publish", d.Publish(t.Context(), &pubsub.Message{Topic: name, Data: []byte("x")}), fault.InvalidArgument)
-		err := d.Subscribe(t.Context(), pubsub.Subscription{Topic: name, Group: "group"}, nil)
+		err := d.Subscribe(t.Context(), pubsub.Subscription{Topic: name, Group: groupOf(name)}, nil)
 		wantCode(t, "Subscribe", err, fault.InvalidArgument)
 		return true
 	})
@@ -221,7 +221,7 @@ func ttl(t *testing.T, b Broker) {
 	if x, ok := d.(pubsub.TTLer); !ok || !x.DiscardsExpired() {
 		t.Skip("the broker does not discard messages whose time is over")
 	}
-	establish(t, d, topic, "group")
+	establish(t, d, topic, groupOf(topic))
 	publish(t, d, &pubsub.Message{Topic: topic, Data: []byte("short"), TTL: time.Second})
 	publish(t, d, &pubsub.Message{Topic: topic, Data: []byte("long"), TTL: time.Hour})
 	time.Sleep(3 * time.Second) // nothing tells when the broker has discarded it

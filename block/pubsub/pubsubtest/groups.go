@@ -59,7 +59,7 @@ func competing(t *testing.T, b Broker) {
 	c := member(d)
 	member(other)
 	if b.Joined != nil {
-		b.Joined(t, topic, "group", 2)
+		b.Joined(t, topic, groupOf(topic), 2)
 	}
 	want := numbers(100)
 	publishText(t, d, topic, want...)
@@ -247,7 +247,7 @@ func deadConsumer(t *testing.T, b Broker) {
 	topic := newTopic()
 	d := open(t, b)
 	doomed, kill := b.OpenDoomed(t)
-	establish(t, doomed, topic, "group")
+	establish(t, doomed, topic, groupOf(topic))
 	want := numbers(5)
 	publishText(t, d, topic, want...)
 	release := make(chan struct{})
@@ -256,7 +256,7 @@ func deadConsumer(t *testing.T, b Broker) {
 	defer cancel()
 	ended := make(chan error, 1)
 	go func() {
-		ended <- doomed.Subscribe(ctx, pubsub.Subscription{Topic: topic, Group: "group", MaxInFlight: len(want)},
+		ended <- doomed.Subscribe(ctx, pubsub.Subscription{Topic: topic, Group: groupOf(topic), MaxInFlight: len(want)},
 			func(context.Context, *pubsub.Delivery) error {
 				took <- struct{}{}
 				<-release
@@ -369,11 +369,11 @@ func handlerContext(t *testing.T, b Broker) {
 	type key struct{}
 	d, topic := open(t, b), newTopic()
 	ctx, cancel := context.WithCancel(context.WithValue(t.Context(), key{}, "value"))
-	establish(t, d, topic, "group")
+	establish(t, d, topic, groupOf(topic))
 	took, release := make(chan struct{}), make(chan struct{})
 	result, done := make(chan error, 1), make(chan error, 1)
 	go func() {
-		done <- d.Subscribe(ctx, pubsub.Subscription{Topic: topic, Group: "group"}, func(ctx context.Context, _ *pubsub.Delivery) error {
+		done <- d.Subscribe(ctx, pubsub.Subscription{Topic: topic, Group: groupOf(topic)}, func(ctx context.Context, _ *pubsub.Delivery) error {
 			close(took)
 			<-release
 			if ctx.Value(key{}) != "value" {
@@ -399,7 +399,7 @@ func endedContext(t *testing.T, b Broker) {
 	d, topic := open(t, b), newTopic()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	err := d.Subscribe(ctx, pubsub.Subscription{Topic: topic, Group: "group"}, func(context.Context, *pubsub.Delivery) error { return nil })
+	err := d.Subscribe(ctx, pubsub.Subscription{Topic: topic, Group: groupOf(topic)}, func(context.Context, *pubsub.Delivery) error { return nil })
 	if err != nil {
 		t.Errorf("Subscribe with an ended context: %v, want nil", err)
 	}
@@ -418,11 +418,11 @@ func canceledPublish(t *testing.T, b Broker) {
 
 func closeEnds(t *testing.T, b Broker) {
 	d, topic := b.Open(t), newTopic()
-	establish(t, d, topic, "group")
+	establish(t, d, topic, groupOf(topic))
 	arrived := make(chan struct{}, 1)
 	done := make(chan error, 1)
 	go func() {
-		done <- d.Subscribe(t.Context(), pubsub.Subscription{Topic: topic, Group: "group"}, func(context.Context, *pubsub.Delivery) error {
+		done <- d.Subscribe(t.Context(), pubsub.Subscription{Topic: topic, Group: groupOf(topic)}, func(context.Context, *pubsub.Delivery) error {
 			arrived <- struct{}{}
 			return nil
 		})
@@ -441,7 +441,7 @@ func afterClose(t *testing.T, b Broker) {
 		t.Errorf("Close: %v", err)
 	}
 	wantCode(t, "Publish", d.Publish(t.Context(), &pubsub.Message{Topic: topic, Data: []byte("x")}), fault.Unavailable)
-	err := d.Subscribe(t.Context(), pubsub.Subscription{Topic: topic, Group: "group"}, func(context.Context, *pubsub.Delivery) error { return nil })
+	err := d.Subscribe(t.Context(), pubsub.Subscription{Topic: topic, Group: groupOf(topic)}, func(context.Context, *pubsub.Delivery) error { return nil })
 	wantCode(t, "Subscribe", err, fault.Unavailable)
 	if bp, ok := d.(pubsub.BulkPublisher); ok {
 		for _, err := range bp.BulkPublish(t.Context(), []*pubsub.Message{{Topic: topic, Data: []byte("x")}}) {

@@ -37,10 +37,17 @@ func RunBadNetwork(t *testing.T, upstream string, open OpenAt) {
 		{"LostAnswers", func(p *faultnet.Proxy) { p.Blackhole(faultnet.Downstream) }},
 	} {
 		n := badNetwork{open: open, upstream: upstream, set: f.set}
-		t.Run(f.name+"/PublishFailsInTimeAndRecovers", n.publishFails)
-		t.Run(f.name+"/OpeningFailsInTime", n.openingFails)
-		t.Run(f.name+"/EndingTheContextEndsSubscribe", n.subscribeEnds)
-		t.Run(f.name+"/ASubscriptionSurvivesTheOutage", n.survives)
+		t.Run(f.name+"/PublishFailsInTimeAndRecovers", inParallel(n.publishFails))
+		t.Run(f.name+"/OpeningFailsInTime", inParallel(n.openingFails))
+		t.Run(f.name+"/EndingTheContextEndsSubscribe", inParallel(n.subscribeEnds))
+		t.Run(f.name+"/ASubscriptionSurvivesTheOutage", inParallel(n.survives))
+	}
+}
+
+func inParallel(test func(*testing.T)) func(*testing.T) {
+	return func(t *testing.T) {
+		t.Parallel()
+		test(t)
 	}
 }
 
@@ -108,7 +115,7 @@ func publishes(d pubsub.Driver) map[string]func(context.Context, *pubsub.Message
 func (n badNetwork) publishFails(t *testing.T) {
 	net := faultnet.New(t, n.upstream)
 	d, topic := n.at(t, net.Addr()), newTopic()
-	establish(t, d, topic, "group")
+	establish(t, d, topic, groupOf(topic))
 	publishText(t, d, topic, "before")
 	n.set(net)
 	for name, publish := range publishes(d) {
@@ -156,7 +163,7 @@ func (n badNetwork) openingFails(t *testing.T) {
 func (n badNetwork) subscribeEnds(t *testing.T) {
 	net := faultnet.New(t, n.upstream)
 	d, topic := n.at(t, net.Addr()), newTopic()
-	establish(t, d, topic, "group")
+	establish(t, d, topic, groupOf(topic))
 	publishText(t, d, topic, "x")
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -164,7 +171,7 @@ func (n badNetwork) subscribeEnds(t *testing.T) {
 	done := make(chan error, 2)
 	for _, topic := range []string{topic, newTopic()} {
 		go func() {
-			done <- d.Subscribe(ctx, pubsub.Subscription{Topic: topic, Group: "group"}, func(context.Context, *pubsub.Delivery) error {
+			done <- d.Subscribe(ctx, pubsub.Subscription{Topic: topic, Group: groupOf(topic)}, func(context.Context, *pubsub.Delivery) error {
 				took <- struct{}{}
 				<-release
 				return nil
@@ -236,7 +243,7 @@ func (a *seen) lacks(texts []string) []string {
 func (n badNetwork) survives(t *testing.T) {
 	net := faultnet.New(t, n.upstream)
 	topic := newTopic()
-	options := pubsub.Options{AppID: "app", Grace: time.Second}
+	options := pubsub.Options{AppID: groupOf(topic), Grace: time.Second}
 	driver := n.at(t, net.Addr())
 	establish(t, driver, topic, options.AppID)
 	through := pubsub.New(component.Opened("bus", driver), options)

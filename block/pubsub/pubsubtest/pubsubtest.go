@@ -11,6 +11,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"hash/fnv"
 	"slices"
 	"sync"
 	"testing"
@@ -24,7 +25,8 @@ import (
 // Broker is what the tests need to know of the broker and the driver.
 type Broker struct {
 	// Open returns a driver. All drivers of one Broker speak to the same
-	// broker; topics of earlier tests may be there. The tests close it.
+	// broker; topics of other tests may be there. The tests close it, and run
+	// in parallel.
 	Open func(t *testing.T) pubsub.Driver
 	// OpenDoomed returns a driver like Open and a function that breaks its
 	// connection for good, as when its process dies. nil for a broker that
@@ -62,7 +64,10 @@ type property struct {
 // Run proves that a driver keeps the contract. Properties of optional
 // interfaces are skipped for drivers without them.
 func Run(t *testing.T, b Broker) {
-	run(t, b, func(t *testing.T, f func(*testing.T)) { f(t) })
+	run(t, b, func(t *testing.T, f func(*testing.T)) {
+		t.Parallel()
+		f(t)
+	})
 }
 
 // RunInVirtualTime is Run for drivers that talk to nobody: no time passes while
@@ -92,6 +97,15 @@ func open(t *testing.T, b Broker) pubsub.Driver {
 
 // newTopic returns a topic that no other test has.
 func newTopic() string { return "topic-" + rand.Text()[:12] }
+
+// groupOf returns the group of the tests that have a topic. Tests do not share
+// groups: there are brokers that know one by its connection, and brokers that
+// hold up all members of a group when one comes or goes.
+func groupOf(topic string) string {
+	h := fnv.New32a()
+	h.Write([]byte(topic))
+	return fmt.Sprintf("group-%08x", h.Sum32())
+}
 
 // publish publishes a message and fails the test if that fails.
 func publish(t *testing.T, d pubsub.Driver, m *pubsub.Message) {
@@ -158,7 +172,7 @@ func establish(t *testing.T, d pubsub.Driver, topic, group string) {
 func subscribe(t *testing.T, d pubsub.Driver, s pubsub.Subscription, handle pubsub.Handler) *consumer {
 	t.Helper()
 	if s.Group == "" {
-		s.Group = "group"
+		s.Group = groupOf(s.Topic)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	c := &consumer{t: t, cancel: cancel, done: make(chan struct{})}

@@ -18,7 +18,9 @@ import (
 	"github.com/proa-io/proa/fault"
 )
 
-// Open returns a driver on an empty store for one test. Run closes it.
+// Open returns a driver on an empty store for one test. Run closes it. When
+// several empty stores can be had at a time, Open calls t.Parallel first: most
+// tests wait for items to expire.
 type Open func(t *testing.T) state.Driver
 
 // A property is one sentence of the contract.
