@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -32,7 +33,8 @@ type PostgresOptions struct {
 // What it has committed survives Kill.
 type PostgresServer struct {
 	*Process
-	options PostgresOptions
+	options   PostgresOptions
+	databases atomic.Int64 // how many Database has created
 }
 
 // Postgres starts a PostgreSQL server for the test.
@@ -88,6 +90,21 @@ func (s *PostgresServer) URLAt(addr, database string) string {
 		u.User = url.UserPassword("postgres", s.options.Password)
 	}
 	return u.String()
+}
+
+// Database creates a database for the test and returns its URL. The server keeps
+// it until it stops.
+func (s *PostgresServer) Database(tb TB) string {
+	tb.Helper()
+	createdb, err := lookPostgres("createdb")
+	if err != nil {
+		tb.Fatalf("testserver: createdb: %v", err)
+	}
+	name := fmt.Sprintf("test_%d", s.databases.Add(1))
+	if err := s.runToEnd(createdb, "-h", s.Dir(), "-p", strconv.Itoa(s.Port()), "-U", "postgres", name); err != nil {
+		tb.Fatalf("testserver: %v", err)
+	}
+	return s.URL(name)
 }
 
 func (s *PostgresServer) setUp(p *Process) error {

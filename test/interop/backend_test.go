@@ -1,18 +1,13 @@
 package interop_test
 
 import (
-	"encoding/json"
-	"io"
-	"net/http"
-	"net/http/httptest"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/proa-io/proa/block/config"
-	"github.com/proa-io/proa/block/config/configtest"
 	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/driver/nats"
+	"github.com/proa-io/proa/driver/postgres"
 	"github.com/proa-io/proa/driver/redis"
 	"github.com/proa-io/proa/engine"
 	"github.com/proa-io/proa/internal/testserver"
@@ -38,7 +33,8 @@ type backend struct {
 // embedded is the engine in the sidecars themselves, which nothing configures.
 func embedded(_ *testing.T, home string) backend {
 	return backend{
-		recorded: true,
+		resources: []string{"testdata/engine"},
+		recorded:  true,
 		components: map[string]string{
 			"statestore": "state.nats", "pubsub": "pubsub.nats", "lockstore": "lock.nats", "configstore": "configuration.nats",
 			"secretstore": "secretstores.local.env",
@@ -64,7 +60,36 @@ func embedded(_ *testing.T, home string) backend {
 	}
 }
 
-// onRedis is a server behind the same names.
+// onServers is PostgreSQL and Redis behind the same names. The sidecars and the
+// applications want tokens there.
+func onServers(t *testing.T, _ string) backend {
+	database := postgresServer.Get(t).Database(t)
+	broker := testserver.Redis(t, testserver.RedisOptions{})
+	return backend{
+		resources: []string{"testdata/servers"},
+		env: []string{
+			"INTEROP_POSTGRES=" + database, "INTEROP_REDIS=" + broker.Addr(),
+			"DAPR_API_TOKEN=for-the-sidecar", "APP_API_TOKEN=for-the-application",
+		},
+		components: map[string]string{
+			"statestore": "state.postgresql", "pubsub": "pubsub.redis", "lockstore": "lock.postgresql", "configstore": "configuration.postgresql",
+			"secretstore": "secretstores.local.env",
+		},
+		configuration: func(t *testing.T) config.Writer {
+			c, err := postgres.OpenConfig(t.Context(), postgres.ConfigConfig{
+				Config: postgres.Config{ConnectionString: component.NewSecret(database), Timeout: component.Duration(20 * time.Second)},
+				Table:  "configuration", PollInterval: component.Duration(10 * time.Second),
+			}, component.Env{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = c.Close() })
+			return c
+		},
+	}
+}
+
+// onRedis is Redis alone behind the same names.
 func onRedis(t *testing.T, _ string) backend {
 	server := testserver.Redis(t, testserver.RedisOptions{Config: []string{"notify-keyspace-events KEA"}})
 	return backend{
@@ -86,54 +111,4 @@ func onRedis(t *testing.T, _ string) backend {
 			return c
 		},
 	}
-}
-
-// control serves what applications ask of the world outside: an endpoint to
-// call, and an operator who changes the configuration once store is set.
-type control struct {
-	url   string
-	store config.Writer
-}
-
-func newControl(t *testing.T) *control {
-	c := &control{}
-	mux := http.NewServeMux()
-	mux.HandleFunc("/echo", echo)
-	mux.HandleFunc("PUT /configuration/{key}", func(w http.ResponseWriter, r *http.Request) {
-		value, err := io.ReadAll(r.Body)
-		if err == nil {
-			_, err = configtest.Set(r.Context(), c.store, r.PathValue("key"), string(value))
-		}
-		answer(w, err)
-	})
-	mux.HandleFunc("DELETE /configuration/{key}", func(w http.ResponseWriter, r *http.Request) {
-		answer(w, configtest.Delete(r.Context(), c.store, r.PathValue("key")))
-	})
-	server := httptest.NewServer(mux)
-	t.Cleanup(server.Close)
-	c.url = server.URL
-	return c
-}
-
-// echo answers with what it was asked.
-func echo(w http.ResponseWriter, r *http.Request) {
-	body, err := io.ReadAll(r.Body)
-	if err != nil {
-		answer(w, err)
-		return
-	}
-	header := map[string]string{}
-	for name := range r.Header {
-		header[strings.ToLower(name)] = r.Header.Get(name)
-	}
-	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(map[string]any{"method": r.Method, "query": r.URL.RawQuery, "body": string(body), "header": header})
-}
-
-func answer(w http.ResponseWriter, err error) {
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
-	}
-	w.WriteHeader(http.StatusNoContent)
 }

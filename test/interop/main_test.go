@@ -3,8 +3,9 @@
 // each as a process of its own, over HTTP and over gRPC.
 //
 // Every application makes the same checks twice, first on the components that
-// there are without any configuration, then with Redis behind the same names.
-// Nothing in the application changes: what stands behind it is configuration.
+// there are without any configuration, then with PostgreSQL and Redis behind the
+// same names; some make them on other servers too. Nothing in the application
+// changes: what stands behind it is configuration.
 //
 // The applications are in js, gosdk, python and java. They report as package
 // harness says. deps.sh installs what they need.
@@ -29,9 +30,14 @@ var (
 		sources := filepath.Join(harness.Repository(tb), "test/interop/java/src/interop")
 		return harness.JavaBuild(tb, sources, harness.SDK(tb, "java"))
 	})
+	postgresServer = testserver.Share(func(tb testserver.TB) *testserver.PostgresServer {
+		return testserver.Postgres(tb, testserver.PostgresOptions{})
+	})
 	gosdk = testserver.Share(func(tb testserver.TB) string {
 		return harness.GoBuild(tb, filepath.Join(harness.Repository(tb), "test/interop/gosdk"), ".")
 	})
 )
 
-func TestMain(m *testing.M) { testserver.Main(m, proa, jssdk, pysdk, gosdk, javasdk) }
+func TestMain(m *testing.M) {
+	testserver.Main(m, proa, jssdk, pysdk, gosdk, javasdk, postgresServer)
+}

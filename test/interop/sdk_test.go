@@ -1,8 +1,14 @@
 package interop_test
 
 import (
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -53,8 +59,10 @@ func python(t *testing.T) sdk {
 		env:          []string{"PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1"},
 		flags:        []string{"--enable-app-health-check", "--app-health-probe-interval", "1"},
 		subscription: "testdata/subscriptions/python.yaml",
-		app: func(role, _ string) []string {
-			return []string{filepath.Join(folder, "bin/python"), filepath.Join(harness.Repository(t), "test/interop/python/app.py"), role}
+		app: func(role, protocol string) []string {
+			return []string{
+				filepath.Join(folder, "bin/python"), filepath.Join(harness.Repository(t), "test/interop/python/app.py"), role, protocol,
+			}
 		},
 	}
 }
@@ -62,6 +70,7 @@ func python(t *testing.T) sdk {
 func java(t *testing.T) sdk {
 	classPath := javasdk.Get(t)
 	return sdk{
+		name:         "java",
 		flags:        []string{"--enable-app-health-check", "--app-health-probe-interval", "1"},
 		subscription: "testdata/subscriptions/java.yaml",
 		app: func(role, protocol string) []string {
@@ -71,38 +80,69 @@ func java(t *testing.T) sdk {
 	}
 }
 
-func TestPython(t *testing.T) { matrix(t, python, "grpc") }
+func TestPython(t *testing.T) { matrix(t, python, engineAndServers()) }
 
-func TestGo(t *testing.T) { matrix(t, golang, "http", "grpc") }
+func TestGo(t *testing.T) {
+	matrix(t, golang, append(engineAndServers(), suite{"grpc on Redis alone", onRedis}))
+}
 
-func TestJava(t *testing.T) { matrix(t, java, "http", "grpc") }
+func TestJava(t *testing.T) { matrix(t, java, engineAndServers()) }
 
-func TestJavaScript(t *testing.T) { matrix(t, javascript, "http", "grpc") }
+func TestJavaScript(t *testing.T) { matrix(t, javascript, engineAndServers()) }
 
-// matrix makes the checks of one SDK over the given protocols, each on the
-// embedded engine and on Redis.
-func matrix(t *testing.T, language func(*testing.T) sdk, protocols ...string) {
+// A suite is all checks of an SDK over one protocol, on one set of stores and
+// brokers.
+type suite struct {
+	name string // begins with the protocol
+	open func(t *testing.T, home string) backend
+}
+
+func engineAndServers() []suite {
+	return []suite{
+		{"http on the embedded engine", embedded}, {"grpc on the embedded engine", embedded},
+		{"http on PostgreSQL and Redis, with tokens", onServers}, {"grpc on PostgreSQL and Redis, with tokens", onServers},
+	}
+}
+
+// matrix runs the suites of one SDK.
+func matrix(t *testing.T, language func(*testing.T) sdk, suites []suite) {
 	if testing.Short() {
 		t.Skip("runs other programs")
 	}
 	t.Parallel()
-	for _, protocol := range protocols {
-		t.Run(protocol, func(t *testing.T) {
+	for _, one := range suites {
+		t.Run(one.name, func(t *testing.T) {
 			t.Parallel()
-			t.Run("on the embedded engine", func(t *testing.T) {
-				t.Parallel()
-				home := harness.TempDir(t)
-				checks(t, language(t), protocol, home, embedded(t, home))
-			})
-			t.Run("on Redis, with tokens", func(t *testing.T) {
-				t.Parallel()
-				home := harness.TempDir(t)
-				b := onRedis(t, home)
-				b.env = append(b.env, "DAPR_API_TOKEN=for-the-sidecar", "APP_API_TOKEN=for-the-application")
-				checks(t, language(t), protocol, home, b)
-			})
+			protocol, _, _ := strings.Cut(one.name, " ")
+			home := harness.TempDir(t)
+			checks(t, language(t), protocol, home, one.open(t, home))
 		})
 	}
+}
+
+// keys returns a folder with the keys of a vault: "aes", a symmetric one, and
+// "rsa.pem".
+func keys(t *testing.T) string {
+	folder := harness.TempDir(t)
+	private, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	symmetric := make([]byte, 32)
+	_, _ = rand.Read(symmetric)
+	for name, content := range map[string][]byte{
+		"rsa.pem": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}),
+		"aes":     symmetric,
+	} {
+		if err := os.WriteFile(filepath.Join(folder, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return folder
 }
 
 // checks runs two applications, each with its sidecar. The one called main makes
@@ -119,13 +159,15 @@ func checks(t *testing.T, s sdk, protocol, home string, b backend) {
 		Resources:   append([]string{"testdata/resources", s.subscription}, b.resources...),
 		Env: append(append([]string{
 			"INTEROP_FILES=" + harness.TempDir(t),
+			"INTEROP_KEYS=" + keys(t),
 			"INTEROP_SECRET=from the environment",
+			"INTEROP_VALUE_KEY=" + strings.Repeat("5b", 32), // in hexadecimal
 			"INTEROP_COMPONENTS=" + string(components),
 			"INTEROP_PEER=peer",
 		}, b.env...), s.env...),
 	}
 	c := newControl(t)
-	o.Env = append(o.Env, "INTEROP_CONTROL="+c.url)
+	o.Env = append(o.Env, "INTEROP_CONTROL="+c.url, "INTEROP_MODEL="+c.url+"/v1")
 	if b.recorded {
 		o.Calls = harness.NewCalls()
 	}
@@ -141,7 +183,9 @@ func checks(t *testing.T, s sdk, protocol, home string, b backend) {
 	o.Flags = s.flags
 	o.AppID, o.App, o.OnLine = "main", s.app("main", protocol), results.Line
 	main := p.Run(t, o)
-	results.Checks(t, main.Program)
+	began := time.Now()
+	made := results.Checks(t, main.Program)
+	t.Logf("%d checks in %v", made, time.Since(began).Round(time.Millisecond))
 	t.Run("the sidecar shuts down when it is told to, and stops the application", func(t *testing.T) {
 		if code := main.Wait(20 * time.Second); code != 0 {
 			t.Errorf("exit code %d, want 0", code)

@@ -123,7 +123,8 @@ func (c *Calls) between(tb testserver.TB, s *Sidecar, app []string) (command []s
 	if s.AppPort != 0 {
 		appPort = port(tb, 0)
 		c.tap(tb, s.AppPort, c.ofApp).follow(tb, appPort)
-		env = append(env, "APP_PORT="+strconv.Itoa(s.AppPort))
+		// INTEROP_APP_PORT is the port as the sidecar has it.
+		env = append(env, "APP_PORT="+strconv.Itoa(s.AppPort), "INTEROP_APP_PORT="+strconv.Itoa(appPort))
 	}
 	return append(env, app...), appPort
 }

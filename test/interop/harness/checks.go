@@ -39,11 +39,10 @@ func (r *Results) Line(line string) {
 }
 
 // Checks runs one subtest for each check that the application in the program
-// reports, until it says that it is through. It ends the test when the
-// application ends before that, or goes quiet.
-func (r *Results) Checks(t *testing.T, p *Program) {
+// reports, until it says that it is through, and returns how many. It ends the
+// test when the application ends before that, or goes quiet.
+func (r *Results) Checks(t *testing.T, p *Program) (seen int) {
 	t.Helper()
-	seen := 0
 	for {
 		one, ok := r.next(p)
 		switch {
@@ -59,7 +58,7 @@ func (r *Results) Checks(t *testing.T, p *Program) {
 		case *one.Done != seen || seen == 0:
 			t.Fatalf("%s says that it made %d checks; %d were seen", p, *one.Done, seen)
 		default:
-			return
+			return seen
 		}
 	}
 }

@@ -1,10 +1,11 @@
 """An application on the Dapr SDK for Python.
 
-    app.py main    make all checks, then shut the sidecar down
-    app.py peer    be the other application that main talks to
+    app.py main http|grpc    make all checks, then shut the sidecar down
+    app.py peer http|grpc    be the other application that main talks to
 
-It is called over gRPC and calls over gRPC, but for invocations, which it makes
-over HTTP too. All ports and tokens come from the environment.
+The protocol is the one it is called over. It calls over gRPC, as the SDK does,
+but for invocations, which it makes over HTTP too. All ports and tokens come from
+the environment.
 """
 
 import os
@@ -14,34 +15,67 @@ import warnings
 
 import peer
 import report
-from areas import binding, configuration, health, invoke, lock, metadata, pubsub, secret, state
+from areas import (
+    binding,
+    configuration,
+    conversation,
+    crypto,
+    health,
+    invoke,
+    jobs,
+    lock,
+    metadata,
+    outbox,
+    proxy,
+    pubsub,
+    secret,
+    state,
+    streaming,
+)
+from callbacks import OverFastAPI, OverFlask, OverGRPC
 from dapr.clients import DaprClient
-from dapr.ext.grpc import App
 
-AREAS = [health, state, pubsub, invoke, binding, secret, configuration, lock, metadata]
+AREAS = [
+    health,
+    state,
+    outbox,
+    pubsub,
+    streaming,
+    invoke,
+    proxy,
+    binding,
+    secret,
+    configuration,
+    lock,
+    crypto,
+    conversation,
+    jobs,
+    metadata,
+]
 
 
-def main() -> None:
+def main(role: str, protocol: str) -> None:
     warnings.simplefilter('ignore')  # of the alpha APIs, which are to be checked
     report.end_with_parent()
     print('waiting for the sidecar')
-    app = App()
     port = int(os.environ['APP_PORT'])
-    if sys.argv[1] == 'peer':
+    if role == 'peer':
+        app = OverFlask() if protocol == 'http' else OverGRPC()
         peer.listen(app)
         threading.Thread(target=peer.stream, daemon=True).start()
-        app.run(port, '127.0.0.1')
+        app.run(port)
         return
+    app = OverFastAPI() if protocol == 'http' else OverGRPC()
     for area in AREAS:
         if hasattr(area, 'listen'):
             area.listen(app)
-    threading.Thread(target=app.run, args=(port, '127.0.0.1'), daemon=True).start()
+    threading.Thread(target=app.run, args=(port,), daemon=True).start()
     with DaprClient() as client:
         for area in AREAS:
-            area.checks(client)
+            area.checks(client, app)
         report.done()
         client.shutdown()
         threading.Event().wait()  # until the sidecar stops this program
 
 
-main()
+main(sys.argv[1], sys.argv[2])

@@ -1,15 +1,16 @@
 """The other application: it echoes what it is asked, calls a third one, fails,
-and keeps the events of a subscription that is declared in a file, and of one
-that it pulls from."""
+keeps the events of a subscription that is declared in a file, and of one that it
+pulls from, and over gRPC has a service of its own."""
 
 import json
 import os
 import threading
 
+import fleet
+from callbacks import Call, Event
 from dapr.clients import DaprClient
 from dapr.clients.grpc._response import TopicEventResponse
 from dapr.common.pubsub.subscription import SubscriptionMessage
-from dapr.ext.grpc import InvokeMethodRequest, InvokeMethodResponse
 
 ME = os.environ['APP_ID']
 
@@ -31,46 +32,37 @@ def stream() -> None:
 
 
 def listen(app) -> None:
+    def declared(event: Event) -> None:
+        received.append(event.data)
 
-    @app.subscribe('pubsub', 'declared')
-    def declared(event: SubscriptionMessage) -> None:
-        received.append(event.data())
+    def echo(call: Call):
+        return {
+            'by': ME,
+            'method': call.method,
+            'body': parse(call.body.decode()),
+            'contentType': call.content_type,
+            'query': call.query,
+            'caller': call.metadata.get('dapr-caller-app-id', ''),
+            'greeting': call.metadata.get('x-greeting', ''),
+        }
 
-    @app.method('received')
-    def get_received(_: InvokeMethodRequest):
-        return as_json(received)
-
-    @app.method('streamed')
-    def get_streamed(_: InvokeMethodRequest):
-        return as_json(streamed)
-
-    @app.method('echo')
-    def echo(request: InvokeMethodRequest):
-        metadata = dict(request.get_metadata())
-        return as_json(
-            {
-                'by': ME,
-                'body': parse(request.text()),
-                'contentType': request.content_type,
-                'caller': metadata.get('dapr-caller-app-id', ''),
-                'greeting': metadata.get('x-greeting', ''),
-            }
-        )
-
-    @app.method('fail')
-    def fail(_: InvokeMethodRequest):
+    def fail(_: Call):
         raise RuntimeError('deliberately')
 
-    @app.method('call')
-    def call(request: InvokeMethodRequest):
-        target = json.loads(request.text())['target']
+    def call(request: Call):
+        target = json.loads(request.body)['target']
         with DaprClient() as client:
             answer = client.invoke_method(target, 'echo', json.dumps({'from': ME}), 'application/json', http_verb='POST')
-        return as_json({'by': ME, 'answer': answer.json()})
+        return {'by': ME, 'answer': answer.json()}
 
-
-def as_json(value) -> InvokeMethodResponse:
-    return InvokeMethodResponse(json.dumps(value), 'application/json')
+    app.topic('declared', declared)
+    app.method('received', lambda _: received)
+    app.method('streamed', lambda _: streamed)
+    app.method('echo', echo)
+    app.method('fail', fail)
+    app.method('call', call)
+    if not app.http:
+        app.app.add_external_service(fleet.services.add_FleetServicer_to_server, fleet.Fleet())
 
 
 def parse(body: str):

@@ -2,19 +2,16 @@
 
 import json
 
-from dapr.ext.grpc import BindingRequest
 from report import Inbox, check, contains, equal, fails
 
 ticks = Inbox()
 
 
 def listen(app) -> None:
-    @app.binding('ticks')
-    def tick(request: BindingRequest) -> None:
-        ticks.put(request)
+    app.binding('ticks', ticks.put)
 
 
-def checks(client) -> None:
+def checks(client, _) -> None:
     @check('binding: a schedule calls the application')
     def _():
         ticks.take()

@@ -1,8 +1,10 @@
 """Configuration."""
 
+import asyncio
 import os
 import urllib.request
 
+from dapr.aio.clients import DaprClient as AsyncClient
 from report import Inbox, check, equal
 
 STORE = 'configstore'
@@ -19,7 +21,7 @@ def values(answer) -> dict:
     return {key: item.value for key, item in answer.items.items()}
 
 
-def checks(client) -> None:
+def checks(client, _) -> None:
     @check('configuration: items are read')
     def _():
         control('PUT', 'colour', 'red')
@@ -28,6 +30,14 @@ def checks(client) -> None:
         equal(values(got), {'colour': 'red'})
         equal(got.items['colour'].version != '', True, 'it has a version')
         equal(values(client.get_configuration(STORE, [])), {'colour': 'red', 'size': '10'}, 'all')
+
+    @check('configuration: the asynchronous client reads it too')
+    def _():
+        async def read():
+            async with AsyncClient() as client:
+                return values(await client.get_configuration(STORE, ['size']))
+
+        equal(asyncio.run(read()), {'size': '10'})
 
     if os.environ.get('DAPR_API_TOKEN'):
         return  # which the SDK does not send with the request for changes

@@ -4,13 +4,16 @@ import os
 import urllib.error
 import urllib.request
 
-from report import Inbox, check, eventually
+from dapr.clients import DaprClient
+from dapr.conf import settings
+from grpc import StatusCode
+from report import Inbox, check, equal, eventually, fails
 
 asked = Inbox()
 
 
 def listen(app) -> None:
-    app.register_health_check(lambda: asked.put(True))
+    app.health(lambda: asked.put(True))
 
 
 def status(url: str) -> int:
@@ -21,7 +24,7 @@ def status(url: str) -> int:
         return e.code
 
 
-def checks(client) -> None:
+def checks(client, _) -> None:
     @check('the client finds the port of the sidecar')
     def _():
         client.wait(10)
@@ -34,3 +37,14 @@ def checks(client) -> None:
     @check('the sidecar asks whether the application is well')
     def _():
         asked.take()
+
+    if os.environ.get('DAPR_API_TOKEN'):
+
+        @check('a call with a wrong token is refused')
+        def _():
+            right, settings.DAPR_API_TOKEN = settings.DAPR_API_TOKEN, 'wrong'
+            try:
+                with DaprClient() as stranger:
+                    equal(fails(stranger.get_metadata).code(), StatusCode.UNAUTHENTICATED, 'code')
+            finally:
+                settings.DAPR_API_TOKEN = right

@@ -2,6 +2,7 @@
 
 import json
 import os
+from urllib.parse import parse_qsl
 
 from dapr.clients import DaprClient
 from dapr.conf import settings
@@ -11,11 +12,11 @@ from report import check, contains, equal, fails
 PEER = os.environ.get('INTEROP_PEER')
 
 
-def checks(client) -> None:
-    over('HTTP', client)
+def checks(client, app) -> None:
+    over('HTTP', client, app)
     settings.DAPR_API_METHOD_INVOCATION_PROTOCOL = 'GRPC'
     with DaprClient() as grpc_client:
-        over('gRPC', grpc_client)
+        over('gRPC', grpc_client, app)
 
     @check('invoke over HTTP: headers are passed on, and who calls')
     def _():
@@ -26,10 +27,10 @@ def checks(client) -> None:
     def _():
         error = fails(lambda: client.invoke_method(PEER, 'fail', b'', http_verb='POST'))
         equal(error.status_code, 500, 'status')
-        contains(error.message, 'deliberately')
+        contains(error.raw_response_bytes.decode(), 'deliberately')
 
 
-def over(protocol: str, client) -> None:
+def over(protocol: str, client, app) -> None:
     @check(f'invoke over {protocol}: a body reaches the other application')
     def _():
         body = {'n': 1, 'text': '漢字 🛶'}
@@ -42,6 +43,20 @@ def over(protocol: str, client) -> None:
     def _():
         got = client.invoke_method(PEER, 'echo', b'just bytes', 'text/plain', http_verb='PUT').json()
         equal([got['body'], got['contentType']], ['just bytes', 'text/plain'])
+
+    if app.http:
+
+        @check(f'invoke over {protocol}: verbs and the query reach the other application')
+        def _():
+            for verb in ('POST', 'PUT', 'DELETE'):
+                got = client.invoke_method(PEER, 'echo', b'', http_verb=verb, http_querystring=(('x', '1'), ('y', 'a b'))).json()
+                equal([got['method'], dict(parse_qsl(got['query']))], [verb, {'x': '1', 'y': 'a b'}])
+
+    @check(f'invoke over {protocol}: two megabytes go there and back')
+    def _():
+        text = 'y' * (2 << 20)
+        got = client.invoke_method(PEER, 'echo', text, 'text/plain', http_verb='POST').json()
+        equal(got['body'] == text, True, 'same text')
 
     @check(f'invoke over {protocol}: an application that does not exist is an error')
     def _():
@@ -59,4 +74,4 @@ def over(protocol: str, client) -> None:
         def _():
             error = fails(lambda: client.invoke_method(PEER, 'fail', b'', http_verb='POST'))
             equal(error.code(), StatusCode.UNKNOWN, 'code')
-            contains(error.details(), 'deliberately')
+            contains(error.details(), 'Internal Server Error' if app.http else 'deliberately')

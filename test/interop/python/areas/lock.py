@@ -1,12 +1,15 @@
 """Locks."""
 
+import asyncio
+
+from dapr.aio.clients import DaprClient as AsyncClient
 from dapr.clients.grpc._response import UnlockResponseStatus
-from report import check, equal, eventually
+from report import check, contains, equal, eventually, fails
 
 STORE = 'lockstore'
 
 
-def checks(client) -> None:
+def checks(client, _) -> None:
     def lock(identity, owner, seconds=60):
         return client.try_lock(STORE, identity, owner, seconds).success
 
@@ -27,6 +30,29 @@ def checks(client) -> None:
             equal(held.success, True, 'ada locks')
             equal(lock('oar', 'bob'), False, 'bob locks')
         equal(lock('oar', 'bob'), True, 'bob locks afterwards')
+
+    @check('lock: a with statement that comes second does not take it away')
+    def _():
+        equal(lock('rudder', 'ada'), True, 'ada locks')
+        with client.try_lock(STORE, 'rudder', 'bob', 60) as held:
+            equal(bool(held), False, 'bob locks')
+        equal(lock('rudder', 'cyd'), False, 'cyd locks')
+        equal(unlock('rudder', 'ada'), UnlockResponseStatus.success, 'ada unlocks')
+
+    @check('lock: the asynchronous client does the same')
+    def _():
+        async def hold():
+            async with AsyncClient() as client:
+                async with await client.try_lock(STORE, 'sail', 'ada', 60) as held:
+                    second = await client.try_lock(STORE, 'sail', 'bob', 60)
+                    return [held.success, second.success]
+
+        equal(asyncio.run(hold()), [True, False])
+        equal(lock('sail', 'bob'), True, 'bob locks afterwards')
+
+    @check('lock: a store that does not exist is named in the error')
+    def _():
+        contains(fails(lambda: client.try_lock('nolocks', 'boat', 'ada', 60)).details(), 'nolocks')
 
     @check('lock: it expires')
     def _():

@@ -6,13 +6,15 @@ import os
 from report import check, equal
 
 
-def checks(client) -> None:
+def checks(client, _) -> None:
     @check('metadata: it says who this is and what there is')
     def _():
         got = client.get_metadata()
         equal(got.application_id, os.environ['APP_ID'])
         want = json.loads(os.environ['INTEROP_COMPONENTS'])
         equal({c.name: c.type for c in got.registered_components if c.name in want}, want)
+        capabilities = {c.name: set(c.capabilities) for c in got.registered_components}['statestore']
+        equal({'ETAG', 'TRANSACTIONAL', 'TTL', 'QUERY_API'} - capabilities, set(), 'capabilities that are missing')
 
     @check('metadata: what the application sets is there')
     def _():

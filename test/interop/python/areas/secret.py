@@ -4,7 +4,7 @@ from grpc import StatusCode
 from report import check, contains, equal, fails
 
 
-def checks(client) -> None:
+def checks(client, _) -> None:
     @check('secret: one is read from the environment')
     def _():
         got = client.get_secret('secretstore', 'INTEROP_SECRET').secret
@@ -16,6 +16,10 @@ def checks(client) -> None:
             client.get_bulk_secret('secretfile').secrets,
             {'database:password': {'database:password': 'from a file'}, 'key': {'key': 'value'}},
         )
+
+    @check('secret: one that does not exist is named in the error')
+    def _():
+        contains(fails(lambda: client.get_secret('secretfile', 'no-such-secret')).details(), 'no-such-secret')
 
     @check('secret: a store that does not exist is named in the error')
     def _():

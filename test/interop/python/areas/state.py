@@ -13,7 +13,7 @@ STORE = 'statestore'
 FIRST_WRITE = StateOptions(Consistency.strong, Concurrency.first_write)
 
 
-def checks(client) -> None:
+def checks(client, _) -> None:
     def save(key, value, **more):
         client.save_state(STORE, key, value, **more)
 
@@ -89,6 +89,39 @@ def checks(client) -> None:
         equal(get('short').data, b'lived')
         eventually(lambda: get('short').data, b'')
 
+    @check('state: a query filters, sorts and pages')
+    def _():
+        boats = [{'q': 'A', 'n': 2}, {'q': 'A', 'n': 3}, {'q': 'B', 'n': 4}, {'q': 'A', 'n': 1}]
+        for i, boat in enumerate(boats):
+            save(f'query-{i}', json.dumps(boat), state_metadata={'contentType': 'application/json'})
+        query = {
+            'filter': {'AND': [{'EQ': {'q': 'A'}}, {'IN': {'n': [1, 2, 3]}}]},
+            'sort': [{'key': 'n', 'order': 'DESC'}],
+            'page': {'limit': 2},
+        }
+        page = client.query_state(STORE, json.dumps(query))
+        query['page']['token'] = page.token
+        following = client.query_state(STORE, json.dumps(query))
+        got = [(r.key, r.json(), r.etag == get(r.key).etag, r.error) for r in [*page.results, *following.results]]
+        want = [(f'query-{i}', boats[i], True, '') for i in (1, 0, 3)]
+        equal(got, want)
+        equal(client.query_state(STORE, '{"filter":{"EQ":{"q":"nothing"}}}').results, [], 'no results')
+
+    @check('state: a bad query is refused')
+    def _():
+        fails(lambda: client.query_state(STORE, '{"filter":{"LIKE":{"q":"A"}}}'))
+
+    @check('state: an encrypted store keeps values of every kind, in transactions too')
+    def _():
+        values = {'json': b'{"a":[1,2.5,null]}', 'text': '漢字'.encode(), 'binary': bytes(range(256)), 'empty': b''}
+        for name, value in values.items():
+            client.save_state('encrypted', f'saved-{name}', value)
+        client.execute_state_transaction('encrypted', [TransactionalStateOperation(f'tx-{name}', value) for name, value in values.items()])
+        for name, value in values.items():
+            for how in ('saved', 'tx'):
+                equal(client.get_state('encrypted', f'{how}-{name}').data, value, f'{how}-{name}')
+        fails(lambda: client.query_state('encrypted', '{"filter":{}}'))
+
     @check('state: a store that does not exist has an error with a reason')
     def _():
         error = fails(lambda: client.get_state('nostore', 'key'))
@@ -102,5 +135,11 @@ def checks(client) -> None:
                 await asyncio.gather(*(client.save_state(STORE, f'async-{n}', str(n)) for n in range(20)))
                 got = await asyncio.gather(*(client.get_state(STORE, f'async-{n}') for n in range(20)))
                 equal([item.data for item in got], [str(n).encode() for n in range(20)])
+                await client.save_bulk_state(STORE, [StateItem('async-bulk', 'one')])
+                await client.execute_state_transaction(STORE, [TransactionalStateOperation('async-tx', 'two')])
+                items = (await client.get_bulk_state(STORE, ['async-bulk', 'async-tx'])).items
+                equal(sorted(item.data for item in items), [b'one', b'two'])
+                await client.delete_state(STORE, 'async-tx')
+                equal((await client.get_state(STORE, 'async-tx')).data, b'')
 
         asyncio.run(round_trips())
