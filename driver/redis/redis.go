@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/proa-io/proa/block/binding"
 	"github.com/proa-io/proa/block/config"
 	"github.com/proa-io/proa/block/lock"
 	"github.com/proa-io/proa/block/pubsub"
@@ -21,6 +22,10 @@ import (
 // Specs lists what this package offers to the building blocks.
 func Specs() []component.Spec {
 	return []component.Spec{
+		binding.OutputSpec(component.Description{
+			Name:    "redis",
+			Summary: "Sets, reads, deletes and counts up strings in Redis.",
+		}, BindingConfig{Config: defaults()}, OpenBinding),
 		state.Spec(component.Description{
 			Name:    "redis",
 			Summary: "Keeps items in Redis hashes, in the format that Dapr's component of the same name reads and writes.",
