@@ -16,6 +16,7 @@ import (
 
 	"github.com/go-sql-driver/mysql"
 
+	"github.com/proa-io/proa/block/binding"
 	"github.com/proa-io/proa/block/state"
 	"github.com/proa-io/proa/component"
 )
@@ -23,6 +24,10 @@ import (
 // Specs lists what this package offers to the building blocks.
 func Specs() []component.Spec {
 	return []component.Spec{
+		binding.OutputSpec(component.Description{
+			Name:    "mysql",
+			Summary: "Carries out statements of SQL on MySQL or MariaDB. Tested on MariaDB.",
+		}, bindingDefaults(), OpenBinding),
 		state.Spec(component.Description{
 			Name:    "mysql",
 			Summary: "Keeps items in a table of MySQL or MariaDB, in the format that Dapr's component of the same name reads and writes. Tested on MariaDB.",
