@@ -8,6 +8,8 @@
 //   - gen/dapr/proto/runtime/v1 has the services Dapr, which the sidecar serves,
 //     and AppCallback, AppCallbackAlpha and AppCallbackHealthCheck, which an
 //     application serves;
+//   - gen/dapr/proto/components/v1 has the services that a pluggable component
+//     serves;
 //   - gen/dapr/proto/common/v1 has the messages that they share.
 //
 // Those below proa are what the Dapr API has no words for: proa.v1, one small

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/descriptorpb"
 
+	componentsv1 "github.com/proa-io/proa/api/gen/dapr/proto/components/v1"
 	runtimev1 "github.com/proa-io/proa/api/gen/dapr/proto/runtime/v1"
 )
 
@@ -293,6 +294,14 @@ func TestEveryMethodHasAHandler(t *testing.T) {
 		runtimev1.AppCallback_ServiceDesc,
 		runtimev1.AppCallbackAlpha_ServiceDesc,
 		runtimev1.AppCallbackHealthCheck_ServiceDesc,
+		componentsv1.StateStore_ServiceDesc,
+		componentsv1.TransactionalStateStore_ServiceDesc,
+		componentsv1.QueriableStateStore_ServiceDesc,
+		componentsv1.TransactionalStoreMultiMaxSize_ServiceDesc,
+		componentsv1.PubSub_ServiceDesc,
+		componentsv1.InputBinding_ServiceDesc,
+		componentsv1.OutputBinding_ServiceDesc,
+		componentsv1.SecretStore_ServiceDesc,
 	} {
 		handlers := map[string]string{}
 		for _, m := range service.Methods {

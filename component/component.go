@@ -180,10 +180,30 @@ func capabilitiesOf(t reflect.Type, caps []Capability) []string {
 	return has
 }
 
+// Capable is implemented by drivers whose capabilities are known only when they
+// are open.
+type Capable interface {
+	// Capabilities takes the place of Spec.Capabilities. It does not change.
+	Capabilities() []string
+}
+
 // Catalog finds specs by type string.
 type Catalog struct {
-	specs  []Spec
-	byType map[string][]int // lower-cased "block.name", aliases included
+	specs    []Spec
+	byType   map[string][]int // lower-cased "block.name", aliases included
+	discover Discoverer       // nil for none
+}
+
+// A Discoverer knows drivers that cannot be listed, because they come and go. It
+// returns the spec of the driver called name, of block, in a version ("" for
+// any), and true; or false, and in words why there is none, to be added to the
+// text of an error: it may be empty.
+type Discoverer func(block, name, version string) (spec Spec, ok bool, why string)
+
+// WithDiscoverer returns a Catalog of the same specs that asks d about the types
+// of which it has none.
+func (c *Catalog) WithDiscoverer(d Discoverer) *Catalog {
+	return &Catalog{specs: c.specs, byType: c.byType, discover: d}
 }
 
 // NewCatalog returns the specs as a Catalog. It refuses two specs that answer
@@ -213,15 +233,7 @@ func (c *Catalog) Specs() []Spec { return slices.Clone(c.specs) }
 func (c *Catalog) Lookup(typ, version string) (Spec, error) {
 	found := c.byType[strings.ToLower(typ)]
 	if len(found) == 0 {
-		var types []string
-		for t := range c.byType {
-			types = append(types, t)
-		}
-		msg := fmt.Sprintf("no driver for type %q", typ)
-		if near := Nearest(typ, types); near != "" {
-			msg += fmt.Sprintf("; did you mean %q?", near)
-		}
-		return Spec{}, fmt.Errorf("%s (`proa components list` shows them all)", msg)
+		return c.lookFurther(typ, version)
 	}
 	var versions []string
 	for _, i := range found {
@@ -232,4 +244,33 @@ func (c *Catalog) Lookup(typ, version string) (Spec, error) {
 		versions = append(versions, v)
 	}
 	return Spec{}, fmt.Errorf("type %q has no version %q; there is %s", typ, version, strings.Join(versions, ", "))
+}
+
+// lookFurther is Lookup for a type that no spec has.
+func (c *Catalog) lookFurther(typ, version string) (Spec, error) {
+	why := ""
+	if block, name, ok := strings.Cut(typ, "."); ok && name != "" && c.discover != nil {
+		var spec Spec
+		if spec, ok, why = c.discover(block, name, version); ok {
+			return spec, nil
+		}
+	}
+	msg := fmt.Sprintf("no driver for type %q", typ)
+	if near := c.Nearest(typ); near != "" {
+		msg += fmt.Sprintf("; did you mean %q?", near)
+	}
+	if why != "" {
+		msg += "; " + why
+	}
+	return Spec{}, fmt.Errorf("%s (`proa components list` shows them all)", msg)
+}
+
+// Nearest returns the type, of those listed, that resembles typ most; "" when
+// none does.
+func (c *Catalog) Nearest(typ string) string {
+	var types []string
+	for t := range c.byType {
+		types = append(types, t)
+	}
+	return Nearest(typ, types)
 }

@@ -92,6 +92,10 @@ func (e *FieldError) Error() string {
 // compared without regard to case. Fields keep the value they had when no
 // setting names them, so a target should hold the defaults.
 //
+// A field tagged `setting:"*"`, a map from strings to strings, takes every setting
+// under the name it was written with, but for those that a Secret field of
+// another target takes.
+//
 // Decoding is strict: a name that no target has, a name given twice and a
 // value of the wrong form are errors, all of them reported together as
 // *FieldError values. A field may implement encoding.TextUnmarshaler; a target
@@ -100,8 +104,14 @@ func (s Settings) Decode(targets ...any) error {
 	fields := map[string]*field{}
 	var names []string
 	var all []*field
+	var rest map[string]string // nil when no field takes every setting
 	for _, t := range targets {
 		for _, f := range fieldsOf(reflect.ValueOf(t).Elem()) {
+			if f.names[0] == "*" {
+				rest = map[string]string{}
+				f.value.Set(reflect.ValueOf(rest))
+				continue
+			}
 			all = append(all, f)
 			for _, n := range f.names {
 				key := strings.ToLower(n)
@@ -129,6 +139,13 @@ func (s Settings) Decode(targets ...any) error {
 		}
 		seen[key] = x.Pos
 		f, ok := fields[key]
+		if rest != nil && !x.Unresolved && !(ok && f.value.Type() == reflect.TypeFor[Secret]()) {
+			rest[x.Name] = x.Value
+		}
+		if !ok && rest != nil {
+			unresolved = unresolved || x.Unresolved
+			continue
+		}
 		if !ok {
 			problem := "there is no such setting"
 			if near := Nearest(x.Name, names); near != "" {

@@ -346,6 +346,9 @@ func handleWith[D io.Closer](b *builder, u *unit, c *resource.Component, opened 
 		if err != nil {
 			return none, err
 		}
+		if can, ok := any(d).(component.Capable); ok {
+			u.capable.Store(&can)
+		}
 		out, err := opened(d, settings)
 		if err != nil {
 			_ = d.Close()

@@ -106,7 +106,7 @@ func (rt *Runtime) build(ctx context.Context, set *resource.Set) (err error) {
 	}
 	rt.signals.replace(s) // which were none
 	rt.signals.headers = s.headers
-	if rt.catalog, err = component.NewCatalog(all.Specs(all.Deps{Engine: rt.engine})...); err != nil {
+	if rt.catalog, err = all.Catalog(all.Deps{Engine: rt.engine}); err != nil {
 		return err
 	}
 	p, err := compilePolicies(set.Resiliencies)

@@ -137,6 +137,8 @@ type unit struct {
 	// component is closed.
 	relay  func(context.Context) error
 	status func() component.Status
+	// capable is the driver, when it says itself what it can do.
+	capable atomic.Pointer[component.Capable]
 	// await waits until it is open or closed, or ctx ends.
 	await func(context.Context) component.Status
 
@@ -144,6 +146,14 @@ type unit struct {
 	quit    chan struct{} // closed to stop it
 	relayed chan struct{} // closed when relay has returned
 	done    chan struct{} // closed when it has been closed
+}
+
+// capabilities are what the driver says or, before it has been opened, its spec.
+func (u *unit) capabilities() []string {
+	if can := u.capable.Load(); can != nil {
+		return (*can).Capabilities()
+	}
+	return u.spec.Capabilities
 }
 
 // run keeps the component open until ctx ends or stop is called, and returns
@@ -283,7 +293,7 @@ func (c *components) describe() []dapr.Component {
 	var out []dapr.Component
 	for _, u := range c.units {
 		out = append(out, dapr.Component{
-			Name: u.name, Type: u.spec.Type(), Version: u.spec.VersionOrDefault(), Capabilities: u.spec.Capabilities,
+			Name: u.name, Type: u.spec.Type(), Version: u.spec.VersionOrDefault(), Capabilities: u.capabilities(),
 		})
 	}
 	return out

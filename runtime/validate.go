@@ -29,7 +29,7 @@ func Validate(paths, configPaths []string, appID string) (Report, error) {
 		Resiliencies: len(set.Resiliencies), HTTPEndpoints: len(set.HTTPEndpoints), Ignored: set.Ignored,
 	}
 	errs := []error{err}
-	catalog, err := component.NewCatalog(all.Specs(all.Deps{})...)
+	catalog, err := all.Catalog(all.Deps{})
 	if err != nil {
 		return report, err
 	}

@@ -155,7 +155,8 @@ type Transactor interface {
 	// blame; for a condition that does not hold that has Op.Lost. Conditions
 	// on a key that another operation of the same transaction writes hold
 	// against what was there before the transaction. A transaction with a
-	// check has at least one operation that writes.
+	// check has at least one operation that writes; a driver whose protocol has
+	// no checks refuses it with Unimplemented.
 	Transact(ctx context.Context, ops []Op, opt TransactOptions) error
 	// MaxTransaction returns how many operations a transaction may have,
 	// checks included; 0 for any number.

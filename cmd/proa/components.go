@@ -8,7 +8,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/docs"
 	"github.com/proa-io/proa/driver/all"
 	"github.com/proa-io/proa/runtime"
@@ -38,7 +37,7 @@ func componentsCommand() *cobra.Command {
 				return types, cobra.ShellCompDirectiveNoFileComp
 			},
 			RunE: func(cmd *cobra.Command, args []string) error {
-				catalog, err := component.NewCatalog(all.Specs(all.Deps{})...)
+				catalog, err := all.Catalog(all.Deps{})
 				if err != nil {
 					return err
 				}

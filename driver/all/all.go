@@ -26,6 +26,7 @@ import (
 	"github.com/proa-io/proa/driver/mysql"
 	"github.com/proa-io/proa/driver/nats"
 	"github.com/proa-io/proa/driver/openai"
+	"github.com/proa-io/proa/driver/pluggable"
 	"github.com/proa-io/proa/driver/postgres"
 	"github.com/proa-io/proa/driver/rabbitmq"
 	"github.com/proa-io/proa/driver/redis"
@@ -41,7 +42,17 @@ type Deps struct {
 	Engine *engine.Engine
 }
 
-// Specs returns every driver.
+// Catalog returns every driver of this repository and, besides, those that plug
+// in while the program runs.
+func Catalog(d Deps) (*component.Catalog, error) {
+	c, err := component.NewCatalog(Specs(d)...)
+	if err != nil {
+		return nil, err
+	}
+	return c.WithDiscoverer(pluggable.Discover), nil
+}
+
+// Specs returns every driver of this repository.
 func Specs(d Deps) []component.Spec {
 	return slices.Concat(
 		cron.Specs(),

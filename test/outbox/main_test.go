@@ -299,7 +299,7 @@ type events struct {
 // follow reads a topic from its beginning, by itself, one message at a time.
 func (r *rig) follow(t *testing.T, topic string) *events {
 	t.Helper()
-	catalog, err := component.NewCatalog(all.Specs(all.Deps{})...)
+	catalog, err := all.Catalog(all.Deps{})
 	if err != nil {
 		t.Fatal(err)
 	}
