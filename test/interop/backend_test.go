@@ -89,6 +89,16 @@ func onServers(t *testing.T, _ string) backend {
 	}
 }
 
+// onRabbitMQ is another broker behind the same name, beside the engine.
+func onRabbitMQ(t *testing.T, home string) backend {
+	b := embedded(t, home)
+	b.recorded = false
+	b.resources = append(b.resources, "testdata/rabbitmq")
+	b.env = append(b.env, "INTEROP_RABBITMQ="+rabbitServer.Get(t).URL())
+	b.components["pubsub"] = "pubsub.rabbitmq"
+	return b
+}
+
 // onRedis is Redis alone behind the same names.
 func onRedis(t *testing.T, _ string) backend {
 	server := testserver.Redis(t, testserver.RedisOptions{Config: []string{"notify-keyspace-events KEA"}})

@@ -33,11 +33,14 @@ var (
 	postgresServer = testserver.Share(func(tb testserver.TB) *testserver.PostgresServer {
 		return testserver.Postgres(tb, testserver.PostgresOptions{})
 	})
+	rabbitServer = testserver.Share(func(tb testserver.TB) *testserver.RabbitMQServer {
+		return testserver.RabbitMQ(tb, testserver.RabbitMQOptions{})
+	})
 	gosdk = testserver.Share(func(tb testserver.TB) string {
 		return harness.GoBuild(tb, filepath.Join(harness.Repository(tb), "test/interop/gosdk"), ".")
 	})
 )
 
 func TestMain(m *testing.M) {
-	testserver.Main(m, proa, jssdk, pysdk, gosdk, javasdk, postgresServer)
+	testserver.Main(m, proa, jssdk, pysdk, gosdk, javasdk, postgresServer, rabbitServer)
 }

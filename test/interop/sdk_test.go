@@ -83,7 +83,7 @@ func java(t *testing.T) sdk {
 func TestPython(t *testing.T) { matrix(t, python, engineAndServers()) }
 
 func TestGo(t *testing.T) {
-	matrix(t, golang, append(engineAndServers(), suite{"grpc on Redis alone", onRedis}))
+	matrix(t, golang, append(engineAndServers(), suite{"grpc on Redis alone", onRedis}, suite{"http on the engine and RabbitMQ", onRabbitMQ}))
 }
 
 func TestJava(t *testing.T) { matrix(t, java, engineAndServers()) }

@@ -59,6 +59,13 @@ func (a *app) checkBinding() {
 		t.ok(json.Unmarshal(out.Data, &got))
 		t.equal([]string{got.Method, got.Body, out.Metadata["statusCode"]}, []string{"PUT", "to the web", "200"}, "echo")
 	})
+	a.check("binding: one is called whose answer is of no interest", func(ctx context.Context, t *t) {
+		name := map[string]string{"fileName": "more.txt"}
+		t.ok(a.client.InvokeOutputBinding(ctx, &client.InvokeBindingRequest{Name: "files", Operation: "create", Data: []byte("some more"), Metadata: name}))
+		got, err := call(ctx, "files", "get", "", name)
+		t.ok(err)
+		t.equal(got, "some more", "content")
+	})
 	a.check("binding: one that does not exist is named in the error", func(ctx context.Context, t *t) {
 		_, err := call(ctx, "nobinding", "create", "x", nil)
 		t.refused(err, "nobinding")

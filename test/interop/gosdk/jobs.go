@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"time"
 
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -9,22 +11,45 @@ import (
 	"github.com/dapr/go-sdk/service/common"
 )
 
-// listenToJobs adds the handler of a job. The SDK has one for gRPC only.
+// listenToJobs adds the handlers of jobs. Those of the SDK are for gRPC only; over
+// HTTP a job is an invocation like any other.
 func (a *app) listenToJobs() {
-	if a.protocol != "grpc" {
-		return
+	add := func(name string, handle common.JobEventHandler) {
+		err := errors.ErrUnsupported
+		if a.protocol == "grpc" {
+			err = a.service.AddJobEventHandler(name, handle)
+		} else {
+			err = a.service.AddServiceInvocationHandler("/job/"+name, func(ctx context.Context, in *common.InvocationEvent) (*common.Content, error) {
+				return nil, handle(ctx, &common.JobEvent{JobType: name, Data: in.Data})
+			})
+		}
+		if err != nil {
+			panic(err)
+		}
 	}
 	chores := a.inboxes.inbox("chores")
-	err := a.service.AddJobEventHandler("sweep", func(_ context.Context, in *common.JobEvent) error {
+	add("sweep", func(_ context.Context, in *common.JobEvent) error {
 		chores <- in
 		return nil
 	})
-	if err != nil {
-		panic(err)
-	}
+	attempts, retried := 0, a.inboxes.inbox("retried")
+	add("retried", func(context.Context, *common.JobEvent) error {
+		attempts++
+		retried <- attempts
+		if attempts < 3 {
+			return errors.New("not yet")
+		}
+		return nil
+	})
 }
 
 func (a *app) checkJobs() {
+	over := func(ctx context.Context, t *t, name string) {
+		t.eventually(ctx, true, "the job is over", func() any {
+			_, err := a.client.GetJobAlpha1(ctx, name)
+			return err != nil
+		})
+	}
 	payload := &anypb.Any{TypeUrl: "example.com/chore", Value: []byte("under the bed")}
 	a.check("jobs: one is scheduled, read and deleted", func(ctx context.Context, t *t) {
 		t.ok(a.client.ScheduleJobAlpha1(ctx, &client.Job{Name: "dust", Schedule: "@daily", Repeats: 2, Data: payload}))
@@ -41,18 +66,24 @@ func (a *app) checkJobs() {
 		t.refused(a.client.ScheduleJobAlpha1(ctx, &client.Job{DueTime: "1h"}), "code = InvalidArgument", "Name is empty")
 		t.refused(a.client.ScheduleJobAlpha1(ctx, &client.Job{Name: "dust", DueTime: "later"}), "code = InvalidArgument")
 	})
-	if a.protocol != "grpc" {
-		return
-	}
 	a.check("jobs: a schedule calls the application as often as it says", func(ctx context.Context, t *t) {
 		t.ok(a.client.ScheduleJobAlpha1(ctx, &client.Job{Name: "sweep", Schedule: "@every 100ms", Repeats: 2, Data: payload}))
 		for range 2 {
 			got := take[*common.JobEvent](ctx, t, a.inboxes["chores"])
 			t.equal([]string{got.JobType, string(got.Data)}, []string{"sweep", "under the bed"}, "event")
 		}
-		t.eventually(ctx, true, "the job is over", func() any {
-			_, err := a.client.GetJobAlpha1(ctx, "sweep")
-			return err != nil
-		})
+		over(ctx, t, "sweep")
+	})
+	a.check("jobs: at its due time one calls the application once", func(ctx context.Context, t *t) {
+		t.ok(a.client.ScheduleJobAlpha1(ctx, &client.Job{Name: "sweep", DueTime: time.Now().Add(100 * time.Millisecond).Format(time.RFC3339Nano), Data: payload}))
+		t.equal(string(take[*common.JobEvent](ctx, t, a.inboxes["chores"]).Data), "under the bed", "event")
+		over(ctx, t, "sweep")
+	})
+	a.check("jobs: one that fails is triggered again", func(ctx context.Context, t *t) {
+		t.ok(a.client.ScheduleJobAlpha1(ctx, &client.Job{Name: "retried", DueTime: "10ms"}))
+		for attempt := 1; attempt <= 3; attempt++ {
+			t.equal(take[int](ctx, t, a.inboxes["retried"]), attempt, "attempt")
+		}
+		over(ctx, t, "retried")
 	})
 }

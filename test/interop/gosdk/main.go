@@ -98,6 +98,7 @@ func (a *app) listen() {
 func (a *app) checks() {
 	a.checkHealth()
 	a.checkState()
+	a.checkOutbox()
 	a.checkPubSub()
 	a.checkStreaming()
 	a.checkInvoke()
@@ -106,6 +107,7 @@ func (a *app) checks() {
 	a.checkSecret()
 	a.checkConfiguration()
 	a.checkLock()
+	a.checkCrypto()
 	a.checkJobs()
 	a.checkMetadata()
 }

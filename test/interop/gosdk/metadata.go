@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/dapr/go-sdk/client"
@@ -40,6 +41,14 @@ func (a *app) checkHealth() {
 			return resp.StatusCode
 		})
 	})
+	if token := os.Getenv("DAPR_API_TOKEN"); token != "" {
+		a.check("a call with a wrong token is refused", func(ctx context.Context, t *t) {
+			a.client.WithAuthToken("wrong")
+			defer a.client.WithAuthToken(token)
+			_, err := a.client.GetMetadata(ctx)
+			t.refused(err, "code = Unauthenticated")
+		})
+	}
 	a.check("the sidecar asks whether the application is well", func(ctx context.Context, t *t) {
 		take[bool](ctx, t, a.inboxes["asked"])
 	})
@@ -59,6 +68,13 @@ func (a *app) checkMetadata() {
 			}
 		}
 		t.equal(got, want, "components")
+		for _, c := range m.RegisteredComponents {
+			for _, can := range []string{"ETAG", "TRANSACTIONAL", "TTL", "QUERY_API"} {
+				if c.Name == stateStore && !slices.Contains(c.Capabilities, can) {
+					t.fail("%s has %s, and not %s", c.Name, c.Capabilities, can)
+				}
+			}
+		}
 	})
 	a.check("metadata: it lists the subscriptions with their rules", func(ctx context.Context, t *t) {
 		m, err := a.client.GetMetadata(ctx)

@@ -29,7 +29,7 @@ func (a *app) listenToTopics() {
 			return false, nil
 		}
 	}
-	for _, topic := range []string{"values", "bulk", "cloudevents", "grave", "streamed-grave"} {
+	for _, topic := range []string{"values", "bulk", "cloudevents", "grave", "streamed-grave", outbox} {
 		subscribe(common.Subscription{Topic: topic, Route: "/" + topic}, into(topic))
 	}
 	subscribe(common.Subscription{Topic: "raw", Route: "/raw", Metadata: map[string]string{"rawPayload": "true"}}, into("raw"))
@@ -143,6 +143,19 @@ func (a *app) checkPubSub() {
 			t.ok(err)
 			return string(got)
 		})
+	})
+	a.check("pubsub: custom content arrives", func(ctx context.Context, t *t) {
+		t.ok(a.client.PublishEventfromCustomContent(ctx, pubsub, "values", []string{"one", "two"}))
+		t.equal(take[*common.TopicEvent](ctx, t, a.inboxes["values"]).Data, []any{"one", "two"}, "data")
+	})
+	a.check("pubsub: an event that has a time to live arrives", func(ctx context.Context, t *t) {
+		e := roundTrip(ctx, t, "values", "in time", client.PublishEventWithMetadata(map[string]string{"ttlInSeconds": "60"}))
+		t.equal(e.Data, "in time", "data")
+	})
+	a.check("pubsub: many for a component that does not exist fail", func(ctx context.Context, t *t) {
+		r := a.client.PublishEvents(ctx, "nopubsub", "bulk", []any{"one", "two"})
+		t.refused(r.Error, "nopubsub")
+		t.equal(len(r.FailedEvents), 2, "failed events")
 	})
 	a.check("pubsub: a component that does not exist is named in the error", func(ctx context.Context, t *t) {
 		t.refused(a.client.PublishEvent(ctx, "nopubsub", "topic", "x"), "code = InvalidArgument", "pubsub nopubsub is not found")

@@ -97,6 +97,25 @@ func (a *app) checkState() {
 		t.equal(got, []string{`query-1 {"q":"A","n":3}`, `query-0 {"q":"A","n":2}`, `query-3 {"q":"A","n":1}`}, "results")
 		t.equal(next.Token, "", "the last token")
 	})
+	a.check("state: an encrypted store keeps values of every kind, in transactions too", func(ctx context.Context, t *t) {
+		const store = "encrypted"
+		values := []string{`{"a":[1,2.5,null]}`, "漢字", "\x00\xff"}
+		var operations []*client.StateOperation
+		for i, v := range values {
+			t.ok(a.client.SaveState(ctx, store, fmt.Sprint("saved-", i), []byte(v), nil))
+			operations = append(operations, &client.StateOperation{
+				Type: client.StateOperationTypeUpsert, Item: &client.SetStateItem{Key: fmt.Sprint("tx-", i), Value: []byte(v)},
+			})
+		}
+		t.ok(a.client.ExecuteStateTransaction(ctx, store, nil, operations))
+		for i, v := range values {
+			for _, how := range []string{"saved-", "tx-"} {
+				item, err := a.client.GetStateWithConsistency(ctx, store, fmt.Sprint(how, i), nil, client.StateConsistencyStrong)
+				t.ok(err)
+				t.equal(string(item.Value), v, fmt.Sprint(how, i))
+			}
+		}
+	})
 	a.check("state: every save changes the etag", func(ctx context.Context, t *t) {
 		save(ctx, t, "etag", "same")
 		first := get(ctx, t, "etag").Etag

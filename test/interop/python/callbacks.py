@@ -112,7 +112,10 @@ class OverFastAPI:
         async def answer(request: Request):
             body = await request.body()
             call = Call(request.method, body, request.headers.get('content-type', ''), request.url.query, dict(request.headers))
-            return await run_in_threadpool(handle, call)
+            try:
+                return await run_in_threadpool(handle, call)
+            except RuntimeError as e:
+                return Response(str(e), 500)
 
         self.app.add_api_route(path, answer, methods=methods)
 
