@@ -9,6 +9,7 @@ import (
 	"cel.dev/cel-go/cel"
 
 	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/telemetry"
 )
 
 // ReasonBreakerOpen marks a call that was refused by an open circuit breaker.
@@ -39,6 +40,8 @@ type BreakerOptions struct {
 	Trip func(Counts) bool
 	// OnChange, if set, is told of every change of state. It must not block.
 	OnChange func(from, to BreakerState)
+	// Stats, if set, counts calls and changes.
+	Stats *telemetry.PolicyStats
 }
 
 // BreakerState is the state of a circuit breaker.
@@ -80,6 +83,7 @@ func NewCircuitBreaker(o BreakerOptions) *CircuitBreaker {
 	}
 	b := &CircuitBreaker{opt: o}
 	b.restart(time.Now())
+	o.Stats.InState(b.state.String())
 	return b
 }
 
@@ -120,6 +124,7 @@ func (b *CircuitBreaker) enter(op Op) (uint64, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.tick(now)
+	b.opt.Stats.Executed(b.state.String())
 	switch {
 	case b.state == BreakerOpen:
 		wait := b.until.Sub(now)
@@ -176,6 +181,8 @@ func (b *CircuitBreaker) change(to BreakerState, now time.Time) {
 	from := b.state
 	b.state = to
 	b.restart(now)
+	b.opt.Stats.Activated(to.String())
+	b.opt.Stats.InState(to.String())
 	if b.opt.OnChange != nil {
 		b.opt.OnChange(from, to)
 	}

@@ -21,9 +21,14 @@ func Metrics(m *telemetry.Metrics) Policy {
 			return next
 		}
 		return func(ctx context.Context, c *Call) error {
+			if !stats.Enabled() {
+				return next(ctx, c)
+			}
 			start := time.Now()
 			err := next(ctx, c)
-			stats.Observe(time.Since(start), err, c.Attempt)
+			stats.Observe(telemetry.CallResult{
+				Duration: time.Since(start), Err: err, Key: c.Key, Outcome: c.Outcome, Tally: c.Tally,
+			})
 			return err
 		}
 	}

@@ -11,6 +11,8 @@ package policy
 import (
 	"context"
 	"slices"
+
+	"github.com/proa-io/proa/telemetry"
 )
 
 // Op names one operation of one component or target. It is the same for all
@@ -47,6 +49,12 @@ type Call struct {
 	// Again is set by a retry policy that may repeat the call; nil when there
 	// is none.
 	Again *Again
+	// Outcome is set by the innermost function to tell apart calls that end
+	// without an error, for metrics.
+	Outcome Outcome
+	// Tally is set by the innermost function of a call that has parts, for
+	// metrics.
+	Tally *Tally
 
 	do func(context.Context) error
 }
@@ -60,6 +68,19 @@ type Again struct {
 	// one to repeat the call for.
 	HTTP, GRPC func(status int) bool
 }
+
+// Outcome tells apart calls that ended without an error.
+type Outcome = telemetry.CallOutcome
+
+// The outcomes.
+const (
+	Done     = telemetry.Done
+	Rejected = telemetry.Rejected // an event that the application wants dropped
+	Unwanted = telemetry.Unwanted // an event that the application has no handler for
+)
+
+// Tally says what became of the parts of a call that has several.
+type Tally = telemetry.CallTally
 
 // Handler carries out a call.
 type Handler func(ctx context.Context, c *Call) error

@@ -190,13 +190,13 @@ func TestBudgetRefillsWithCalls(t *testing.T) {
 func TestTimeoutBoundsEachAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
-		err := run(t, policy.Chain{policy.Timeout(time.Second)}, policy.Call{}, slow)
+		err := run(t, policy.Chain{policy.Timeout(time.Second, nil)}, policy.Call{}, slow)
 		if !fault.Is(err, fault.DeadlineExceeded) || fault.ReasonOf(err) != policy.ReasonTimeout {
 			t.Errorf("error is %v", err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		err = policy.Chain{policy.Timeout(time.Second)}.Bind(op).Run(ctx, &policy.Call{}, slow)
+		err = policy.Chain{policy.Timeout(time.Second, nil)}.Bind(op).Run(ctx, &policy.Call{}, slow)
 		if !fault.Is(err, fault.Canceled) {
 			t.Errorf("a canceled caller gets %v", err)
 		}

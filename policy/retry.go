@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/telemetry"
 )
 
 // Retry repeats failed calls. The zero value repeats nothing.
@@ -39,6 +40,8 @@ type Retry struct {
 	// Budget, if set, bounds the share of calls that are repetitions. It may
 	// be shared by several operations.
 	Budget *Budget
+	// Stats, if set, counts calls and repetitions.
+	Stats *telemetry.PolicyStats
 }
 
 // growth is by what an exponential wait grows.
@@ -72,6 +75,7 @@ func (r Retry) Policy(_ Op, next Handler) Handler {
 	return func(ctx context.Context, c *Call) error {
 		r.Budget.deposit()
 		c.Again = again
+		r.Stats.Executed("")
 		err := next(ctx, c)
 		if err == nil || !r.again(ctx, c, err) {
 			return err
@@ -97,6 +101,7 @@ func (r *Retry) repeat(ctx context.Context, c *Call, next Handler, err error) er
 			delay = min(time.Duration(growth*float64(delay)), r.MaxDelay)
 		}
 		c.Attempt++
+		r.Stats.Activated("")
 		c.Unsent = false
 		if err = next(ctx, c); err == nil || !r.again(ctx, c, err) {
 			return err

@@ -1,6 +1,7 @@
 package resource
 
 import (
+	"cmp"
 	"slices"
 	"strconv"
 	"strings"
@@ -61,8 +62,9 @@ type Metrics struct {
 	LatencyDistributionBuckets []float64    `yaml:"latencyDistributionBuckets"`
 	// Otel is the OTLP collector that metrics go to, besides the page that
 	// serves them; what it leaves out is as for spec.tracing.otel.
-	Otel     *Otel            `yaml:"otel"`
-	Workflow map[string]Value `yaml:"workflow"`
+	Otel     *Otel              `yaml:"otel"`
+	Workflow map[string]Value   `yaml:"workflow"`
+	Pos      component.Position `yaml:"-"`
 }
 
 // HTTPMetrics bounds the labels of HTTP metrics.
@@ -214,12 +216,23 @@ type Workflow struct {
 	StateRetentionPolicy                   Value  `yaml:"stateRetentionPolicy"`
 }
 
-// MetricSettings returns spec.metrics, or spec.metric, or nil.
+// MetricSettings returns what spec.metrics says, and for what that leaves open
+// spec.metric; nil when there is neither.
 func (c *Configuration) MetricSettings() *Metrics {
-	if c.Spec.Metrics != nil {
-		return c.Spec.Metrics
+	a, b := c.Spec.Metrics, c.Spec.Metric
+	if a == nil || b == nil {
+		return cmp.Or(a, b)
 	}
-	return c.Spec.Metric
+	out := *a
+	out.Enabled, out.RecordErrorCodes, out.HTTP = cmp.Or(a.Enabled, b.Enabled), cmp.Or(a.RecordErrorCodes, b.RecordErrorCodes), cmp.Or(a.HTTP, b.HTTP)
+	out.Otel = cmp.Or(a.Otel, b.Otel)
+	if len(out.Rules) == 0 {
+		out.Rules = b.Rules
+	}
+	if len(out.LatencyDistributionBuckets) == 0 {
+		out.LatencyDistributionBuckets = b.LatencyDistributionBuckets
+	}
+	return &out
 }
 
 // SamplingRate returns the share of calls to trace, 0 to 1, or def when none

@@ -333,8 +333,9 @@ func handleWith[D io.Closer](b *builder, u *unit, c *resource.Component, opened 
 		env.Dir = filepath.Dir(file)
 	}
 	lookup := b.out.lookupSecret // of the table that the unit is made for
-	h := component.NewHandle(component.HandleOptions{Name: c.Name(), Type: typ, Log: log}, func(ctx context.Context) (D, error) {
+	h := component.NewHandle(component.HandleOptions{Name: c.Name(), Type: typ, Log: log}, func(ctx context.Context) (_ D, err error) {
 		var none D
+		defer func() { b.metrics.ComponentOpened(c.Name(), typ, err) }()
 		sctx, cancel := context.WithTimeout(ctx, u.timeout)
 		defer cancel()
 		lookup, sum := summing(lookup)

@@ -10,7 +10,7 @@ import (
 // fixed are the fields of a Configuration that count as they were at the start.
 func fixed() []string {
 	return []string{
-		"metric", "metrics", "mtls", "nameResolution", "wasm", "workflow",
+		"mtls", "nameResolution", "wasm", "workflow",
 	}
 }
 
@@ -33,6 +33,9 @@ func (rt *Runtime) configure(now, before *resource.Configuration) {
 	rt.invoker.SetAccess(accessRules(now))
 	if now.Section("api") != before.Section("api") || now.Section("logging") != before.Section("logging") {
 		rt.setAPIRules(now)
+	}
+	if now.Section("metric") != before.Section("metric") || now.Section("metrics") != before.Section("metrics") {
+		rt.measure(now)
 	}
 }
 

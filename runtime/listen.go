@@ -25,8 +25,9 @@ type listeners struct {
 	profile    net.Listener
 }
 
-// bind opens all sockets. On error it closes what it opened.
-func bind(cfg *Config) (_ *listeners, err error) {
+// bind opens all sockets, that of metrics only if they are on. On error it
+// closes what it opened.
+func bind(cfg *Config, metrics bool) (_ *listeners, err error) {
 	l := &listeners{}
 	defer func() {
 		if err != nil {
@@ -57,7 +58,7 @@ func bind(cfg *Config) (_ *listeners, err error) {
 	if cfg.PublicPort > 0 {
 		one(&l.public, "public", "--dapr-public-port", cfg.PublicListenAddress, cfg.PublicPort)
 	}
-	if cfg.MetricsPort >= 0 {
+	if cfg.MetricsPort >= 0 && metrics {
 		one(&l.metrics, "metrics", "--metrics-port", cfg.MetricsListenAddress, cfg.MetricsPort)
 	}
 	if cfg.ProfilePort > 0 {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/proa-io/proa/policy"
 	"github.com/proa-io/proa/resource"
+	"github.com/proa-io/proa/telemetry"
 )
 
 // owner is who gets chains from a resiliency, such as one component. Its
@@ -49,17 +50,25 @@ func (o *owner) Component(block, name string, inbound bool) policy.Chain {
 	if inbound {
 		direction = "inbound"
 	}
-	return o.chain(block+"/"+name+"/"+direction, func(p *policies) resource.TargetPolicies { return p.component(block, name, inbound) })
+	target := policyTarget{block + "/" + name + "/" + direction, kindOf(block) + "_" + name, inbound}
+	return o.chain(target, func(p *policies) resource.TargetPolicies { return p.component(block, name, inbound) })
 }
 
 // App implements policy.Chains.
 func (o *owner) App(id string) policy.Chain {
-	return o.chain("app/"+id, func(p *policies) resource.TargetPolicies { return p.app(id) })
+	return o.chain(policyTarget{"app/" + id, "app_" + id, false}, func(p *policies) resource.TargetPolicies { return p.app(id) })
+}
+
+// policyTarget is what the policies of a chain are for.
+type policyTarget struct {
+	name    string
+	label   string // in metrics
+	inbound bool
 }
 
 // chain is the one place that says in which order policies stand, together
 // with owner.policies.
-func (o *owner) chain(target string, pick func(*policies) resource.TargetPolicies) policy.Chain {
+func (o *owner) chain(target policyTarget, pick func(*policies) resource.TargetPolicies) policy.Chain {
 	return policy.Chain{
 		o.calls.policy,
 		policy.Recover(o.of.log),
@@ -79,7 +88,7 @@ func (o *owner) chain(target string, pick func(*policies) resource.TargetPolicie
 
 // slot is the part of a bound chain that Resiliency resources decide.
 type slot struct {
-	target string
+	target policyTarget
 	pick   func(*policies) resource.TargetPolicies
 	op     policy.Op
 	next   policy.Handler
@@ -108,19 +117,24 @@ func (o *owner) fill(s *slot) {
 // policies are those of a target. Retry is outside of the breaker, so that an
 // open breaker is not hammered within one call, and the timeout is innermost,
 // so that each try has the whole of it. o.of.mu is held.
-func (o *owner) policies(target string, t resource.TargetPolicies) policy.Chain {
+func (o *owner) policies(target policyTarget, t resource.TargetPolicies) policy.Chain {
 	var c policy.Chain
 	now := o.of.now
+	stats := func(kind, policy, name string) *telemetry.PolicyStats {
+		return o.of.metrics.Policy(now.origins[kind+name], policy, target.label, target.inbound)
+	}
 	if retry, ok := now.retries[t.Retry]; ok && retry.Max != 0 {
+		retry.Stats = stats(originRetry, "retry", t.Retry)
 		c = append(c, retry.Policy)
 	}
 	if rule, ok := now.breakers[t.CircuitBreaker]; ok {
-		c = append(c, o.breaker(target, rule, t.CircuitBreakerCacheSize))
+		rule.Stats = stats(originBreaker, "circuitbreaker", t.CircuitBreaker)
+		c = append(c, o.breaker(target.name, rule, t.CircuitBreakerCacheSize))
 	} else {
-		delete(o.state, target)
+		delete(o.state, target.name)
 	}
 	if d := now.timeouts[t.Timeout]; d > 0 {
-		c = append(c, policy.Timeout(d))
+		c = append(c, policy.Timeout(d, stats(originTimeout, "timeout", t.Timeout)))
 	}
 	return c
 }
@@ -135,14 +149,12 @@ func (o *owner) breaker(target string, rule breakerRule, cacheSize int) policy.P
 	}
 	opt, r := rule.BreakerOptions, o.of
 	opt.OnChange = func(from, to policy.BreakerState) {
-		r.metrics.BreakerState(target, float64(to))
 		r.log.Warn("circuit breaker changed", "target", target, "from", from.String(), "to", to.String())
 	}
 	b := &breaker{policy: policy.NewCircuitBreaker(opt).Policy, print: text}
 	if cacheSize > 0 {
 		b.policy = policy.NewBreakers(cacheSize, opt).Policy
 	}
-	r.metrics.BreakerState(target, 0)
 	o.state[target] = b
 	return b.policy
 }

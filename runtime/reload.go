@@ -156,7 +156,7 @@ func (r *reloader) take(ctx context.Context, s resource.Snapshot) {
 	b.reuse, b.there = r.reuse, r.endpoints()
 	table, buildErr := b.build(rt.declared(set))
 	if err = errors.Join(err, buildErr); err == nil {
-		err = errors.Join(checkSubscriptions(set, table, rt.cfg.AppID), checkPipelines(set, table))
+		err = errors.Join(checkSubscriptions(set, table, rt.cfg.AppID), checkPipelines(set, table), checkMetrics(&set.Configuration))
 		if err == nil && sectionsOfSignals(&set.Configuration) != r.signals {
 			var s signals
 			s, err = rt.newSignals(ctx, &set.Configuration)
@@ -181,6 +181,7 @@ func (r *reloader) begin(ctx context.Context, p *plan, fresh []*unit) {
 	r.replacePlan(ctx, p)
 	for _, u := range fresh {
 		u.until, u.later = time.Now().Add(u.timeout), true
+		rt.metrics.ComponentLoaded()
 		if now.unit(u.spec.Block, u.name) == nil {
 			rt.metrics.ComponentReady(u.name, u.spec.Type(), false)
 		}

@@ -33,7 +33,18 @@ type policies struct {
 	breakers map[string]breakerRule
 	apps     map[string]resource.TargetPolicies
 	comps    map[string]resource.ComponentPolicies
+	// origins are the names of the resources that policies come from, by the
+	// kind of the policy and its name.
+	origins   map[string]string
+	resources []string // the names of all
 }
+
+// Kinds of policies.
+const (
+	originTimeout = "timeout/"
+	originRetry   = "retry/"
+	originBreaker = "breaker/"
+)
 
 // breakerRule is a circuit breaker as it is written down.
 type breakerRule struct {
@@ -81,7 +92,9 @@ const defaultBreakerCacheSize = 100
 
 // newResiliency returns a resiliency with the policies p.
 func newResiliency(p *policies, log *slog.Logger, m *telemetry.Metrics, t *telemetry.Tracing) *resiliency {
-	return &resiliency{log: log, metrics: m, tracing: t, now: p, owners: map[*owner]struct{}{}}
+	r := &resiliency{log: log, metrics: m, tracing: t, now: p, owners: map[*owner]struct{}{}}
+	r.countLoaded()
+	return r
 }
 
 // set replaces the policies. Calls under way go on with those that they began
@@ -90,6 +103,7 @@ func (r *resiliency) set(p *policies) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.now = p
+	r.countLoaded()
 	for o := range r.owners {
 		o.bind()
 	}
@@ -108,6 +122,17 @@ func (r *resiliency) retry(name string) policy.Policy {
 	}
 }
 
+// countLoaded counts the resources that are taken into use. r.mu is held, or
+// nobody else knows r yet.
+func (r *resiliency) countLoaded() {
+	if r.now == nil {
+		return
+	}
+	for _, name := range r.now.resources {
+		r.metrics.ResiliencyLoaded(name)
+	}
+}
+
 // compilePolicies compiles the resources, which have been checked one by one.
 // The error says which condition does not compile, and where it stands.
 func compilePolicies(list []resource.Resiliency) (*policies, error) {
@@ -117,6 +142,7 @@ func compilePolicies(list []resource.Resiliency) (*policies, error) {
 		breakers: map[string]breakerRule{},
 		apps:     map[string]resource.TargetPolicies{},
 		comps:    map[string]resource.ComponentPolicies{},
+		origins:  map[string]string{},
 	}
 	var errs []error
 	for _, res := range list {
@@ -126,8 +152,10 @@ func compilePolicies(list []resource.Resiliency) (*policies, error) {
 }
 
 func (p *policies) add(res resource.Resiliency) error {
+	p.resources = append(p.resources, res.Name())
 	for name, d := range res.Spec.Policies.Timeouts {
 		p.timeouts[name] = d.Std()
+		p.origins[originTimeout+name] = res.Name()
 	}
 	builtIn := builtInRetries()
 	for name, retry := range res.Spec.Policies.Retries {
@@ -136,6 +164,7 @@ func (p *policies) add(res resource.Resiliency) error {
 		} else {
 			p.retries[name] = compileRetry(retry)
 		}
+		p.origins[originRetry+name] = res.Name()
 	}
 	var errs []error
 	for name, cb := range res.Spec.Policies.CircuitBreakers {
@@ -154,6 +183,7 @@ func (p *policies) add(res resource.Resiliency) error {
 			rule.Trip = trip
 		}
 		p.breakers[name] = rule
+		p.origins[originBreaker+name] = res.Name()
 	}
 	for id, target := range res.Spec.Targets.Apps {
 		p.apps[id] = target

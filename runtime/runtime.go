@@ -31,27 +31,28 @@ import (
 
 // Runtime is a wired process, ready to Run.
 type Runtime struct {
-	cfg        Config
-	engine     *engine.Engine
-	catalog    *component.Catalog
-	metrics    *telemetry.Metrics
-	local      *slog.Logger // whose lines stay on this machine
-	signals    signals
-	resiliency *resiliency
-	table      atomic.Pointer[components]
-	ends       ends
-	roster     *roster
-	names      *resolution
-	directory  *discovery.Directory
-	transports *transports
-	invoker    *invoke.Service
-	app        *application // nil without an application to call
-	http       *httpapi.API
-	grpc       *grpcapi.API
-	proa       *proa.API
-	listeners  *listeners
-	reloader   *reloader
-	reloaded   atomic.Pointer[Reload] // the last one; nil before
+	cfg         Config
+	engine      *engine.Engine
+	catalog     *component.Catalog
+	metrics     *telemetry.Metrics
+	metricsPort *metricsPort
+	local       *slog.Logger // whose lines stay on this machine
+	signals     signals
+	resiliency  *resiliency
+	table       atomic.Pointer[components]
+	ends        ends
+	roster      *roster
+	names       *resolution
+	directory   *discovery.Directory
+	transports  *transports
+	invoker     *invoke.Service
+	app         *application // nil without an application to call
+	http        *httpapi.API
+	grpc        *grpcapi.API
+	proa        *proa.API
+	listeners   *listeners
+	reloader    *reloader
+	reloaded    atomic.Pointer[Reload] // the last one; nil before
 
 	haste    chan struct{} // closed by Hasten
 	hasten   sync.Once
@@ -68,7 +69,7 @@ func New(ctx context.Context, c Config) (_ *Runtime, err error) {
 		return nil, err
 	}
 	rt := &Runtime{cfg: c, extended: map[string]string{}, haste: make(chan struct{}), transports: &transports{log: c.Log, maxHead: c.maxHead()}, roster: newRoster()}
-	rt.metrics = telemetry.NewMetrics(c.AppID, c.Namespace)
+	rt.metrics, rt.metricsPort = telemetry.NewMetrics(c.AppID, c.Namespace), newMetricsPort(rt)
 	if err := rt.prepareSignals(ctx); err != nil {
 		return nil, err
 	}
@@ -87,9 +88,10 @@ func New(ctx context.Context, c Config) (_ *Runtime, err error) {
 	if err := rt.build(ctx, set); err != nil {
 		return nil, err
 	}
-	if rt.listeners, err = bind(&rt.cfg); err != nil {
+	if rt.listeners, err = bind(&rt.cfg, rt.metrics.Enabled()); err != nil {
 		return nil, err
 	}
+	rt.metricsPort.use(rt.listeners.metrics)
 	return rt, nil
 }
 
@@ -110,12 +112,16 @@ func (rt *Runtime) build(ctx context.Context, set *resource.Set) (err error) {
 		return err
 	}
 	p, err := compilePolicies(set.Resiliencies)
-	problems := []error{err}
+	problems := []error{err, checkMetrics(&set.Configuration)}
+	if problems[1] == nil {
+		rt.measure(&set.Configuration)
+	}
 	rt.resiliency = newResiliency(p, c.Log, rt.metrics, rt.signals.tracing)
 	table, err := rt.builder(set).build(rt.declared(set))
 	problems = append(problems, err, checkSubscriptions(set, table, c.AppID), checkPipelines(set, table))
 	rt.table.Store(table)
 	for _, u := range table.units {
+		rt.metrics.ComponentLoaded()
 		rt.metrics.ComponentReady(u.name, u.spec.Type(), false)
 	}
 	if rt.names, err = newResolution(set.Configuration.Spec.NameResolution, rt.engine, c); err != nil {
@@ -194,10 +200,7 @@ func (rt *Runtime) pinned() *components {
 func (rt *Runtime) Addresses() Addresses {
 	a := Addresses{
 		HTTPPort: portOf(rt.listeners.http[0]), GRPCPort: portOf(rt.listeners.grpc[0]),
-		InternalPort: portOf(rt.listeners.internal), Engine: rt.engine.String(),
-	}
-	if rt.listeners.metrics != nil {
-		a.MetricsPort = portOf(rt.listeners.metrics)
+		InternalPort: portOf(rt.listeners.internal), Engine: rt.engine.String(), MetricsPort: rt.metricsPort.port(),
 	}
 	for _, c := range rt.table.Load().describe() {
 		a.Components = append(a.Components, c.Name+" ("+c.Type+")")
@@ -257,8 +260,8 @@ func (rt *Runtime) blocked(ctx context.Context) context.Context {
 func (rt *Runtime) stages() [][]service {
 	l := rt.listeners
 	bottom := []service{{"engine", rt.engine.Run}}
-	if l.metrics != nil {
-		bottom = append(bottom, service{"metrics", func(ctx context.Context) error { return rt.metrics.Serve(ctx, l.metrics) }})
+	if rt.cfg.MetricsPort >= 0 {
+		bottom = append(bottom, service{"metrics", rt.metricsPort.run})
 	}
 	if l.profile != nil {
 		bottom = append(bottom, service{"profiles", func(ctx context.Context) error { return telemetry.ServeHTTP(ctx, l.profile, profiles()) }})

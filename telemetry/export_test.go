@@ -57,7 +57,7 @@ func TestAllSignalsReachACollectorOverBothProtocols(t *testing.T) {
 				t.Fatal(err)
 			}
 			m := telemetry.NewMetrics("shop", "prod")
-			m.Call("state", "orders", "get", false).Observe(3*time.Millisecond, nil, 2)
+			m.Call("state", "orders", "get", false).Observe(telemetry.CallResult{Duration: 3 * time.Millisecond})
 			export, err := telemetry.NewExport(t.Context(), telemetry.ExportOptions{Service: about, Metrics: to, Registry: m, Logs: to})
 			if err != nil {
 				t.Fatal(err)
@@ -88,12 +88,12 @@ func TestAllSignalsReachACollectorOverBothProtocols(t *testing.T) {
 			if text := own.String(); !strings.Contains(text, "trace_id="+s.TraceID+" span_id="+s.ID) || strings.Contains(text, "not so") {
 				t.Errorf("its own log says %s", text)
 			}
-			calls, seconds := c.Metrics()["proa_calls_total"], c.Metrics()["proa_call_seconds"]
+			calls, latencies := c.Metrics()["proa_calls_total"], c.Metrics()["dapr_component_state_latencies"]
 			if !calls.Monotonic || !calls.Cumulative || calls.Resource["service.name"] != "shop" || !has(calls, 1, 0, "code", "ok", "component", "orders") {
 				t.Errorf("calls %+v", calls)
 			}
-			if !seconds.Cumulative || !has(seconds, 0.003, 1, "op", "get") {
-				t.Errorf("seconds %+v", seconds)
+			if !latencies.Cumulative || !has(latencies, 3, 1, "operation", "get") {
+				t.Errorf("latencies %+v", latencies)
 			}
 			if keys := c.Header("x-key"); len(keys) != 3 || keys[0] != "k1" {
 				t.Errorf("headers %q", keys)

@@ -11,112 +11,75 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-
-	"github.com/proa-io/proa/fault"
 )
 
-// Metrics holds the metrics of one process. It is safe for concurrent use.
+// Metrics holds the metrics of one process, under the names that Dapr gives
+// them and, for what Dapr has no name for, under names that begin with "proa_";
+// see Descriptions. It is safe for concurrent use. A nil *Metrics measures
+// nothing.
 type Metrics struct {
-	registry *prometheus.Registry
-	calls    *prometheus.CounterVec
-	seconds  *prometheus.HistogramVec
-	retries  *prometheus.CounterVec
-	breaker  *prometheus.GaugeVec
-	ready    *prometheus.GaugeVec
-	reloads  *prometheus.CounterVec
-	reloadOK prometheus.Gauge
+	appID, namespace string
+	registry         *prometheus.Registry
+	now              atomic.Pointer[generation]
+	configuring      sync.Mutex
 }
 
-// NewMetrics returns empty metrics; every one of them carries the labels
-// app_id and namespace.
+// NewMetrics returns empty metrics of an application, with the default
+// settings.
 func NewMetrics(appID, namespace string) *Metrics {
-	constant := prometheus.Labels{"app_id": appID, "namespace": namespace}
-	call := []string{"block", "component", "op", "direction"}
-	m := &Metrics{
-		registry: prometheus.NewRegistry(),
-		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "proa_calls_total", Help: "Calls that crossed the waist, by how they ended.", ConstLabels: constant,
-		}, append(call, "code")),
-		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "proa_call_seconds", Help: "How long calls took, retries included.", ConstLabels: constant,
-			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
-		}, call),
-		retries: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "proa_call_retries_total", Help: "Tries after the first.", ConstLabels: constant,
-		}, call),
-		breaker: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "proa_circuit_breaker_state", Help: "0 closed, 1 half-open, 2 open.", ConstLabels: constant,
-		}, []string{"target"}),
-		ready: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "proa_component_ready", Help: "1 when the component is open.", ConstLabels: constant,
-		}, []string{"component", "type"}),
-		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "proa_reloads_total", Help: "Changes of the resources, by what came of them: applied or refused.", ConstLabels: constant,
-		}, []string{"result"}),
-		reloadOK: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "proa_reload_ok", Help: "0 when the resources as they are now were refused, so that former ones serve.", ConstLabels: constant,
-		}),
+	m := &Metrics{appID: appID, namespace: namespace, registry: prometheus.NewRegistry()}
+	g, err := newGeneration(m, DefaultMetricSettings())
+	if err != nil {
+		panic(err) // the default settings are well-formed; the tests say so
 	}
-	m.reloadOK.Set(1)
-	m.registry.MustRegister(m.calls, m.seconds, m.retries, m.breaker, m.ready, m.reloads, m.reloadOK,
+	m.now.Store(g)
+	g.with(reloadOK, values{}).gauge.Set(1)
+	m.registry.MustRegister(present{m},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
-// Registry returns the registry, for collectors of other parts.
-func (m *Metrics) Registry() *prometheus.Registry { return m.registry }
+// present collects what the settings of the moment measure.
+type present struct{ m *Metrics }
 
-// CallStats are the metrics of one operation, looked up once.
-type CallStats struct {
-	seconds prometheus.Observer
-	retries prometheus.Counter
-	codes   [32]prometheus.Counter // by fault code; 0 stands for success
-}
+// Describe implements prometheus.Collector. It names nothing, since what is
+// collected changes with the settings.
+func (p present) Describe(chan<- *prometheus.Desc) {}
 
-// Call returns the metrics of an operation. A nil *Metrics returns nil.
-func (m *Metrics) Call(block, component, op string, inbound bool) *CallStats {
+// Collect implements prometheus.Collector.
+func (p present) Collect(ch chan<- prometheus.Metric) { p.m.now.Load().collect(ch) }
+
+// Configure takes settings into use. Counters and gauges keep their values as
+// far as their labels stay what they are; histograms, and the counters that go
+// with them, begin anew.
+func (m *Metrics) Configure(s MetricSettings) error {
 	if m == nil {
 		return nil
 	}
-	direction := "outbound"
-	if inbound {
-		direction = "inbound"
+	m.configuring.Lock()
+	defer m.configuring.Unlock()
+	g, err := newGeneration(m, s)
+	if err != nil {
+		return err
 	}
-	s := &CallStats{
-		seconds: m.seconds.WithLabelValues(block, component, op, direction),
-		retries: m.retries.WithLabelValues(block, component, op, direction),
-	}
-	s.codes[0] = m.calls.WithLabelValues(block, component, op, direction, "ok")
-	for _, code := range fault.Codes() {
-		s.codes[int(code)+1] = m.calls.WithLabelValues(block, component, op, direction, code.String())
-	}
-	return s
+	g.carry(m.now.Load())
+	m.now.Store(g)
+	return nil
 }
 
-// Observe counts one call that took d and ended with err after attempts tries.
-func (s *CallStats) Observe(d time.Duration, err error, attempts int) {
-	s.seconds.Observe(d.Seconds())
-	if attempts > 1 {
-		s.retries.Add(float64(attempts - 1))
-	}
-	if err == nil {
-		s.codes[0].Inc()
-		return
-	}
-	s.codes[int(fault.CodeOf(err))+1].Inc()
-}
+// Enabled reports whether anything is measured.
+func (m *Metrics) Enabled() bool { return m != nil && !m.now.Load().settings.Disabled }
 
-// BreakerState records the state of a circuit breaker.
-func (m *Metrics) BreakerState(target string, state float64) {
-	if m != nil {
-		m.breaker.WithLabelValues(target).Set(state)
-	}
-}
+// Registry returns the registry that has all metrics, whatever the settings
+// are.
+func (m *Metrics) Registry() *prometheus.Registry { return m.registry }
 
 // ComponentReady records whether a component is open.
 func (m *Metrics) ComponentReady(component, typ string, ready bool) {
@@ -127,13 +90,32 @@ func (m *Metrics) ComponentReady(component, typ string, ready bool) {
 	if ready {
 		v = 1
 	}
-	m.ready.WithLabelValues(component, typ).Set(v)
+	m.now.Load().with(componentReady, values{component, typ}).gauge.Set(v)
 }
 
 // ComponentGone forgets a component that no longer exists.
 func (m *Metrics) ComponentGone(component, typ string) {
 	if m != nil {
-		m.ready.DeleteLabelValues(component, typ)
+		m.now.Load().vectors[componentReady].forget(values{component, typ})
+	}
+}
+
+// ComponentLoaded counts a component that was declared and could be built.
+func (m *Metrics) ComponentLoaded() {
+	if m != nil {
+		m.now.Load().count(componentLoaded, 1, values{})
+	}
+}
+
+// ComponentOpened counts an attempt to open a component; a nil error stands
+// for success.
+func (m *Metrics) ComponentOpened(component, typ string, err error) {
+	switch {
+	case m == nil:
+	case err == nil:
+		m.now.Load().count(componentInit, 1, values{typ})
+	default:
+		m.now.Load().count(componentInitFail, 1, values{typ, "init", component})
 	}
 }
 
@@ -143,12 +125,25 @@ func (m *Metrics) Reloaded(result string, ok bool) {
 	if m == nil {
 		return
 	}
-	m.reloads.WithLabelValues(result).Inc()
+	g := m.now.Load()
+	g.count(reloads, 1, values{result})
 	v := 0.0
 	if ok {
 		v = 1
 	}
-	m.reloadOK.Set(v)
+	g.with(reloadOK, values{}).gauge.Set(v)
+}
+
+// ErrorCode counts an error that a caller of the API was told of, by its code
+// and the part of the API that the code belongs to. It counts only when the
+// settings ask for it.
+func (m *Metrics) ErrorCode(code, category string) {
+	if m == nil {
+		return
+	}
+	if g := m.now.Load(); g.settings.RecordErrorCodes {
+		g.count(errorCodes, 1, values{code, category})
+	}
 }
 
 // Handler serves the metrics in the text format of Prometheus.

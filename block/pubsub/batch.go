@@ -2,6 +2,7 @@ package pubsub
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/proa-io/proa/fault"
@@ -101,6 +102,7 @@ type bulkDelivery struct {
 	items []batchItem
 	out   []outcome
 	left  []int // which items are not settled
+	tally policy.Tally
 }
 
 // send delivers events of one route through the inbound policies.
@@ -116,6 +118,7 @@ func (b *batcher) send(items []batchItem) {
 		c.Bytes += len(it.event.JSON)
 		c.left = append(c.left, i)
 	}
+	c.tally.Failed, c.Tally = len(items), &c.tally
 	err := interrupted(ctx, s.broker.deliverBulk.Run(ctx, &c.Call, c.do))
 	for _, i := range c.left {
 		c.out[i].err = err
@@ -131,6 +134,7 @@ func (c *bulkDelivery) do(ctx context.Context) error {
 	}
 	statuses, err := c.sub.app.DeliverBulk(ctx, c.route, c.event())
 	again := c.sub.leave(c.f)
+	defer c.count()
 	for _, i := range c.left {
 		c.out[i].calls++
 	}
@@ -151,6 +155,20 @@ func (c *bulkDelivery) do(ctx context.Context) error {
 		return errInterrupted()
 	}
 	return notProcessed(err)
+}
+
+// count brings the tally up to date.
+func (c *bulkDelivery) count() {
+	c.tally = policy.Tally{Failed: len(c.left)}
+	for i := range c.out {
+		switch {
+		case slices.Contains(c.left, i):
+		case c.out[i].status == Drop:
+			c.tally.Rejected++
+		default:
+			c.tally.Done++
+		}
+	}
 }
 
 func (c *bulkDelivery) event() *BulkEvent {

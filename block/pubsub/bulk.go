@@ -134,6 +134,7 @@ type bulkCall struct {
 	broker  *Broker
 	entries []bulkEntry
 	left    []int // which entries the next attempt tries
+	tally   policy.Tally
 }
 
 type bulkEntry struct {
@@ -148,7 +149,8 @@ func (p *bulkCall) run(ctx context.Context, topic string) error {
 	if len(p.left) == 0 {
 		return nil
 	}
-	p.Key, p.Idempotent = topic, true
+	p.Key, p.Idempotent, p.Tally = topic, true, &p.tally
+	sending := p.left
 	tried := false
 	err := p.broker.bulkPublish.Run(ctx, &p.Call, func(ctx context.Context) error {
 		d, err := p.broker.handle.Get(ctx)
@@ -156,12 +158,26 @@ func (p *bulkCall) run(ctx context.Context, topic string) error {
 			return err
 		}
 		tried = true
-		return p.attempt(ctx, d)
+		err = p.attempt(ctx, d)
+		p.count(sending)
+		return err
 	})
 	if tried {
 		return nil
 	}
 	return err
+}
+
+// count brings the tally of the entries that are sent up to date.
+func (p *bulkCall) count(sending []int) {
+	p.tally = policy.Tally{}
+	for _, i := range sending {
+		if p.entries[i].err == nil {
+			p.tally.Done++
+		} else {
+			p.tally.Failed++
+		}
+	}
 }
 
 // attempt publishes what is left and returns an error when some of it failed,

@@ -141,10 +141,13 @@ func (c *deliveryCall) do(ctx context.Context) error {
 	again := c.sub.leave(c.f)
 	switch {
 	case err != nil && fault.ReasonOf(err) == ReasonNoHandler:
-		c.out.status, c.out.cause = Drop, err
+		c.out.status, c.out.cause, c.Outcome = Drop, err, policy.Unwanted
 		return nil
 	case err == nil && status != Retry:
 		c.out.status = status
+		if status == Drop {
+			c.Outcome = policy.Rejected
+		}
 		return nil
 	case err != nil && fault.CodeOf(err) == fault.Canceled, !again:
 		return errInterrupted()

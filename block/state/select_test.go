@@ -275,7 +275,7 @@ func TestAWatchSaysWhyItDoesNotBegin(t *testing.T) {
 // The policies are about the beginning of a watch: a timeout must not end it.
 func TestAWatchOutlivesTheTimeoutOfItsPolicies(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newStore(t, openMemory(t), state.Options{AppID: "shop", Chains: chainOf(policy.Timeout(time.Second))})
+		s := newStore(t, openMemory(t), state.Options{AppID: "shop", Chains: chainOf(policy.Timeout(time.Second, nil))})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 		defer cancel()
 		began := time.Now()

@@ -1,6 +1,7 @@
 // Gendoc writes one reference page per component from its Spec and from the
-// doc comments of its configuration struct: docs/reference/components. With
-// --check it writes nothing and fails when a page is out of date.
+// doc comments of its configuration struct: docs/reference/components; and the
+// list of all metrics: docs/reference/metrics.md. With --check it writes nothing
+// and fails when a page is out of date.
 package main
 
 import (
@@ -17,11 +18,14 @@ import (
 
 	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/driver/all"
+	"github.com/proa-io/proa/telemetry"
 )
 
 const (
 	module = "github.com/proa-io/proa/"
 	folder = "docs/reference/components"
+	// metricsPage is the list of all metrics.
+	metricsPage = "docs/reference/metrics.md"
 )
 
 func main() {
@@ -51,7 +55,7 @@ func run(check bool) error {
 			return err
 		}
 	}
-	return nil
+	return os.WriteFile(metricsPage, renderMetrics(telemetry.Descriptions()), 0o644)
 }
 
 func compare(pages map[string][]byte) error {
@@ -68,6 +72,9 @@ func compare(pages map[string][]byte) error {
 		if got, err := os.ReadFile(filepath.Join(folder, name)); err != nil || !bytes.Equal(got, want) {
 			return fmt.Errorf("%s/%s is out of date; run `make gen`", folder, name)
 		}
+	}
+	if got, err := os.ReadFile(metricsPage); err != nil || !bytes.Equal(got, renderMetrics(telemetry.Descriptions())) {
+		return fmt.Errorf("%s is out of date; run `make gen`", metricsPage)
 	}
 	return nil
 }
