@@ -14,6 +14,9 @@ import (
 // those who start programs often pass on a Ctrl-C that reached the program too.
 const together = 500 * time.Millisecond
 
+// settling is how long a sidecar takes to start, at the most.
+const settling = time.Second
+
 // serve runs a sidecar until ctx ends. When SIGINT or SIGTERM come again it does
 // not wait any longer for what is under way. SIGHUP makes it read its resources
 // again; but when the terminal is gone that it was started from, which is told
@@ -46,7 +49,9 @@ func serve(ctx context.Context, rt *runtime.Runtime) error {
 			}
 		}
 	}()
+	started := time.AfterFunc(settling, releaseProgram)
 	err := rt.Run(ctx)
+	started.Stop()
 	signal.Stop(signals)
 	close(over)
 	<-done
