@@ -122,6 +122,8 @@ var fences = []fence{
 		"one technology, one package"},
 	{"github.com/jackc/pgx/...", []string{"driver/postgres"},
 		"one technology, one package"},
+	{"go.mongodb.org/...", []string{"driver/mongodb"},
+		"one technology, one package"},
 	{"github.com/twmb/franz-go/...", []string{"driver/kafka"},
 		"one technology, one package"},
 	{"github.com/rabbitmq/...", []string{"driver/rabbitmq"},

@@ -22,6 +22,7 @@ import (
 	"github.com/proa-io/proa/driver/middleware/clientcredentials"
 	"github.com/proa-io/proa/driver/middleware/ratelimit"
 	"github.com/proa-io/proa/driver/middleware/route"
+	"github.com/proa-io/proa/driver/mongodb"
 	"github.com/proa-io/proa/driver/mqtt"
 	"github.com/proa-io/proa/driver/mysql"
 	"github.com/proa-io/proa/driver/nats"
@@ -71,6 +72,7 @@ func Specs(d Deps) []component.Spec {
 		clientcredentials.Specs(),
 		ratelimit.Specs(),
 		route.Specs(),
+		mongodb.Specs(),
 		mqtt.Specs(),
 		mysql.Specs(),
 		nats.Specs(d.Engine),

@@ -2,7 +2,6 @@ package testserver
 
 import (
 	"bufio"
-	"bytes"
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/binary"
@@ -100,14 +99,7 @@ func kafkaJars() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	cmd := exec.Command(filepath.Join(root, "test", "kafka", "deps.sh"), "where")
-	var problems bytes.Buffer
-	cmd.Stderr = &problems
-	out, err := cmd.Output()
-	if err != nil {
-		return "", errors.New(strings.TrimSpace(problems.String()))
-	}
-	return strings.TrimSpace(string(out)), nil
+	return installedBy(filepath.Join(root, "test", "kafka", "deps.sh"))
 }
 
 // kafkaVersion reads the version off the name of a jar.
