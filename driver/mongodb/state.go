@@ -33,7 +33,7 @@ type State struct {
 	settled *mongo.Collection // the same, as change streams want it
 	ahead   time.Duration     // of the server's clock
 	replica bool              // there are transactions and change streams
-	life    context.Context   // ends with Close
+	life    context.Context   //nolint:containedctx // of the store itself; ends with Close
 	end     context.CancelFunc
 }
 
