@@ -28,8 +28,8 @@ type Config struct {
 // OpenConfig returns a store with the items that cfg gives it.
 func OpenConfig(_ context.Context, cfg ConfigConfig, _ component.Env) (*Config, error) {
 	c := &Config{items: map[string]config.Item{}, watchers: map[*configWatcher]struct{}{}}
-	for key, value := range cfg.Items {
-		c.set(key, value)
+	for _, key := range slices.Sorted(maps.Keys(cfg.Items)) { // so that their versions are the same every time
+		c.set(key, cfg.Items[key])
 	}
 	return c, nil
 }

@@ -147,7 +147,7 @@ func newWorld(tb testing.TB) *world {
 	w := &world{states: map[string]*state.Store{}, extended: map[string]string{}}
 	mem := must[*memory.State](tb)(memory.OpenState(ctx, memory.StateConfig{MaxItems: 10_000, MaxBytes: 64 << 20}, env))
 	for name, d := range map[string]state.Driver{
-		"statestore": mem, "plain": plainState{mem}, "small": smallState{mem},
+		"statestore": strictState{mem}, "plain": plainState{mem}, "small": smallState{mem},
 		"busy":  brokenState{mem, fault.New(fault.ResourceExhausted, "100 calls per second are the most allowed").WithRetryAfter(1500 * time.Millisecond)},
 		"away":  brokenState{mem, fault.New(fault.Unavailable, "connection refused")},
 		"wrong": brokenState{mem, errUnclassified{}},
@@ -221,6 +221,32 @@ func newKeys(tb testing.TB) *crypto.Provider {
 	}
 	tb.Cleanup(func() { _ = d.Close() })
 	return crypto.New(component.Opened[crypto.Driver]("keys", d), crypto.Options{Chains: policy.None{}})
+}
+
+// strictState knows an etag that cannot be one: "bad".
+type strictState struct{ *memory.State }
+
+func (d strictState) Put(ctx context.Context, key string, value []byte, o state.PutOptions) (string, error) {
+	if o.ETag == "bad" {
+		return "", state.ErrETagInvalid("a number")
+	}
+	return d.State.Put(ctx, key, value, o)
+}
+
+func (d strictState) Delete(ctx context.Context, key string, o state.DeleteOptions) error {
+	if o.ETag == "bad" {
+		return state.ErrETagInvalid("a number")
+	}
+	return d.State.Delete(ctx, key, o)
+}
+
+func (d strictState) Transact(ctx context.Context, ops []state.Op, o state.TransactOptions) error {
+	for _, op := range ops {
+		if op.ETag == "bad" {
+			return state.ErrETagInvalid("a number")
+		}
+	}
+	return d.State.Transact(ctx, ops, o)
 }
 
 // plainState has no transactions.
