@@ -71,6 +71,10 @@ func apiFor(t *testing.T, options string, w *world) proxy.Handler {
 			fmt.Sscan(value, &o.MaxBody)
 		case "deny":
 			o.Allows = func(group, version string) bool { return group+"."+version != value }
+		case "allow":
+			o.Allows = func(group, version string) bool { return group+"."+version == value }
+		case "noapp":
+			o.ConfigurationApp = nil
 		case "nothing":
 			o.Invoker, o.ConfigurationApp = nil, nil
 			o.Blocks = &world{notReady: map[bool][]string{false: {"app", "component statestore"}, true: {"component statestore"}}}
@@ -92,10 +96,12 @@ func replay(t *testing.T, file string, w *world) {
 	_, options, _ := strings.Cut(first, "options:")
 	address := listen(t, &http1.Server{Handler: apiFor(t, options, w)})
 	var out strings.Builder
-	request := ""
+	request, varies := "", varying{}
 	exchange := func() {
 		if request != "" {
-			out.WriteString(quoteLines("< ", roundTrip(t, address, request)))
+			answer := roundTrip(t, address, varies.named(request))
+			varies.keep(answer)
+			out.WriteString(quoteLines("< ", varies.mask(answer)))
 			request = ""
 		}
 	}
@@ -192,7 +198,7 @@ func roundTrip(t *testing.T, address, request string) string {
 	if err != nil {
 		t.Fatalf("%s: %v", lines[0], err)
 	}
-	return mask(describe(resp, content))
+	return describe(resp, content)
 }
 
 func describe(resp *http.Response, content []byte) string {
@@ -210,14 +216,38 @@ func describe(resp *http.Response, content []byte) string {
 	for _, f := range fields {
 		fmt.Fprintf(&out, "\n%s", f)
 	}
+	if resp.Header.Get("Content-Type") != "application/octet-stream" { // of which every byte counts
+		content = bytes.TrimRight(content, "\n")
+	}
 	if len(content) > 0 {
-		fmt.Fprintf(&out, "\n\n%s", bytes.TrimRight(content, "\n"))
+		fmt.Fprintf(&out, "\n\n%s", content)
 	}
 	return out.String()
 }
 
-// mask hides times and random ids.
-func mask(text string) string {
-	text = regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`).ReplaceAllString(text, "<time>")
-	return regexp.MustCompile(`"id":"[A-Z2-7]{26}"`).ReplaceAllString(text, `"id":"<id>"`)
+// varying holds what differs from run to run, by what stands for it, so that a
+// later request can use it: "<id>" of a subscription and what was "<sealed>".
+type varying map[string]string
+
+func (v varying) keep(answer string) {
+	for name, pattern := range map[string]string{"<id>": `"id":"([A-Z2-7]{26})"`, "<sealed>": `(?s)(dapr\.io/enc/v1\n.*)`} {
+		if found := regexp.MustCompile(pattern).FindStringSubmatch(answer); found != nil {
+			v[name] = found[1]
+		}
+	}
+}
+
+func (v varying) named(request string) string {
+	for name, value := range v {
+		request = strings.ReplaceAll(request, name, value)
+	}
+	return request
+}
+
+// mask hides times and what else differs.
+func (v varying) mask(text string) string {
+	for name, value := range v {
+		text = strings.ReplaceAll(text, value, name)
+	}
+	return regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`).ReplaceAllString(text, "<time>")
 }
