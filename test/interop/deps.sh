@@ -2,9 +2,13 @@
 # deps.sh: install the Dapr SDKs that the interoperability tests run. test/deps.sh
 # calls it.
 #
-#   deps.sh [js|python|go|java]      install what is missing
-#   deps.sh where js|python|java     print the folder of what is installed, or
-#                                    say what is missing and exit 1
+#   deps.sh [js|python|component|go|java]
+#                       install what is missing
+#   deps.sh where js|python|component|java
+#                       print the folder of what is installed, or say what is
+#                       missing and exit 1
+#
+# A component is what the example of one in Python needs.
 #
 # Everything goes to a cache outside the repository, one folder for each state of
 # a lock file, so that a second run has nothing to do and needs no network:
@@ -30,14 +34,17 @@ digest() { git hash-object --stdin | cut -c1-12; }
 js_folder() { echo "$cache/js-$(digest <"$here/js/package-lock.json")"; }
 
 # A virtual environment belongs to one interpreter.
-python_folder() {
+python_folder() { # requirements
   command -v python3 >/dev/null ||
     fail "the Python SDK needs Python 3.10 or later (Debian: apt-get install python3 python3-venv)"
   local version
   version=$(python3 -c 'import sys; print(sys.version, sys.base_prefix); sys.exit(sys.version_info < (3, 10))') ||
     fail "the Python SDK needs Python 3.10 or later; this is $version"
-  echo "$cache/python-$({ cat "$here/python/requirements.txt"; echo "$version"; } | digest)"
+  echo "$cache/python-$({ cat "$1"; echo "$version"; } | digest)"
 }
+
+python_sdk=$here/python/requirements.txt
+python_component=$here/../../examples/pluggable-python/requirements.txt
 
 have_node() {
   command -v node >/dev/null && command -v npm >/dev/null ||
@@ -83,17 +90,20 @@ install_js() {
   mv "$building" "$folder"
 }
 
-install_python() {
+install_python() { install_requirements "$python_sdk" "the Python SDK"; }
+install_component() { install_requirements "$python_component" "what a component in Python needs"; }
+
+install_requirements() { # requirements, what that is
   local folder
-  folder=$(python_folder)
+  folder=$(python_folder "$1")
   if [ -e "$folder/complete" ]; then return; fi
   python3 -c 'import ensurepip, venv' 2>/dev/null ||
     fail "this Python has no venv (Debian: apt-get install python3-venv)"
-  echo "interop: installing the Python SDK"
+  echo "interop: installing $2"
   rm -rf "$folder"
   # A virtual environment cannot be moved: it is marked when it is complete.
   run_quietly python3 -m venv "$folder"
-  run_quietly "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --requirement "$here/python/requirements.txt"
+  run_quietly "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --requirement "$1"
   touch "$folder/complete"
 }
 
@@ -130,28 +140,32 @@ where() {
     [ -d "$folder" ] || fail "the JavaScript SDK is not installed; run make test-deps"
     ;;
   python)
-    folder=$(python_folder)
+    folder=$(python_folder "$python_sdk")
     [ -e "$folder/complete" ] || fail "the Python SDK is not installed; run make test-deps"
+    ;;
+  component)
+    folder=$(python_folder "$python_component")
+    [ -e "$folder/complete" ] || fail "what a component in Python needs is not installed; run make test-deps"
     ;;
   java)
     have_java
     folder=$(java_folder)
     [ -d "$folder" ] || fail "the Java SDK is not installed; run make test-deps"
     ;;
-  *) fail "usage: deps.sh where js|python|java" ;;
+  *) fail "usage: deps.sh where js|python|component|java" ;;
   esac
   echo "$folder"
 }
 
 case "${1:-}" in
-js | python | go | java)
+js | python | component | go | java)
   one_at_a_time
   "install_$1"
   ;;
 where) where "${2:-}" ;;
 "")
   failed=false
-  for sdk in js python go java; do
+  for sdk in js python component go java; do
     "$here/deps.sh" "$sdk" || failed=true # one failure keeps no other from being tried
   done
   if ! $failed; then
@@ -160,5 +174,5 @@ where) where "${2:-}" ;;
     case "${CI:-}" in "" | 0 | false | no) ;; *) exit 1 ;; esac
   fi
   ;;
-*) fail "usage: deps.sh [js|python|go|java], or deps.sh where js|python|java" ;;
+*) fail "usage: deps.sh [js|python|component|go|java], or deps.sh where js|python|component|java" ;;
 esac

@@ -14,6 +14,9 @@ type Proa struct {
 	path string
 }
 
+// Path returns where the program is.
+func (p *Proa) Path() string { return p.path }
+
 // Build compiles the program from this repository. Let the tests of a package
 // share it, see [testserver.Share]. PROA_BINARY in the environment names one
 // that is built already.
