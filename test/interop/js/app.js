@@ -14,12 +14,14 @@ const peer = require("./peer");
 const areas = [
   require("./health"),
   require("./state"),
+  require("./outbox"),
   require("./pubsub"),
   require("./invoke"),
   require("./binding"),
   require("./secret"),
   require("./configuration"),
   require("./lock"),
+  require("./crypto"),
   require("./metadata"),
 ];
 

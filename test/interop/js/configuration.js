@@ -62,4 +62,27 @@ module.exports.checks = async ({ client, grpc }) => {
     equal(values(await client.configuration.get(STORE, ["colour"])), { colour: "blue" });
     equal(changes.empty, true, "nothing arrives after the stop");
   });
+
+  await check("configuration: changes of all keys are sent", async () => {
+    const changes = new Inbox();
+    const subscription = await client.configuration.subscribe(STORE, async (data) => changes.put(data));
+    let arrived = false;
+    let n = 0;
+    const first = changes.take().then(() => (arrived = true));
+    await eventually(async () => {
+      if (!arrived) await control("PUT", "size", `${++n}`);
+      return arrived;
+    }, true, "a change has arrived");
+    await first;
+    await control("PUT", "colour", "white");
+    let last = {};
+    while (last.colour === undefined) last = values(await changes.take());
+    equal(last.colour, "white");
+    await subscription.stop();
+  });
+
+  await check("configuration: a store that does not exist is named in the error", async () => {
+    const error = await fails(() => client.configuration.get("noconfig", ["key"]));
+    equal(error.message.includes("noconfig"), true, error.message);
+  });
 };

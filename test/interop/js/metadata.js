@@ -9,6 +9,8 @@ module.exports.checks = async ({ client }) => {
     const types = Object.fromEntries(components.map(({ name, type }) => [name, type]));
     const wanted = JSON.parse(process.env.INTEROP_COMPONENTS);
     equal(Object.fromEntries(Object.keys(wanted).map((name) => [name, types[name]])), wanted);
+    const { capabilities } = components.find(({ name }) => name === "statestore");
+    equal(["ETAG", "TRANSACTIONAL", "TTL", "QUERY_API"].filter((one) => !capabilities.includes(one)), [], "capabilities that are missing");
   });
 
   await check("metadata: what the application sets is there", async () => {

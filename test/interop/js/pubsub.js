@@ -48,6 +48,12 @@ module.exports.listen = async ({ server }) => {
       return DaprPubSubStatusEnum.DROP;
     },
   });
+  const failing = new Set(["bad"]); // the first time
+  const some = async (data) => {
+    inbox("some").put(data);
+    return failing.delete(data) ? DaprPubSubStatusEnum.RETRY : DaprPubSubStatusEnum.SUCCESS;
+  };
+  await server.pubsub.subscribeBulk(PUBSUB, "some", some, { maxMessagesCount: 10, maxAwaitDurationMs: 100 });
   await server.pubsub.subscribeBulk(PUBSUB, "bulk", into("bulk"), { maxMessagesCount: 10, maxAwaitDurationMs: 100 });
 };
 
@@ -135,6 +141,15 @@ module.exports.checks = async ({ client, grpc, peer }) => {
     equal(await client.pubsub.publishBulk(PUBSUB, "bulk", events), { failedMessages: [] });
     const got = (await inbox("bulk").takeAll(4)).map(({ data }) => JSON.stringify(data)).sort();
     equal(got, ['"three"', '{"n":1}', '{"n":2}', '{"n":4}']);
+  });
+
+  await check("pubsub: of many events only those that failed come again", async () => {
+    await client.pubsub.publishBulk(PUBSUB, "some", ["good", "bad", "best"]);
+    equal((await inbox("some").takeAll(4)).sort(), ["bad", "bad", "best", "good"]);
+  });
+
+  await check("pubsub: an event that has a time to live arrives", async () => {
+    equal((await roundTrip("values", { n: 9 }, { metadata: { ttlInSeconds: "60" } })).data, { n: 9 });
   });
 
   await check("pubsub: a declared subscription delivers to another application", async () => {

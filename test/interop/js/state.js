@@ -134,6 +134,44 @@ module.exports.checks = async ({ client, grpc }) => {
     await eventually(() => get("short"), "", "value after its time");
   });
 
+  await check("state: a query filters, sorts and pages", async () => {
+    const boats = [{ q: "A", n: 2 }, { q: "A", n: 3 }, { q: "B", n: 4 }, { q: "A", n: 1 }];
+    const metadata = { contentType: "application/json" };
+    await save(...boats.map((value, i) => ({ key: `query-${i}`, value, metadata })));
+    const query = {
+      filter: { AND: [{ EQ: { q: "A" } }, { IN: { n: [1, 2, 3] } }] },
+      sort: [{ key: "n", order: "DESC" }],
+      page: { limit: 2 },
+    };
+    const page = await client.state.query(STORE, query);
+    const next = await client.state.query(STORE, { ...query, page: { limit: 2, token: page.token } });
+    const got = [...page.results, ...next.results].map(({ key, data, etag }) => [
+      key,
+      grpc ? JSON.parse(Buffer.from(data).toString()) : data,
+      etag !== "",
+    ]);
+    equal(got, [1, 0, 3].map((i) => [`query-${i}`, boats[i], true]));
+    equal((await client.state.query(STORE, { filter: { EQ: { q: "nothing" } }, sort: [], page: { limit: 1 } })).results, [], "nothing");
+  });
+
+  await check("state: an encrypted store keeps values of every kind, in transactions too", async () => {
+    const kinds = { text: "漢字", object: { a: [1, 2.5, null] }, number: 7 };
+    const all = Object.entries(kinds);
+    await throwing(client.state.save("encrypted", all.map(([key, value]) => ({ key: `saved-${key}`, value }))));
+    for (const [key, value] of all) equal(await client.state.get("encrypted", `saved-${key}`), value, key);
+    // Over gRPC the SDK takes texts only in transactions.
+    const texts = grpc ? [["text", kinds.text]] : all;
+    await client.state.transaction("encrypted", texts.map(([key, value]) => ({ operation: "upsert", request: { key: `tx-${key}`, value } })));
+    for (const [key, value] of texts) equal(await client.state.get("encrypted", `tx-${key}`), value, key);
+  });
+
+  await check("state: many keys are got with as many calls at once as asked for", async () => {
+    const keys = Array.from({ length: 30 }, (_, n) => `many-${n}`);
+    await save(...keys.map((key, n) => ({ key, value: n })));
+    const got = await client.state.getBulk(STORE, keys, { parallelism: 3 });
+    equal(Object.fromEntries(got.map(({ key, data }) => [key, data])), Object.fromEntries(keys.map((key, n) => [key, n])));
+  });
+
   await check("state: a store that does not exist is named in the error", async () => {
     const error = await fails(() => client.state.get("nostore", "key"));
     const text = grpc ? error.rawMessage : JSON.parse(JSON.parse(error.message).error_msg).message;
