@@ -126,6 +126,8 @@ var fences = []fence{
 		"one technology, one package"},
 	{"github.com/twmb/franz-go/...", []string{"driver/kafka"},
 		"one technology, one package"},
+	{"github.com/minio/...", []string{"driver/s3"},
+		"one technology, one package"},
 	{"github.com/rabbitmq/...", []string{"driver/rabbitmq"},
 		"one technology, one package"},
 	{"google.golang.org/grpc/...", []string{"api", "cmd", "dialect", "driver/etcd", "driver/pluggable", "mesh", "runtime", "telemetry"},

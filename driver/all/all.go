@@ -31,6 +31,7 @@ import (
 	"github.com/proa-io/proa/driver/postgres"
 	"github.com/proa-io/proa/driver/rabbitmq"
 	"github.com/proa-io/proa/driver/redis"
+	"github.com/proa-io/proa/driver/s3"
 	"github.com/proa-io/proa/driver/sqlite"
 	"github.com/proa-io/proa/driver/vault"
 	"github.com/proa-io/proa/engine"
@@ -80,6 +81,7 @@ func Specs(d Deps) []component.Spec {
 		postgres.Specs(),
 		rabbitmq.Specs(),
 		redis.Specs(),
+		s3.Specs(),
 		sqlite.Specs(),
 		vault.Specs(),
 	)
