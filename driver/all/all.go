@@ -32,6 +32,7 @@ import (
 	"github.com/proa-io/proa/driver/rabbitmq"
 	"github.com/proa-io/proa/driver/redis"
 	"github.com/proa-io/proa/driver/s3"
+	"github.com/proa-io/proa/driver/smtp"
 	"github.com/proa-io/proa/driver/sqlite"
 	"github.com/proa-io/proa/driver/vault"
 	"github.com/proa-io/proa/engine"
@@ -82,6 +83,7 @@ func Specs(d Deps) []component.Spec {
 		rabbitmq.Specs(),
 		redis.Specs(),
 		s3.Specs(),
+		smtp.Specs(),
 		sqlite.Specs(),
 		vault.Specs(),
 	)
