@@ -21,7 +21,7 @@ const (
 	// readyWithin bounds how long a server may take to answer. It is long
 	// because it only costs time when something is broken, and test machines
 	// are slow at the worst moments.
-	readyWithin = 60 * time.Second
+	readyWithin = 2 * time.Minute
 	// stopWithin bounds an orderly stop, after which the server is killed.
 	stopWithin = 15 * time.Second
 	// probeWithin bounds one question of a probe.
