@@ -1,6 +1,7 @@
 // Gendoc writes one reference page per component from its Spec and from the
-// doc comments of its configuration struct: docs/reference/components; and the
-// list of all metrics: docs/reference/metrics.md. With --check it writes nothing
+// doc comments of its configuration struct: docs/reference/components; the list
+// of all metrics: docs/reference/metrics.md; and, from what tests show of the
+// Dapr API, docs/reference/dapr-compatibility.md. With --check it writes nothing
 // and fails when a page is out of date.
 package main
 
@@ -41,8 +42,18 @@ func run(check bool) error {
 	if err != nil {
 		return err
 	}
+	compat, err := compatibility()
+	if err != nil {
+		return fmt.Errorf("%s: %w", compatPage, err)
+	}
 	if check {
+		if got, err := os.ReadFile(compatPage); err != nil || !bytes.Equal(got, compat) {
+			return fmt.Errorf("%s is out of date; run `make gen`", compatPage)
+		}
 		return compare(pages)
+	}
+	if err := os.WriteFile(compatPage, compat, 0o644); err != nil {
+		return err
 	}
 	if err := os.RemoveAll(folder); err != nil {
 		return err

@@ -160,3 +160,16 @@ func FindRPC(target string) string {
 	}
 	return ForeignRPC
 }
+
+// WorkerService is the service that workers of workflows connect to. No proto of
+// this repository describes it.
+const WorkerService = "TaskHubSidecarService"
+
+// WorkerMethods returns the methods of WorkerService.
+func WorkerMethods() []string {
+	return []string{
+		"Hello", "StartInstance", "GetInstance", "WaitForInstanceStart", "WaitForInstanceCompletion", "RaiseEvent",
+		"TerminateInstance", "SuspendInstance", "ResumeInstance", "PurgeInstances", "GetWorkItems", "CompleteActivityTask",
+		"CompleteOrchestratorTask", "CompleteWorkflowTask", "RerunWorkflowFromEvent", "ListInstanceIDs", "GetInstanceHistory",
+	}
+}

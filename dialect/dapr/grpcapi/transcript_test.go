@@ -32,6 +32,7 @@ import (
 	"github.com/proa-io/proa/block/invoke"
 	"github.com/proa-io/proa/dialect/dapr"
 	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/internal/surface"
 	"github.com/proa-io/proa/mesh/proxy"
 )
 
@@ -465,6 +466,15 @@ func TestEveryMethodHasATranscript(t *testing.T) {
 	for i := range methods.Len() {
 		if name := string(methods.Get(i).Name()); !well[name] {
 			t.Errorf("no transcript shows %s at work", name)
+		}
+	}
+	workers, err := os.ReadFile("testdata/workflows.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range surface.WorkerMethods() {
+		if !strings.Contains(string(workers), "> /"+surface.WorkerService+"/"+name+"\n") {
+			t.Errorf("no transcript shows %s", name)
 		}
 	}
 }
