@@ -78,7 +78,7 @@ func run(t *testing.T, b Broker, within func(*testing.T, func(*testing.T))) {
 	if b.MaxData == 0 {
 		b.MaxData = 1 << 20
 	}
-	for _, p := range slices.Concat(contents(), groups(), redeliveries(), endings(), options(), browsing()) {
+	for _, p := range slices.Concat(contents(), groups(), redeliveries(), endings(), options(), browsing(), events()) {
 		t.Run(p.name, func(t *testing.T) { within(t, func(t *testing.T) { p.test(t, b) }) })
 	}
 }
