@@ -30,6 +30,9 @@ type oddities struct {
 
 // encode turns a message into what is published at a place.
 func encode(at *place, m *pubsub.Message) (*nats.Msg, error) {
+	if !at.own && strings.ContainsAny(at.subject, "*> \t\r\n") {
+		return nil, fault.New(fault.InvalidArgument, "%q is no subject to publish to", at.subject)
+	}
 	out := &nats.Msg{Subject: at.subject, Data: m.Data}
 	if m.ContentType == "" && m.Key == "" && len(m.Metadata) == 0 && at.own {
 		return out, nil

@@ -46,13 +46,21 @@ func Specs(shared *engine.Engine) []component.Spec {
 		}, JobsConfig{}, func(ctx context.Context, cfg JobsConfig, env component.Env) (*Jobs, error) {
 			return OpenJobs(ctx, shared, cfg, env)
 		}),
-		pubsub.Spec(component.Description{
-			Name: "nats", Aliases: []string{"jetstream"},
+		pubSubSpec(shared, component.Description{
+			Name:    "nats",
 			Summary: "Keeps messages in streams of the engine, or of a NATS server with JetStream.",
-		}, pubSubDefaults(), func(ctx context.Context, cfg PubSubConfig, env component.Env) (*PubSub, error) {
-			return OpenPubSub(ctx, shared, cfg, env)
-		}),
+		}, pubSubDefaults()),
+		pubSubSpec(shared, component.Description{
+			Name:    "jetstream",
+			Summary: "Is pubsub.nats with the defaults of Dapr's component of this name: a message at a time.",
+		}, jetStreamDefaults()),
 	}
+}
+
+func pubSubSpec(shared *engine.Engine, d component.Description, defaults PubSubConfig) component.Spec {
+	return pubsub.Spec(d, defaults, func(ctx context.Context, cfg PubSubConfig, env component.Env) (*PubSub, error) {
+		return OpenPubSub(ctx, shared, cfg, env)
+	})
 }
 
 // Server says which server a component uses. It is the same for all blocks.

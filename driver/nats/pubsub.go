@@ -25,7 +25,8 @@ import (
 //
 // On a server that the component names, a stream that somebody else has made
 // for the topic as a subject is used as it is, and so is the one that
-// streamName names.
+// streamName names. There a subscription may be to several subjects by
+// wildcards, "orders.*" or "orders.>".
 type PubSubConfig struct {
 	Server
 	// Name is what the server shows the connection as; the id of the
@@ -90,7 +91,8 @@ type PubSubConfig struct {
 type IgnoredPubSub struct {
 	// FlowControl has no effect because consumers ask for what they can take.
 	FlowControl string `setting:"flowControl"`
-	// RateLimit has no effect, like flowControl.
+	// RateLimit is refused unless it is 0, as consumers ask for what they can
+	// take; concurrency bounds them.
 	RateLimit string `setting:"rateLimit"`
 	// Heartbeat has no effect because the driver chooses it.
 	Heartbeat string `setting:"heartbeat"`
@@ -146,9 +148,18 @@ func pubSubDefaults() PubSubConfig {
 	}
 }
 
+// jetStreamDefaults are those of a component that Dapr's is to be read as.
+func jetStreamDefaults() PubSubConfig {
+	c := pubSubDefaults()
+	c.Concurrency = 1
+	return c
+}
+
 // Validate reports settings that can never work.
 func (c PubSubConfig) Validate() error {
 	switch {
+	case c.RateLimit != "" && c.RateLimit != "0":
+		return component.Invalid("rateLimit", "is not supported: consumers ask for what they can take; bound their concurrency instead")
 	case c.MaxAge < 0 || c.MaxAge > 0 && c.MaxAge.Std() < 100*time.Millisecond:
 		return component.Invalid("maxAge", "wants 100ms at least, or 0 for no bound")
 	case c.MaxMessages < 0:

@@ -125,7 +125,8 @@ func TestPubSubSettingsAreChecked(t *testing.T) {
 		"natsURL=nats://h,flowControl=true":      "",
 		"natsURL=nats://h,tls_client_cert=x":     `"cert": and key must be given together`,
 		"natsURL=nats://h,jwt=a,seedKey=b":       "",
-		"rateLimit=5,heartbeat=1s,ackPolicy=all": "",
+		"rateLimit=5":                            "is not supported",
+		"rateLimit=0,heartbeat=1s,ackPolicy=all": "",
 		"concurrency=7,backOff=[1s; 2s],name=n,queueGroupName=q,memoryStorage=true,startTime=5,deliverPolicy=time": "",
 	} {
 		var given component.Settings
@@ -243,6 +244,61 @@ func TestAStreamThatOthersMadeForASubjectIsUsedAsItIs(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestASubscriptionByWildcardsGetsTheSubjectsOfAStream(t *testing.T) {
+	server := testserver.NATS(t, testserver.NATSOptions{})
+	_, js := client(t, server)
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}}); err != nil {
+		t.Fatal(err)
+	}
+	p := mustOpenPubSub(t, nil, at(server.Addr()))
+	got := received(t, p, "orders.*.new", "group")
+	for _, topic := range []string{"orders.eu.old", "orders.eu.new", "orders.us.new"} {
+		publish(t, p, &pubsub.Message{Topic: topic, Data: []byte(topic)})
+	}
+	topics := map[string]bool{}
+	for range 2 {
+		d := nextMessage(t, got)
+		if d.Topic != string(d.Data) {
+			t.Errorf("a message of %q is said to be of %q", d.Data, d.Topic)
+		}
+		topics[d.Topic] = true
+	}
+	if !topics["orders.eu.new"] || !topics["orders.us.new"] {
+		t.Errorf("messages of %v", topics)
+	}
+	named := mustOpenPubSub(t, nil, func(c *PubSubConfig) { at(server.Addr())(c); c.StreamName = "ORDERS" })
+	wantInvalid := named.Publish(t.Context(), &pubsub.Message{Topic: "orders.*", Data: []byte("x")})
+	if !fault.Is(wantInvalid, fault.InvalidArgument) {
+		t.Errorf("Publish to a wildcard: %v, want invalid_argument", wantInvalid)
+	}
+}
+
+// Every setting of Dapr's component is known.
+func TestAComponentForDaprsJetStreamIsAccepted(t *testing.T) {
+	var spec component.Spec
+	for _, s := range Specs(nil) {
+		if s.Type() == "pubsub.jetstream" {
+			spec = s
+		}
+	}
+	var settings component.Settings
+	for name, value := range map[string]string{
+		"natsURL": "nats://localhost:4222", "name": "shop", "streamName": "orders", "durableName": "shop", "queueGroupName": "shops",
+		"startSequence": "1", "startTime": "1630349391", "flowControl": "false", "ackWait": "10s", "maxDeliver": "5", "backOff": "50ms, 1s, 10s",
+		"maxAckPending": "5000", "replicas": "1", "memoryStorage": "false", "rateLimit": "0", "heartbeat": "15s", "ackPolicy": "explicit",
+		"deliverPolicy": "all", "apiPrefix": "PREFIX", "concurrency": "single", "jwt": "j", "seedKey": "s",
+		"tls_client_cert": "/c.pem", "tls_client_key": "/k.pem", "consumerID": "shop",
+	} {
+		settings = append(settings, component.Setting{Name: name, Value: value})
+	}
+	if err := spec.Check(settings); err != nil {
+		t.Error(err)
+	}
+	if jetStreamDefaults().Concurrency != 1 {
+		t.Error("messages are not delivered one at a time by default")
 	}
 }
 

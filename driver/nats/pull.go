@@ -51,6 +51,7 @@ type consumer struct {
 	p      *PubSub
 	nc     *nats.Conn
 	topic  string
+	wild   bool // topic stands for several subjects
 	stream string
 	name   string // of the durable consumer
 	handle pubsub.Handler
@@ -161,7 +162,7 @@ func (p *PubSub) consumer(ctx context.Context, s pubsub.Subscription, at *place)
 		limit = int(p.cfg.Concurrency)
 	}
 	return &consumer{
-		p: p, nc: conn.NATS(), topic: s.Topic, stream: at.stream, name: name, ctx: context.WithoutCancel(ctx),
+		p: p, nc: conn.NATS(), topic: s.Topic, wild: !at.own && isPattern(at.subject), stream: at.stream, name: name, ctx: context.WithoutCancel(ctx),
 		limit: limit, held: map[*nats.Msg]struct{}{}, inbox: nats.NewInbox(),
 		// Room for all that can be under way, were a request counted twice.
 		arrived: make(chan *nats.Msg, 3*limit+64), done: make(chan *nats.Msg, limit),
@@ -323,7 +324,11 @@ func (c *consumer) release(m *nats.Msg) {
 func (c *consumer) dispatch(m *nats.Msg) {
 	c.held[m] = struct{}{}
 	c.calls.Go(func() {
-		d, err := c.p.decode(c.topic, m)
+		topic := c.topic
+		if c.wild {
+			topic = m.Subject
+		}
+		d, err := c.p.decode(topic, m)
 		if err == nil {
 			err = c.handle(c.ctx, d)
 		}

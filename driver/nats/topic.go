@@ -78,7 +78,7 @@ func (p *PubSub) find(ctx context.Context, topic string, own func(context.Contex
 	if p.cfg.StreamName != "" {
 		return &place{stream: p.cfg.StreamName, subject: topic}, nil
 	}
-	if p.cfg.URL != "" && isSubject(topic) {
+	if p.cfg.URL != "" && (isSubject(topic) || isPattern(topic)) {
 		name, err := p.streamWith(ctx, topic)
 		switch {
 		case err == nil:
@@ -94,6 +94,19 @@ func (p *PubSub) find(ctx context.Context, topic string, own func(context.Contex
 func isSubject(topic string) bool {
 	return !strings.ContainsAny(topic, "*>") && !strings.ContainsFunc(topic, func(r rune) bool { return r <= ' ' || r == 0x7f }) &&
 		!strings.HasPrefix(topic, ".") && !strings.HasSuffix(topic, ".") && !strings.Contains(topic, "..") && !strings.HasPrefix(topic, "$")
+}
+
+// isPattern reports whether a topic stands for several subjects: some of its
+// tokens, not the first, are wildcards.
+func isPattern(topic string) bool {
+	tokens := strings.Split(topic, ".")
+	wild := false
+	for i, t := range tokens {
+		if i > 0 && (t == "*" || t == ">" && i == len(tokens)-1) {
+			wild, tokens[i] = true, "x"
+		}
+	}
+	return wild && isSubject(strings.Join(tokens, "."))
 }
 
 // streamWith returns the name of the stream that has a subject, or NotFound.

@@ -87,7 +87,27 @@ type Config struct {
 	// as broken. How long a single call waits is for its caller to say.
 	ReadTimeout component.Millis `setting:"readTimeout"`
 
+	NotOffered
 	Ignored
+}
+
+// NotOffered are settings that are known and refused.
+type NotOffered struct {
+	// UseEntraID is refused: give a user and a password.
+	UseEntraID bool `setting:"useEntraID,useAzureAD"`
+	// UseOIDC is refused, like useEntraID.
+	UseOIDC bool `setting:"useOIDC"`
+}
+
+// Validate refuses what is not offered.
+func (c NotOffered) Validate() error {
+	switch {
+	case c.UseEntraID:
+		return component.Invalid("useEntraID", "is not supported: give redisUsername and redisPassword")
+	case c.UseOIDC:
+		return component.Invalid("useOIDC", "is not supported: give redisUsername and redisPassword")
+	}
+	return nil
 }
 
 // Ignored are settings accepted for compatibility.
@@ -160,6 +180,9 @@ func (c Config) Validate() error {
 		if _, port, err := net.SplitHostPort(a); err != nil || port == "" {
 			return component.Invalid("redisHost", "wants host:port")
 		}
+	}
+	if err := c.NotOffered.Validate(); err != nil {
+		return err
 	}
 	_, err := c.tls()
 	return err
