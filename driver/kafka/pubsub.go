@@ -30,8 +30,8 @@ type PubSubConfig struct {
 
 func pubSubDefaults() PubSubConfig { return PubSubConfig{Config: defaults()} }
 
-// PubSub is a pubsub.Driver, a pubsub.BulkPublisher, a pubsub.KeyOrderer and a
-// pubsub.Forgetter.
+// PubSub is a pubsub.Driver, a pubsub.BulkPublisher, a pubsub.KeyOrderer, a
+// pubsub.Forgetter and a pubsub.Browser.
 type PubSub struct {
 	cfg    Config
 	net    network

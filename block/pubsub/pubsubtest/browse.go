@@ -3,6 +3,7 @@ package pubsubtest
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/proa-io/proa/block/pubsub"
 	"github.com/proa-io/proa/fault"
@@ -28,6 +29,16 @@ func browser(t *testing.T, b Broker) (pubsub.Driver, pubsub.Browser) {
 	return d, w
 }
 
+// publishInTurn publishes messages each of which is older than the next by any
+// clock: a broker that keeps a topic in several places tells by one.
+func publishInTurn(t *testing.T, d pubsub.Driver, topic string, texts ...string) {
+	t.Helper()
+	for _, text := range texts {
+		time.Sleep(2 * time.Millisecond)
+		publishText(t, d, topic, text)
+	}
+}
+
 func wantBrowsed(t *testing.T, w pubsub.Browser, topic, after string, limit int, want ...string) []*pubsub.Delivery {
 	t.Helper()
 	list, err := w.Browse(t.Context(), topic, after, limit)
@@ -50,7 +61,7 @@ func browseShows(t *testing.T, b Broker) {
 	topic := newTopic()
 	establish(t, d, topic, groupOf(topic))
 	publish(t, d, &pubsub.Message{Topic: topic, Data: []byte("a"), ContentType: "text/plain", Metadata: map[string]string{"m": "1"}})
-	publishText(t, d, topic, "b", "c")
+	publishInTurn(t, d, topic, "b", "c")
 	list := wantBrowsed(t, w, topic, "", 10, "a", "b", "c")
 	if !b.NoMetadata && list[0].Metadata["m"] != "1" {
 		t.Errorf("metadata %v", list[0].Metadata)
@@ -61,7 +72,7 @@ func browsePages(t *testing.T, b Broker) {
 	d, w := browser(t, b)
 	topic := newTopic()
 	establish(t, d, topic, groupOf(topic))
-	publishText(t, d, topic, "a", "b", "c", "d", "e")
+	publishInTurn(t, d, topic, "a", "b", "c", "d", "e")
 	list := wantBrowsed(t, w, topic, "", 2, "a", "b")
 	list = wantBrowsed(t, w, topic, list[1].ID, 2, "c", "d")
 	list = wantBrowsed(t, w, topic, list[1].ID, 2, "e")
@@ -75,7 +86,7 @@ func browseLeaves(t *testing.T, b Broker) {
 	d, w := browser(t, b)
 	topic := newTopic()
 	establish(t, d, topic, groupOf(topic))
-	publishText(t, d, topic, "a", "b")
+	publishInTurn(t, d, topic, "a", "b")
 	wantBrowsed(t, w, topic, "", 10, "a", "b")
 	c := consume(t, d, pubsub.Subscription{Topic: topic})
 	wantStrings(t, "delivered after browsing", c.nextData(2), []string{"a", "b"})
@@ -95,7 +106,7 @@ func removed(t *testing.T, b Broker) {
 	d, w := browser(t, b)
 	topic := newTopic()
 	establish(t, d, topic, groupOf(topic))
-	publishText(t, d, topic, "a", "b", "c", "d")
+	publishInTurn(t, d, topic, "a", "b", "c", "d")
 	list := wantBrowsed(t, w, topic, "", 10, "a", "b", "c", "d")
 	ids := []string{list[0].ID, list[2].ID, list[2].ID}
 	if err := w.Remove(t.Context(), topic, ids); err != nil {
