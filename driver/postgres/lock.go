@@ -8,6 +8,7 @@ import (
 
 	"github.com/proa-io/proa/block/lock"
 	"github.com/proa-io/proa/component"
+	"github.com/proa-io/proa/driver/internal/bell"
 	"github.com/proa-io/proa/internal/sweep"
 	"github.com/proa-io/proa/internal/textkey"
 )
@@ -30,7 +31,7 @@ func (c LockConfig) Validate() error {
 	return c.Config.Validate()
 }
 
-// LockStore is a lock.Driver and a lock.Renewer on a table. Whether a lease has
+// LockStore is a lock.Driver, a lock.Renewer and a lock.Watcher on a table. Whether a lease has
 // ended is judged by the clock of the database.
 //
 // A lock that is free keeps its row, and so its last token, for 30 days. Tokens
@@ -40,6 +41,7 @@ type LockStore struct {
 	client  *client
 	table   string
 	sweeper *sweep.Sweeper
+	freed   *bell.Bell
 }
 
 // freshToken is the smallest token that a lock may get now.
@@ -60,6 +62,7 @@ func OpenLock(ctx context.Context, cfg LockConfig, env component.Env) (*LockStor
 		_, err := c.exec(ctx, `DELETE FROM `+l.table+` WHERE expires_at < clock_timestamp() - interval '30 days'`)
 		return err
 	})
+	l.freed = bell.New(ctx, l.listen)
 	return l, nil
 }
 
@@ -77,6 +80,7 @@ func (l *LockStore) prepare(ctx context.Context) error {
 
 // Close implements io.Closer. It releases no locks.
 func (l *LockStore) Close() error {
+	l.freed.Close()
 	l.sweeper.Stop()
 	l.client.close()
 	return nil
@@ -131,8 +135,10 @@ func (l *LockStore) lease(ctx context.Context, ttl time.Duration, sql, name, own
 
 // Release implements lock.Driver.
 func (l *LockStore) Release(ctx context.Context, name, owner string) error {
-	tag, err := l.client.exec(ctx, `UPDATE `+l.table+` SET expires_at = clock_timestamp()
-WHERE name = $1::text AND owner = $2::text AND expires_at > clock_timestamp()`, textkey.Encode(name), textkey.Encode(owner))
+	tag, err := l.client.exec(ctx, `WITH freed AS (UPDATE `+l.table+` SET expires_at = clock_timestamp()
+	WHERE name = $1::text AND owner = $2::text AND expires_at > clock_timestamp() RETURNING tableoid, name)
+SELECT pg_notify('`+changeChannel+`' || tableoid::text, CASE WHEN octet_length(name) > $3::int THEN '' ELSE name END) FROM freed`,
+		textkey.Encode(name), textkey.Encode(owner), maxNotice)
 	if err == nil && tag.RowsAffected() == 0 {
 		return l.whyNot(ctx, name)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/proa-io/proa/block/lock"
 	"github.com/proa-io/proa/component"
+	"github.com/proa-io/proa/driver/internal/bell"
 )
 
 // LockConfig configures a lock store on Redis.
@@ -28,15 +29,17 @@ func (c LockConfig) Validate() error {
 	return c.Config.Validate()
 }
 
-// Lock is a lock.Driver and a lock.Renewer.
+// Lock is a lock.Driver, a lock.Renewer and a lock.Watcher.
 //
 // A lock is a string that holds its owner and expires, as Dapr's component of
 // the same name keeps it, so that both exclude each other. Beside it stands a
 // counter for the fencing token. Locks that Dapr takes have no token, and do
 // not count.
 type Lock struct {
+	cfg                     Config
 	client                  *client
 	acquire, release, renew script
+	freed                   *bell.Bell
 }
 
 // fencePrefix and the name of a lock make the key of its counter.
@@ -64,8 +67,10 @@ if not owner then return -1 end
 if owner ~= ARGV[1] then return -2 end
 `
 
+// luaRelease tells those who wait on channel ARGV[2], if the user may.
 const luaRelease = luaOwned + `
 redis.call('DEL', KEYS[1])
+redis.pcall('PUBLISH', ARGV[2], KEYS[1])
 return 0`
 
 // KEYS and ARGV as for luaAcquire. The counter has the token of the present
@@ -90,7 +95,7 @@ func OpenLock(ctx context.Context, cfg LockConfig, _ component.Env) (*Lock, erro
 	if err != nil {
 		return nil, err
 	}
-	l := &Lock{client: c}
+	l := &Lock{cfg: cfg.Config, client: c}
 	for _, s := range []struct {
 		to   *script
 		text string
@@ -100,6 +105,7 @@ func OpenLock(ctx context.Context, cfg LockConfig, _ component.Env) (*Lock, erro
 			return nil, err
 		}
 	}
+	l.freed = bell.New(ctx, l.listen)
 	return l, nil
 }
 
@@ -118,7 +124,7 @@ func (l *Lock) Acquire(ctx context.Context, name, owner string, ttl time.Duratio
 
 // Release implements lock.Driver.
 func (l *Lock) Release(ctx context.Context, name, owner string) error {
-	answer, err := l.run(ctx, l.release, scriptCall{[]string{name}, []string{owner}})
+	answer, err := l.run(ctx, l.release, scriptCall{[]string{name}, []string{owner, freeChannel(l.cfg.DB)}})
 	if err != nil {
 		return err
 	}
@@ -150,6 +156,7 @@ func notOwned(answer int64) error {
 
 // Close implements io.Closer.
 func (l *Lock) Close() error {
+	l.freed.Close()
 	l.client.close()
 	return nil
 }
