@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/proa-io/proa/block/pubsub"
+	"github.com/proa-io/proa/component"
+	"github.com/proa-io/proa/driver/memory"
 	"github.com/proa-io/proa/fault"
 )
 
@@ -214,6 +216,31 @@ func TestASubscriptionOutlivesItsBroker(t *testing.T) {
 		for i := 1; i < len(breaks); i++ {
 			if wait := breaks[i].Sub(breaks[i-1]); wait < 50*time.Millisecond || wait > 15*time.Second {
 				t.Errorf("attempt %d came after %s", i+1, wait)
+			}
+		}
+	})
+}
+
+func TestASlowApplicationIsSentNoMoreThanMayBeUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const most, events = 7, 100
+		d, err := memory.OpenPubSub(t.Context(), memory.PubSubConfig{MaxMessages: 1000, MaxBytes: 1 << 20, Concurrency: most}, component.Env{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, c := newBroker(t, d, pubsub.Options{}), newClient()
+		startStream(t, b, pubsub.SubscriptionSpec{Topic: "t"}, c.Stream)
+		for i := range events {
+			publish(t, b, "t", "1", withID(fmt.Sprint("id", i)))
+		}
+		for settled := range events {
+			synctest.Wait()
+			out := c.ids()
+			if len(out) > settled+most {
+				t.Fatalf("%d events were sent and %d settled, though only %d may be under way", len(out), settled, most)
+			}
+			if !c.Settle(out[settled], pubsub.Success) {
+				t.Fatalf("%s is not out", out[settled])
 			}
 		}
 	})
