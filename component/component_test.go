@@ -217,3 +217,25 @@ func TestHandleOpensInTheBackgroundAndSaysWhyNot(t *testing.T) {
 		}
 	})
 }
+
+func TestAPrefixTakesAllItsSettings(t *testing.T) {
+	var c struct {
+		URL     string            `setting:"url"`
+		Headers map[string]Secret `setting:"header:*"`
+	}
+	settings := Settings{{Name: "url", Value: "u"}, {Name: "Header:X-Key", Value: "hunter2"}, {Name: "header:later", Unresolved: true}}
+	if err := settings.Decode(&c); err != nil {
+		t.Fatal(err)
+	}
+	if len(c.Headers) != 1 || c.Headers["X-Key"].Reveal() != "hunter2" || strings.Contains(fmt.Sprint(c.Headers), "hunter2") {
+		t.Errorf("headers %v", c.Headers)
+	}
+	if err := (Settings{{Name: "url", Value: "u"}}).Decode(&c); err != nil || len(c.Headers) != 0 {
+		t.Errorf("headers %v, %v, want none left over", c.Headers, err)
+	}
+	for _, name := range []string{"header:", "headers"} {
+		if err := (Settings{{Name: name}}).Decode(&c); err == nil || !strings.Contains(err.Error(), "there is no such setting") {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+}

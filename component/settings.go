@@ -94,7 +94,9 @@ func (e *FieldError) Error() string {
 //
 // A field tagged `setting:"*"`, a map from strings to strings, takes every setting
 // under the name it was written with, but for those that a Secret field of
-// another target takes.
+// another target takes. One tagged `setting:"header:*"`, a map from strings to
+// Secret, takes every setting whose name begins with "header:", under the rest of
+// its name.
 //
 // Decoding is strict: a name that no target has, a name given twice and a
 // value of the wrong form are errors, all of them reported together as
@@ -105,11 +107,17 @@ func (s Settings) Decode(targets ...any) error {
 	var names []string
 	var all []*field
 	var rest map[string]string // nil when no field takes every setting
+	var families []*field      // those that take all of a prefix
 	for _, t := range targets {
 		for _, f := range fieldsOf(reflect.ValueOf(t).Elem()) {
 			if f.names[0] == "*" {
 				rest = map[string]string{}
 				f.value.Set(reflect.ValueOf(rest))
+				continue
+			}
+			if strings.HasSuffix(f.names[0], "*") {
+				f.value.Set(reflect.ValueOf(map[string]Secret{}))
+				families, names = append(families, f), append(names, f.names[0])
 				continue
 			}
 			all = append(all, f)
@@ -141,6 +149,10 @@ func (s Settings) Decode(targets ...any) error {
 		f, ok := fields[key]
 		if rest != nil && !x.Unresolved && !(ok && f.value.Type() == reflect.TypeFor[Secret]()) {
 			rest[x.Name] = x.Value
+		}
+		if !ok && takenByFamily(families, x) {
+			unresolved = unresolved || x.Unresolved
+			continue
 		}
 		if !ok && rest != nil {
 			unresolved = unresolved || x.Unresolved
@@ -197,6 +209,22 @@ func (s Settings) Decode(targets ...any) error {
 		}
 	}
 	return nil
+}
+
+// takenByFamily gives a setting to the field that takes all of its prefix, and
+// reports whether there is one.
+func takenByFamily(families []*field, x Setting) bool {
+	for _, f := range families {
+		prefix := strings.TrimSuffix(f.names[0], "*")
+		if len(x.Name) <= len(prefix) || !strings.EqualFold(x.Name[:len(prefix)], prefix) {
+			continue
+		}
+		if !x.Unresolved {
+			f.value.Interface().(map[string]Secret)[x.Name[len(prefix):]] = NewSecret(x.Value)
+		}
+		return true
+	}
+	return false
 }
 
 // locate adds the position of the setting that a Validate error names.

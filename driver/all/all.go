@@ -11,6 +11,7 @@ import (
 	"github.com/proa-io/proa/driver/env"
 	"github.com/proa-io/proa/driver/etcd"
 	"github.com/proa-io/proa/driver/file"
+	"github.com/proa-io/proa/driver/graphql"
 	"github.com/proa-io/proa/driver/http"
 	"github.com/proa-io/proa/driver/jwks"
 	"github.com/proa-io/proa/driver/kafka"
@@ -63,6 +64,7 @@ func Specs(d Deps) []component.Spec {
 		env.Specs(),
 		etcd.Specs(),
 		file.Specs(),
+		graphql.Specs(),
 		http.Specs(),
 		jwks.Specs(),
 		kafka.Specs(),

@@ -220,6 +220,8 @@ func typeName(t reflect.Type) string {
 	switch t {
 	case reflect.TypeFor[component.Secret]():
 		return "secret"
+	case reflect.TypeFor[map[string]component.Secret]():
+		return "secret, one for each name"
 	case reflect.TypeFor[component.Duration](), reflect.TypeFor[component.Millis]():
 		return "duration"
 	case reflect.TypeFor[component.Size]():
