@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"cmp"
 	"strings"
 
 	"github.com/proa-io/proa/dialect/dapr"
@@ -8,6 +9,7 @@ import (
 	"github.com/proa-io/proa/dialect/dapr/httpapi"
 	"github.com/proa-io/proa/dialect/proa"
 	"github.com/proa-io/proa/resource"
+	"github.com/proa-io/proa/telemetry"
 )
 
 // buildAPIs makes the two forms of the Dapr API, and proa.v1 beside them.
@@ -30,7 +32,9 @@ func (rt *Runtime) buildAPIs() {
 	if rt.app != nil {
 		h.ConfigurationApp = rt.app.channel
 	}
-	h.Observe, g.Observe = rt.logCalls(conf)
+	h.Observe, g.Observe = rt.observeCalls(conf)
+	h.OnError = func(e *dapr.Error) { rt.metrics.ErrorCode(e.Tag, e.Category()) }
+	g.OnError = h.OnError
 	rt.http, rt.grpc = httpapi.New(h), grpcapi.New(g)
 	rt.connect(rt.table.Load())
 }
@@ -38,10 +42,36 @@ func (rt *Runtime) buildAPIs() {
 // setAPIRules takes what a Configuration says of the API into use.
 func (rt *Runtime) setAPIRules(conf *resource.Configuration) {
 	http, grpc := apiRule(conf.Spec.API, "http"), apiRule(conf.Spec.API, "grpc")
-	observeHTTP, observeGRPC := rt.logCalls(conf)
+	observeHTTP, observeGRPC := rt.observeCalls(conf)
 	rt.proa.SetRules(http, grpc)
 	rt.http.SetRules(http, observeHTTP)
 	rt.grpc.SetRules(grpc, observeGRPC)
+}
+
+// observeCalls returns what measures every API call, and logs it when that is
+// asked for.
+func (rt *Runtime) observeCalls(conf *resource.Configuration) (func(httpapi.Call), func(grpcapi.Call)) {
+	logHTTP, logGRPC := rt.logCalls(conf)
+	if logHTTP == nil && !rt.metrics.Enabled() {
+		return nil, nil
+	}
+	return func(c httpapi.Call) {
+			rt.metrics.HTTPServed(telemetry.HTTPRequest{
+				Method: c.Method, Path: c.Path, Status: cmp.Or(c.Status, 500), Received: c.Received, Sent: c.Sent, Duration: c.Duration,
+			})
+			if logHTTP != nil {
+				logHTTP(c)
+			}
+		}, func(c grpcapi.Call) {
+			if !c.Stream {
+				rt.metrics.GRPCServed(telemetry.GRPCCall{
+					Method: c.Method, Code: int(c.Code), Received: c.Received, Sent: c.Sent, Duration: c.Duration,
+				})
+			}
+			if logGRPC != nil {
+				logGRPC(c)
+			}
+		}
 }
 
 // logCalls returns what logs every API call when the flag or the Configuration

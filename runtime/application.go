@@ -78,7 +78,7 @@ func newApplication(rt *Runtime) *application {
 		client := &http2.Client{Addr: address, TLS: tc, Log: c.Log, Config: http2.Config{MaxHeaderBytes: c.maxHead()}}
 		a.transport, a.closer = client, client.Close
 	}
-	a.transport = rt.wrapApp(a.transport)
+	a.transport = rt.wrapApp(&measuredApp{rt: rt, to: a.transport})
 	if c.AppMaxConcurrency > 0 {
 		a.limit = policy.NewBulkhead(c.AppMaxConcurrency, -1)
 	}
@@ -87,7 +87,7 @@ func newApplication(rt *Runtime) *application {
 		Health: appchannel.Health{
 			Path: c.AppHealth.Path, Interval: c.AppHealth.Interval, Timeout: c.AppHealth.Timeout, Threshold: c.AppHealth.Threshold,
 		},
-		BindingProbeTimeout: c.BindingProbeTimeout, Ask: rt.resiliency.retry(initializationRetries), Tracing: rt.signals.tracing, Log: c.Log,
+		BindingProbeTimeout: c.BindingProbeTimeout, Ask: rt.resiliency.retry(initializationRetries), Tracing: rt.signals.tracing, Metrics: rt.metrics, Log: c.Log,
 	})
 	a.runner = pubsub.NewRunner(pubsub.RunnerOptions{
 		Broker: func(name string) (*pubsub.Broker, bool) { b, ok := rt.table.Load().brokers[name]; return b, ok },

@@ -31,11 +31,12 @@ func keepFixed(now, before *resource.Configuration) (needs []string) {
 // configure takes a Configuration into use, in place of another one.
 func (rt *Runtime) configure(now, before *resource.Configuration) {
 	rt.invoker.SetAccess(accessRules(now))
-	if now.Section("api") != before.Section("api") || now.Section("logging") != before.Section("logging") {
-		rt.setAPIRules(now)
-	}
-	if now.Section("metric") != before.Section("metric") || now.Section("metrics") != before.Section("metrics") {
+	metrics := now.Section("metric") != before.Section("metric") || now.Section("metrics") != before.Section("metrics")
+	if metrics {
 		rt.measure(now)
+	}
+	if metrics || now.Section("api") != before.Section("api") || now.Section("logging") != before.Section("logging") {
+		rt.setAPIRules(now)
 	}
 }
 

@@ -3,8 +3,12 @@ package runtime
 import (
 	"context"
 	"net"
+	"net/http"
 	"sync"
+	"time"
 
+	"github.com/proa-io/proa/mesh/proxy"
+	"github.com/proa-io/proa/mesh/rpc"
 	"github.com/proa-io/proa/resource"
 	"github.com/proa-io/proa/telemetry"
 )
@@ -157,4 +161,34 @@ func (p *metricsPort) serve(ctx context.Context, l net.Listener) error {
 	err := p.rt.metrics.Serve(ctx, l)
 	cancel()
 	return err
+}
+
+// measuredApp is the transport to the application, measured: its HTTP requests.
+// gRPC calls are measured by who makes them, for their end does not show here.
+type measuredApp struct {
+	rt *Runtime
+	to proxy.RoundTripper
+}
+
+// RoundTrip implements proxy.RoundTripper.
+func (a *measuredApp) RoundTrip(ctx context.Context, r *proxy.Request, o proxy.RoundTripOptions) (*proxy.Response, error) {
+	m := a.rt.metrics
+	if !m.Enabled() || rpc.IsGRPC(r.Header) {
+		return a.to.RoundTrip(ctx, r, o)
+	}
+	began := time.Now()
+	method, path, sent := r.Method, r.Path(), r.ContentLength
+	resp, err := a.to.RoundTrip(ctx, r, o)
+	status, received := http.StatusInternalServerError, int64(0)
+	if err == nil {
+		status, received = resp.Status, resp.ContentLength
+	}
+	if h := &a.rt.cfg.AppHealth; h.Enabled && method == "GET" && path == h.Path {
+		m.HTTPProbed(status, time.Since(began))
+		return resp, err
+	}
+	m.HTTPCalled(telemetry.HTTPRequest{
+		Method: method, Path: path, Status: status, Received: received, Sent: sent, Duration: time.Since(began),
+	})
+	return resp, err
 }

@@ -7,7 +7,9 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
+	rtv1 "github.com/proa-io/proa/api/gen/dapr/proto/runtime/v1"
 	"github.com/proa-io/proa/resource"
 )
 
@@ -103,4 +105,52 @@ func TestTheTwoNamesOfMetricSettingsAddUp(t *testing.T) {
 	if got.Disabled || !got.RecordErrorCodes || got.IncreasedCardinality || !got.ExcludeVerbs || len(got.LatencyBuckets) != 1 {
 		t.Errorf("%+v", got)
 	}
+}
+
+func TestRequestsAreMeasuredUnderTheNamesOfDapr(t *testing.T) {
+	app := newTestApp(t)
+	r := newRig(t, map[string]string{
+		"store.yaml": componentYAML("store", "state.in-memory"),
+		"conf.yaml": configurationYAML("  metric:\n    recordErrorCodes: true\n" +
+			"  accessControl:\n    defaultAction: deny\n    policies:\n    - appId: cart\n      defaultAction: allow\n" +
+			"      operations:\n      - name: /closed\n        action: deny\n"),
+	}, func(c *Config) {
+		c.MetricsPort, c.AppPort = 0, app.port
+		c.AppHealth = AppHealth{Enabled: true, Path: "/dapr/subscribe", Interval: 20 * time.Millisecond}
+	})
+	shop := fmt.Sprintf("127.0.0.1:%d", r.Addresses().InternalPort)
+	cart := newRig(t, map[string]string{
+		"conf.yaml": configurationYAML("  nameResolution:\n    component: static\n    configuration:\n      shop: " + shop + "\n"),
+	}, func(c *Config) { c.AppID, c.MetricsPort = "cart", 0 })
+
+	r.must("POST", "/v1.0/state/store", `[{"key":"k","value":1}]`, 204)
+	r.must("GET", "/v1.0/state/store/k", "", 200)
+	r.must("GET", "/v1.0/state/nothing/k", "", 400)
+	if _, err := r.dial().GetState(t.Context(), &rtv1.GetStateRequest{StoreName: "store", Key: "k"}); err != nil {
+		t.Fatal(err)
+	}
+	cart.must("POST", "/v1.0/invoke/shop/method/orders", "x", 200)
+	cart.must("POST", "/v1.0/invoke/shop/method/closed", "x", 403)
+
+	const of = `{app_id="shop",`
+	r.measured(`dapr_http_server_request_count`+of+`method="GET",path="/v1.0/state/store",status="200"} 1`, true)
+	r.measured(`dapr_http_server_response_count`+of+`method="POST",path="/v1.0/state/store",status="204"} 1`, true)
+	r.measured(`dapr_http_server_latency_count`+of+`method="GET",path="/v1.0/state/nothing",status="400"} 1`, true)
+	r.measured(`dapr_http_server_response_bytes_count{app_id="shop"} 3`, true)
+	r.measured(`dapr_error_code_total`+of+`category="state",error_code="ERR_STATE_STORE_NOT_FOUND"} 1`, true)
+	r.measured(`dapr_grpc_io_server_completed_rpcs`+of+`grpc_server_method="/dapr.proto.runtime.v1.Dapr/GetState",grpc_server_status="OK"} 1`, true)
+	r.measured(`dapr_grpc_io_server_sent_bytes_per_rpc_count`+of+`grpc_server_method="/dapr.proto.runtime.v1.Dapr/GetState"} 1`, true)
+	r.measured(`dapr_http_client_completed_count`+of+`method="POST",path="/orders",status="200"} 1`, true)
+	r.measured(`dapr_http_healthprobes_completed_count`+of+`status="200"} `, true)
+	r.measured(`dapr_runtime_service_invocation_req_recv_total`+of+`src_app_id="cart"} 1`, true)
+	r.measured(`dapr_runtime_service_invocation_res_sent_total`+of+`dst_app_id="cart",status="200"} 1`, true)
+	r.measured(`dapr_runtime_acl_app_policy_action_allowed_total{app_id="cart",namespace="default",trustDomain="public"} 1`, true)
+	r.measured(`dapr_runtime_acl_app_policy_action_blocked_total{app_id="cart",namespace="default",trustDomain="public"} 1`, true)
+
+	const from = `{app_id="cart",`
+	cart.measured(`dapr_http_server_request_count`+from+`method="POST",path="/v1.0/invoke/shop/method/orders",status="200"} 1`, true)
+	cart.measured(`dapr_runtime_service_invocation_req_sent_total`+from+`dst_app_id="shop",type="unary"} 2`, true)
+	cart.measured(`dapr_runtime_service_invocation_res_recv_total`+from+`src_app_id="shop",status="200",type="unary"} 1`, true)
+	cart.measured(`dapr_runtime_service_invocation_res_recv_latency_ms_count`+from+`src_app_id="shop",status="200"} 1`, true)
+	cart.measured(`dapr_resiliency_count`+from+`flow_direction="outbound",name="",namespace="default",policy="retry",status="",target="app_shop"} 2`, true)
 }

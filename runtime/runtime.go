@@ -168,7 +168,7 @@ func (rt *Runtime) buildInvoker() {
 		AppID: rt.cfg.AppID, Namespace: rt.cfg.Namespace, Host: rt.cfg.advertised(), Chains: rt.resiliency.owner(),
 		Inbound:   policy.Chain{policy.Recover(rt.cfg.Log), policy.Trace(rt.signals.tracing), policy.Metrics(rt.metrics), policy.Log(rt.cfg.Log)},
 		Directory: rt.directory, Peer: rt.transports.peer, External: rt.transports.origin,
-		Endpoints: rt.table.Load().targets(), Access: accessRules(&rt.table.Load().set.Configuration), Tracing: rt.signals.tracing, Log: rt.cfg.Log,
+		Endpoints: rt.table.Load().targets(), Access: accessRules(&rt.table.Load().set.Configuration), Tracing: rt.signals.tracing, Metrics: rt.metrics, Log: rt.cfg.Log,
 	}
 	if rt.app != nil {
 		o.App = rt.app.invocable()

@@ -3,6 +3,8 @@ package telemetry
 import (
 	"strconv"
 	"time"
+
+	"google.golang.org/grpc/codes"
 )
 
 // milliseconds is d with fractions.
@@ -35,6 +37,14 @@ func statusLabel(status int) string {
 		return OtherValue
 	}
 	return strconv.Itoa(status)
+}
+
+// codeLabel returns the name of a gRPC code, "NotFound".
+func codeLabel(code int) string {
+	if code < 0 || code > int(codes.Unauthenticated) {
+		code = int(codes.Unknown)
+	}
+	return codes.Code(code).String() //nolint:gosec // checked
 }
 
 // HTTPRequest is a request that was answered.
@@ -85,7 +95,7 @@ func (m *Metrics) HTTPProbed(status int, d time.Duration) {
 // GRPCCall is a gRPC call that has ended.
 type GRPCCall struct {
 	Method string // "/package.Service/Method"
-	Code   string // "OK", "NotFound"
+	Code   int
 	// Received and Sent are the messages, in bytes; negative when they were
 	// passed on uncounted.
 	Received, Sent int
@@ -107,7 +117,7 @@ func (m *Metrics) grpc(c GRPCCall, latency, received, sent metric) {
 		return
 	}
 	g := m.now.Load()
-	g.observe(latency, milliseconds(c.Duration), values{c.Method, c.Code})
+	g.observe(latency, milliseconds(c.Duration), values{c.Method, codeLabel(c.Code)})
 	if c.Received >= 0 {
 		g.observe(received, float64(c.Received), values{c.Method})
 	}
@@ -117,9 +127,9 @@ func (m *Metrics) grpc(c GRPCCall, latency, received, sent metric) {
 }
 
 // GRPCProbed records a probe of the health of a gRPC application.
-func (m *Metrics) GRPCProbed(code string, d time.Duration) {
+func (m *Metrics) GRPCProbed(code int, d time.Duration) {
 	if m.Enabled() {
-		m.now.Load().observe(grpcProbeLatency, milliseconds(d), values{code})
+		m.now.Load().observe(grpcProbeLatency, milliseconds(d), values{codeLabel(code)})
 	}
 }
 

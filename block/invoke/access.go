@@ -69,6 +69,7 @@ type OperationRule struct {
 // access is AccessRules made ready.
 type access struct {
 	fallback Action
+	domain   string                   // the trust domain
 	callers  map[string]*callerAccess // by namespace/app id
 }
 
@@ -94,8 +95,8 @@ func newAccess(r AccessRules) *access {
 	if r.Default == Allow && len(r.Policies) == 0 {
 		return nil
 	}
-	a := &access{fallback: r.Default, callers: map[string]*callerAccess{}}
 	domain := cmp.Or(r.TrustDomain, DefaultTrustDomain)
+	a := &access{fallback: r.Default, domain: domain, callers: map[string]*callerAccess{}}
 	for _, p := range r.Policies {
 		if cmp.Or(p.TrustDomain, domain) != domain {
 			continue
@@ -192,20 +193,26 @@ func segmentMatches(want, got string, anyCase bool) bool {
 	return want == got
 }
 
+// decision is what rules say of a request.
+type decision struct {
+	byPolicy bool // and not by default
+	allowed  bool
+}
+
 // check returns an error when the caller may not invoke the path. verb is empty
 // for gRPC.
-func (a *access) check(namespace, appID, target, verb string) error {
+func (a *access) check(namespace, appID, target, verb string) (decision, error) {
 	if a == nil {
-		return nil
+		return decision{allowed: true}, nil
 	}
 	c := a.callers[callerKey(cmp.Or(namespace, defaultNamespace), appID)]
 	for _, p := range readings(target) {
 		if a.decide(c, p, verb) != Allow {
-			return fault.New(fault.PermissionDenied, "access control policy has denied access to appid: %s operation: %s verb: %s",
+			return decision{byPolicy: c != nil}, fault.New(fault.PermissionDenied, "access control policy has denied access to appid: %s operation: %s verb: %s",
 				appID, path.Clean("/"+target), cmp.Or(verb, "NONE")).WithReason(ReasonDenied)
 		}
 	}
-	return nil
+	return decision{byPolicy: c != nil, allowed: true}, nil
 }
 
 func (a *access) decide(c *callerAccess, p, verb string) Action {

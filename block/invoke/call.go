@@ -48,11 +48,14 @@ func (s *Service) Call(ctx context.Context, id string, r Request, maxBody int64)
 	exchange := func(ctx context.Context) error {
 		out.Body = body.next(false)
 		setTrace(ctx, out)
+		asked := s.asked(t)
 		resp, err := s.send(ctx, t, out, call.Attempt, proxy.RoundTripOptions{})
 		if err != nil {
 			call.Unsent = proxy.Unsent(err)
 			return err
 		}
+		asked.headed(resp)
+		asked.answered(resp.Status, -1)
 		reply, err = readReply(resp, maxBody)
 		if err == nil && failed(&call, reply.Status, -1) {
 			return &answer{target: t.id, status: reply.Status, grpcStatus: -1}

@@ -2,5 +2,9 @@ package invoke
 
 // CheckAccess returns the check of rules.
 func CheckAccess(r AccessRules) func(namespace, appID, target, verb string) error {
-	return newAccess(r).check
+	a := newAccess(r)
+	return func(namespace, appID, target, verb string) error {
+		_, err := a.check(namespace, appID, target, verb)
+		return err
+	}
 }

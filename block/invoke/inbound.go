@@ -1,9 +1,11 @@
 package invoke
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"github.com/proa-io/proa/fault"
 	"github.com/proa-io/proa/mesh/proxy"
@@ -25,17 +27,22 @@ func (s *Service) Receive(ex proxy.Exchange) {
 	if isGRPC(in.Header) {
 		verb = ""
 	}
-	if err := s.access.Load().check(in.Header.Get(FieldCallerNS), in.Header.Get(FieldCallerAppID), in.Path(), verb); err != nil {
+	rules, namespace, caller := s.access.Load(), cmp.Or(in.Header.Get(FieldCallerNS), defaultNamespace), in.Header.Get(FieldCallerAppID)
+	said, err := rules.check(namespace, caller, in.Path(), verb)
+	s.measureAccess(rules, said, namespace, caller)
+	if err != nil {
 		writeFault(ex, err, true)
 		return
 	}
+	s.received(caller)
 	ctx := s.begin(ex.Context(), in.Header)
 	call := policy.Call{
 		Caller: in.Header.Get(FieldCallerAppID), Key: in.Path(), Bytes: int(max(0, in.ContentLength)), Idempotent: idempotent(in.Method),
 	}
 	var progress proxy.Progress
 	var unsent bool
-	err := s.inbound.Run(ctx, &call, func(ctx context.Context) error {
+	began := time.Now()
+	err = s.inbound.Run(ctx, &call, func(ctx context.Context) error {
 		out := *in
 		out.Scheme = "http"
 		setTrace(ctx, &out)
@@ -53,6 +60,11 @@ func (s *Service) Receive(ex proxy.Exchange) {
 	})
 	if err != nil && !progress.HeadSent {
 		writeFault(ex, err, unsent)
+		return
+	}
+	s.replied(caller, progress)
+	if verb == "" {
+		s.measureGRPC(in.Target, progress, time.Since(began))
 	}
 }
 

@@ -102,6 +102,7 @@ type Options struct {
 	// Access says what other applications may invoke of this one.
 	Access  AccessRules
 	Tracing *telemetry.Tracing
+	Metrics *telemetry.Metrics // nil measures nothing
 	Log     *slog.Logger
 }
 

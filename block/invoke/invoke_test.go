@@ -112,7 +112,7 @@ func start(t *testing.T, o options) *mesh {
 	handler := func(ex proxy.Exchange) {
 		r := ex.Request()
 		id := r.Header.Get("dapr-app-id")
-		if err := m.front.Forward(ex, id, r.Target); err != nil {
+		if _, err := m.front.Forward(ex, id, r.Target); err != nil {
 			text := fault.CodeOf(err).String() + ": " + fault.Message(err)
 			_ = ex.Respond(500, nil, int64(len(text)))
 			_, _ = ex.Write([]byte(text))

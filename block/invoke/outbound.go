@@ -18,18 +18,19 @@ import (
 // Forward carries the exchange to the application id, asking for path, which
 // is a path and an optional query in the form they have on the wire, and
 // answers it. An error means that nothing has been answered, so that the
-// dialect can; nil means that the exchange is over, well or not.
-func (s *Service) Forward(ex proxy.Exchange, id, path string) error {
+// dialect can; nil means that the exchange is over, well or not, and the
+// Progress tells how far its answer got.
+func (s *Service) Forward(ex proxy.Exchange, id, path string) (proxy.Progress, error) {
 	t, err := s.resolve(id)
 	if err != nil {
-		return err
+		return proxy.Progress{}, err
 	}
 	in := ex.Request()
 	out := s.outgoing(in, t, path)
 	body := replayOf(in)
 	ctx := s.begin(ex.Context(), in.Header)
 	if err := s.known(ctx, t); err != nil {
-		return err
+		return proxy.Progress{}, err
 	}
 	f := &forward{service: s, ex: ex, target: t, out: out, body: body}
 	f.call = policy.Call{Key: path, Bytes: int(max(0, in.ContentLength)), Idempotent: idempotent(in.Method)}
@@ -39,9 +40,9 @@ func (s *Service) Forward(ex proxy.Exchange, id, path string) error {
 	}
 	if err != nil && f.progress.HeadSent {
 		s.opt.Log.DebugContext(ctx, "an invocation broke off after its answer had begun", "target", t.id, "bytes", f.progress.Bytes, "error", err)
-		return nil
+		return f.progress, nil
 	}
-	return err
+	return f.progress, err
 }
 
 // known makes sure that a target exists before it gets policies and metrics
@@ -149,17 +150,21 @@ func (f *forward) attempt(ctx context.Context) error {
 func (f *forward) exchange(ctx context.Context) error {
 	f.out.Body = f.body.next(f.call.Again != nil && f.call.Again.Whatever)
 	setTrace(ctx, f.out)
+	asked := f.service.asked(f.target)
 	resp, err := f.service.send(ctx, f.target, f.out, f.call.Attempt, proxy.RoundTripOptions{Interim: f.interim})
 	if err != nil {
 		f.call.Unsent = proxy.Unsent(err)
 		f.call.Committed = f.call.Committed || !f.call.Unsent && !f.body.again()
 		return err
 	}
+	asked.headed(resp)
 	if held, ok := f.hold(resp); ok {
+		asked.answered(held.status, held.grpcStatus)
 		return held
 	}
 	f.call.Committed = true
 	f.progress, err = f.service.relay.Relay(f.ex, resp)
+	asked.answered(f.progress.Status, grpcCode(f.progress.GRPCStatus))
 	if errors.Is(err, proxy.ErrClientGone) {
 		return fault.Wrap(err, fault.Canceled, "invoke %q", f.target.id)
 	}
@@ -311,13 +316,17 @@ func (a *answer) code() fault.Code {
 	return fault.Internal
 }
 
-func (a *answer) write(ex proxy.Exchange) error {
+func (a *answer) write(ex proxy.Exchange) (proxy.Progress, error) {
 	length := a.length
 	if length < 0 && len(a.trailer) == 0 {
 		length = int64(len(a.body))
 	}
 	if err := ex.Respond(a.status, a.header, length); err != nil {
-		return nil //nolint:nilerr // the client is gone: there is nobody to tell
+		return proxy.Progress{}, nil //nolint:nilerr // the client is gone: there is nobody to tell
+	}
+	p := proxy.Progress{HeadSent: true, Status: a.status, Bytes: int64(len(a.body))}
+	if a.grpcStatus >= 0 {
+		p.GRPCStatus = strconv.Itoa(a.grpcStatus)
 	}
 	if len(a.body) > 0 {
 		_, _ = ex.Write(a.body) // as above
@@ -325,7 +334,7 @@ func (a *answer) write(ex proxy.Exchange) error {
 	if len(a.trailer) > 0 {
 		_ = ex.Trailer(a.trailer) // as above
 	}
-	return nil
+	return p, nil
 }
 
 // The request bodies that are kept for another attempt are bounded: those that

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -63,6 +64,23 @@ func (e *Error) Error() string { return e.Message }
 
 // Unwrap returns the error that e describes, for logs; nil when there is none.
 func (e *Error) Unwrap() error { return e.cause }
+
+// Category returns the part of the API that e belongs to, as metrics tell it:
+// "state", "pubsub", "common".
+func (e *Error) Category() string {
+	code := cmp.Or(e.Reason, e.Tag)
+	for _, c := range [...]struct{ part, category string }{
+		{"WORKFLOW", "workflow"}, {"ACTOR", "actor"}, {"STATE", "state"}, {"CONFIGURATION", "configuration"}, {"CRYPTO", "crypto"},
+		{"SECRET", "secret"}, {"ERR_PERMISSION_DENIED", "secret"}, {"PUBSUB", "pubsub"}, {"TOPIC", "pubsub"}, {"PUBLISH", "pubsub"},
+		{"CONVERSATION", "conversation"}, {"DIRECT_INVOKE", "service-invocation"}, {"BINDING", "binding"}, {"LOCK", "lock"},
+		{"SCHEDULER", "job"}, {"HEALTH", "health"},
+	} {
+		if strings.Contains(code, c.part) {
+			return c.category
+		}
+	}
+	return "common"
+}
 
 // rich reports whether e is of the newer generation.
 func (e *Error) rich() bool { return e.Reason != "" }

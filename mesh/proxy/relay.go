@@ -15,6 +15,11 @@ type Progress struct {
 	// HeadSent tells that the client has been answered: nobody else may
 	// answer it any more.
 	HeadSent bool
+	// Status is that of the answer; 0 before its head was sent. GRPCStatus is
+	// the grpc-status of its trailer, or of its head when it has no trailer;
+	// empty for none.
+	Status     int
+	GRPCStatus string
 	// Bytes is how much content was passed on to the client, or of an
 	// upgraded stream.
 	Bytes int64
@@ -83,6 +88,8 @@ func (r *Relayer) Relay(ex Exchange, resp *Response) (Progress, error) {
 	return r.respond(ex, resp)
 }
 
+const fieldGRPCStatus = "grpc-status"
+
 // respond passes a response on that is no upgrade.
 func (r *Relayer) respond(ex Exchange, resp *Response) (Progress, error) {
 	// Closing waits until nobody reads the request any more.
@@ -94,7 +101,7 @@ func (r *Relayer) respond(ex Exchange, resp *Response) (Progress, error) {
 	if err := ex.Respond(resp.Status, resp.Header, length); err != nil {
 		return Progress{}, notBegun(err)
 	}
-	p := Progress{HeadSent: true}
+	p := Progress{HeadSent: true, Status: resp.Status}
 	var err error
 	if from, ok := resp.Body.(io.WriterTo); ok && length >= 0 {
 		p.Bytes, err = r.writeTo(ex, from)
@@ -102,7 +109,10 @@ func (r *Relayer) respond(ex Exchange, resp *Response) (Progress, error) {
 		p.Bytes, err = r.copy(ex, resp.Body, length < 0)
 	}
 	if err == nil && resp.Trailer != nil && len(*resp.Trailer) > 0 {
+		p.GRPCStatus = resp.Trailer.Get(fieldGRPCStatus)
 		err = clientGone(ex.Trailer(*resp.Trailer))
+	} else {
+		p.GRPCStatus = resp.Header.Get(fieldGRPCStatus)
 	}
 	if err != nil {
 		Abort(ex, err)
@@ -217,7 +227,7 @@ func (r *Relayer) tunnel(ctx context.Context, ex Exchange, resp *Response) (Prog
 		_ = server.Close()
 	}
 	defer context.AfterFunc(ctx, stop)()
-	p := Progress{HeadSent: true}
+	p := Progress{HeadSent: true, Status: 101}
 	var wg sync.WaitGroup
 	var up, down error
 	wg.Go(func() { p.Sent, up = r.pipe(server, client, stop) })

@@ -27,6 +27,7 @@ type call struct {
 	header   proxy.Header
 	deadline time.Time // zero for none
 	began    time.Time // zero when nobody asks
+	sent     atomic.Int64
 	reader   messageReader
 
 	built   atomic.Bool
@@ -255,6 +256,7 @@ func (c *call) send(m any) error {
 	if _, err := c.ex.Write(buf.b); err != nil {
 		return c.broken(err)
 	}
+	c.sent.Add(int64(len(buf.b) - prefixLen))
 	return nil
 }
 
@@ -290,7 +292,13 @@ func (c *call) finish(err error) {
 		st, code = StatusFields(s), s.Code()
 	}
 	if observe := c.server.opt.Observe; observe != nil {
-		defer func() { observe(Observed{c.path, c.header, code, time.Since(c.began)}) }()
+		defer func() {
+			m := c.server.methods[c.path]
+			observe(Observed{
+				Method: c.path, Header: c.header, Code: code, Duration: time.Since(c.began),
+				Received: c.reader.received, Sent: int(c.sent.Load()), Stream: m != nil && m.stream != nil,
+			})
+		}()
 	}
 	plain := len(c.md)+len(c.trailer) == 0
 	if c.end(AppendMetadata(st, c.trailer)) == nil || plain {

@@ -34,6 +34,9 @@ type ClientConn struct {
 	MaxMessage int
 	// Header, if set, is sent with every call.
 	Header proxy.Header
+	// Observe, if set, is told of each call after it has ended; Observed.Header
+	// is nil. It must not block.
+	Observe func(Observed)
 
 	pools pools
 }
@@ -46,26 +49,38 @@ var _ grpc.ClientConnInterface = (*ClientConn)(nil)
 // made. An error that did not come from the server wraps that of the
 // transport, for proxy.Unsent and fault.CodeOf.
 func (c *ClientConn) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
-	out := c.pools.get()
-	defer c.pools.put(out)
-	var err error
-	if out.b, err = appendMessage(out.b, args); err != nil {
+	if c.Observe == nil {
+		_, _, err := c.invoke(ctx, method, args, reply, opts)
 		return err
 	}
+	began := time.Now()
+	sent, received, err := c.invoke(ctx, method, args, reply, opts)
+	c.Observe(Observed{Method: method, Code: status.Code(err), Duration: time.Since(began), Sent: sent, Received: received})
+	return err
+}
+
+// invoke is Invoke. It returns the lengths of the messages.
+func (c *ClientConn) invoke(ctx context.Context, method string, args, reply any, opts []grpc.CallOption) (sent, received int, err error) {
+	out := c.pools.get()
+	defer c.pools.put(out)
+	if out.b, err = appendMessage(out.b, args); err != nil {
+		return 0, 0, err
+	}
+	sent = len(out.b) - prefixLen
 	resp, err := c.Transport.RoundTrip(ctx, &proxy.Request{
 		Method: "POST", Scheme: cmp.Or(c.Scheme, "http"), Authority: c.Authority, Target: method,
 		Header: c.head(ctx), ContentLength: int64(len(out.b)), Body: bytes.NewReader(out.b),
 	}, proxy.RoundTripOptions{})
 	if err != nil {
-		return transportError(err)
+		return sent, 0, transportError(err)
 	}
 	defer resp.Body.Close()
 	if resp.Upgraded != nil {
-		return status.Error(codes.Internal, "the server switched protocols, which was not asked for")
+		return sent, 0, status.Error(codes.Internal, "the server switched protocols, which was not asked for")
 	}
-	err = c.receive(resp, reply)
+	received, err = c.receive(resp, reply)
 	deliver(resp, opts)
-	return err
+	return sent, received, err
 }
 
 // head returns the header fields of a call.
@@ -106,16 +121,17 @@ func trailerOf(resp *proxy.Response) proxy.Header {
 	return nil
 }
 
-// receive reads the response into reply and returns its status.
-func (c *ClientConn) receive(resp *proxy.Response, reply any) error {
+// receive reads the response into reply and returns the length of its message
+// and its status.
+func (c *ClientConn) receive(resp *proxy.Response, reply any) (int, error) {
 	if st, ok := StatusOf(resp.Header); ok { // Trailers-Only
-		return statusOrMissing(st)
+		return 0, statusOrMissing(st)
 	}
 	if resp.Status != 200 {
-		return status.Errorf(codeOfHTTP(resp.Status), "the server answered with HTTP status %d", resp.Status)
+		return 0, status.Errorf(codeOfHTTP(resp.Status), "the server answered with HTTP status %d", resp.Status)
 	}
 	if !IsGRPC(resp.Header) {
-		return status.Errorf(codes.Unknown, "the server answered with content-type %q, not %s", resp.Header.Get(fieldContentType), grpcType)
+		return 0, status.Errorf(codes.Unknown, "the server answered with content-type %q, not %s", resp.Header.Get(fieldContentType), grpcType)
 	}
 	r := messageReader{
 		body: resp.Body, encoding: resp.Header.Get(fieldEncoding), max: cmp.Or(c.MaxMessage, DefaultMaxMessage), pools: &c.pools,
@@ -127,16 +143,16 @@ func (c *ClientConn) receive(resp *proxy.Response, reply any) error {
 		err = r.end()
 	}
 	if err != nil && !none {
-		return transportError(err)
+		return 0, transportError(err)
 	}
 	st, ok := StatusOf(trailerOf(resp))
 	switch {
 	case !ok:
-		return status.Error(codes.Internal, "the server ended the call without a status")
+		return 0, status.Error(codes.Internal, "the server ended the call without a status")
 	case none || st.Code() != codes.OK:
-		return statusOrMissing(st)
+		return 0, statusOrMissing(st)
 	}
-	return unmarshalReply(message, reply)
+	return r.received, unmarshalReply(message, reply)
 }
 
 // statusOrMissing returns the status of a call that got no message.

@@ -75,6 +75,7 @@ type messageReader struct {
 	encoding string    // grpc-encoding: "", "identity" or "gzip"
 	max      int
 	pools    *pools
+	received int // bytes of messages, as they came
 
 	buf *buffer // nil until the first read; what has been read and not used is buf.b[off:]
 	off int
@@ -112,6 +113,7 @@ func (r *messageReader) next() ([]byte, error) {
 	}
 	message := r.buf.b[r.off+prefixLen : r.off+prefixLen+int(n)]
 	r.off += prefixLen + int(n)
+	r.received += int(n)
 	if flag == 1 {
 		return r.inflate(message)
 	}

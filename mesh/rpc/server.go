@@ -51,6 +51,9 @@ type Observed struct {
 	Header   proxy.Header // that it came with; valid until Observe returns
 	Code     codes.Code
 	Duration time.Duration
+	// Received and Sent are the messages, in bytes.
+	Received, Sent int
+	Stream         bool // it is no unary call
 }
 
 // Server serves registered services. Services are registered before the first

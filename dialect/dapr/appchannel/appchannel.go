@@ -63,6 +63,8 @@ type Options struct {
 	MaxAnswer int
 	// Tracing records a span for each event of a sampled trace; nil for none.
 	Tracing *telemetry.Tracing
+	// Metrics measure gRPC calls; nil measures nothing.
+	Metrics *telemetry.Metrics
 	// Log tells when the application comes and goes, and what of its answers
 	// cannot be used. Nil discards.
 	Log *slog.Logger

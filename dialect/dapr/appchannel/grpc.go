@@ -21,6 +21,7 @@ import (
 	"github.com/proa-io/proa/mesh/proxy"
 	"github.com/proa-io/proa/mesh/rpc"
 	"github.com/proa-io/proa/policy"
+	"github.com/proa-io/proa/telemetry"
 )
 
 // grpcApp is an application that speaks gRPC.
@@ -42,6 +43,9 @@ var _ application = (*grpcApp)(nil)
 
 func newGRPCApp(o *Options, l *link) *grpcApp {
 	conn := &rpc.ClientConn{Transport: rpcTransport{l}, Scheme: l.scheme, Authority: l.authority, MaxMessage: o.MaxAnswer}
+	if m := o.Metrics; m != nil {
+		conn.Observe = func(c rpc.Observed) { measure(m, c) }
+	}
 	if l.token != "" {
 		conn.Header = proxy.Header{{Name: dapr.TokenHeader, Value: l.token}}
 	}
@@ -49,6 +53,15 @@ func newGRPCApp(o *Options, l *link) *grpcApp {
 		opt: o, link: l, ask: asking(o.Ask), callback: rtv1.NewAppCallbackClient(conn), alpha: rtv1.NewAppCallbackAlphaClient(conn),
 		health: rtv1.NewAppCallbackHealthCheckClient(conn),
 	}
+}
+
+// measure notes a call of the application.
+func measure(m *telemetry.Metrics, c rpc.Observed) {
+	if c.Method == rtv1.AppCallbackHealthCheck_HealthCheck_FullMethodName {
+		m.GRPCProbed(int(c.Code), c.Duration)
+		return
+	}
+	m.GRPCCalled(telemetry.GRPCCall{Method: c.Method, Code: int(c.Code), Received: c.Received, Sent: c.Sent, Duration: c.Duration})
 }
 
 // rpcCall is what belongs to a call beside its messages.

@@ -10,7 +10,9 @@ package grpcapi
 
 import (
 	"context"
+	"errors"
 	"math"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -38,7 +40,7 @@ const DefaultMaxMessage = rpc.DefaultMaxMessage
 type Invoker interface {
 	// Forward sends the call of ex to another application and answers ex with
 	// what comes back. An error means that ex has not been answered.
-	Forward(ex proxy.Exchange, id, path string) error
+	Forward(ex proxy.Exchange, id, path string) (proxy.Progress, error)
 	// Call invokes an application and returns its whole answer, of at most
 	// maxBody bytes, whatever its status.
 	Call(ctx context.Context, id string, r invoke.Request, maxBody int64) (*invoke.Reply, error)
@@ -68,6 +70,9 @@ type Options struct {
 	// Observe, when not nil, is told of each call after it was answered. It
 	// must not block.
 	Observe func(Call)
+	// OnError, when not nil, is told of each error that is answered. It must
+	// not block.
+	OnError func(*dapr.Error)
 }
 
 // Call is a call as Options.Observe sees it.
@@ -77,8 +82,13 @@ type Call struct {
 	UserAgent string
 	// Forwarded tells that the call was passed on to another application.
 	Forwarded bool
-	// Code is how it ended; Unknown for a call that was passed on.
-	Code     codes.Code
+	// Code is how it ended.
+	Code codes.Code
+	// Received and Sent are the messages, in bytes; -1 for those of a call that
+	// was passed on.
+	Received, Sent int
+	// Stream tells that the call is no unary one, as far as that is known.
+	Stream   bool
 	Duration time.Duration
 }
 
@@ -119,10 +129,13 @@ func (a *API) SetRules(allows func(group, version string) bool, observe func(Cal
 	if allows == nil {
 		allows = func(string, string) bool { return true }
 	}
-	ro := rpc.Options{MaxMessage: a.opts.MaxMessage, Enrich: a.enrich, Unknown: a.forward}
+	ro := rpc.Options{MaxMessage: a.opts.MaxMessage, Enrich: a.enrich, Unknown: a.forward, ErrorStatus: a.statusOf}
 	if observe != nil {
 		ro.Observe = func(c rpc.Observed) {
-			observe(Call{Method: c.Method, UserAgent: c.Header.Get("user-agent"), Code: c.Code, Duration: c.Duration})
+			observe(Call{
+				Method: c.Method, UserAgent: c.Header.Get("user-agent"), Code: c.Code, Received: c.Received, Sent: c.Sent,
+				Stream: c.Stream, Duration: c.Duration,
+			})
 		}
 	}
 	server := rpc.NewServer(ro)
@@ -197,31 +210,60 @@ func target(h proxy.Header) string {
 func (a *API) forward(ex proxy.Exchange) {
 	r := ex.Request()
 	if observe := a.front.Load().observe; observe != nil {
-		began, c := time.Now(), Call{Method: r.Target, UserAgent: r.Header.Get("user-agent"), Forwarded: true, Code: codes.Unknown}
+		began, c := time.Now(), Call{
+			Method: r.Target, UserAgent: r.Header.Get("user-agent"), Forwarded: true, Code: codes.Unknown, Received: -1, Sent: -1,
+		}
 		defer func() { c.Duration = time.Since(began); observe(c) }()
+		c.Code = a.forwardCall(ex, r)
+		return
 	}
-	if err := a.passOn(ex, r); err != nil {
-		_ = rpc.Fail(ex, rpc.StatusFromError(err)) // the client is gone if this fails
-	}
+	a.forwardCall(ex, r)
 }
 
-func (a *API) passOn(ex proxy.Exchange, r *proxy.Request) error {
+// statusOf lets the status of an error be as it is, and tells OnError of it.
+func (a *API) statusOf(err error) *status.Status {
+	if a.opts.OnError != nil {
+		if e, ok := errors.AsType[*dapr.Error](err); ok {
+			a.opts.OnError(e)
+		}
+	}
+	return nil
+}
+
+// forwardCall passes a call on and returns how it ended.
+func (a *API) forwardCall(ex proxy.Exchange, r *proxy.Request) codes.Code {
+	p, err := a.passOn(ex, r)
+	if err != nil {
+		a.statusOf(err)
+		st := rpc.StatusFromError(err)
+		_ = rpc.Fail(ex, st) // the client is gone if this fails
+		return st.Code()
+	}
+	n, err := strconv.ParseUint(p.GRPCStatus, 10, 8)
+	if err != nil {
+		return codes.Unknown // it broke off
+	}
+	return codes.Code(n)
+}
+
+func (a *API) passOn(ex proxy.Exchange, r *proxy.Request) (proxy.Progress, error) {
 	id := target(r.Header)
 	switch {
 	case !a.front.Load().invokes:
-		return errNotServed()
+		return proxy.Progress{}, errNotServed()
 	case id == "":
-		return status.Error(codes.Unknown, "failed to proxy request: required metadata dapr-callee-app-id or dapr-app-id not found")
+		return proxy.Progress{}, status.Error(codes.Unknown, "failed to proxy request: required metadata dapr-callee-app-id or dapr-app-id not found")
 	case a.opts.Invoker == nil:
-		return dapr.InvokeNotReady()
+		return proxy.Progress{}, dapr.InvokeNotReady()
 	}
 	path := r.Target
 	r.Header.Del(invoke.FieldTarget)
 	r.Header.Del(dapr.TokenHeader)
-	if err := a.opts.Invoker.Forward(ex, id, path); err != nil {
-		return a.failed(dapr.Invoke, dapr.Subject{Key: id}, err)
+	p, err := a.opts.Invoker.Forward(ex, id, path)
+	if err != nil {
+		return p, a.failed(dapr.Invoke, dapr.Subject{Key: id}, err)
 	}
-	return nil
+	return p, nil
 }
 
 // failed returns the error that tells what became of an operation.

@@ -328,8 +328,8 @@ type fakeInvoker struct {
 	call    func(id string, r invoke.Request) (*invoke.Reply, error)
 }
 
-func (f fakeInvoker) Forward(ex proxy.Exchange, id, path string) error {
-	return f.forward(ex, id, path)
+func (f fakeInvoker) Forward(ex proxy.Exchange, id, path string) (proxy.Progress, error) {
+	return proxy.Progress{}, f.forward(ex, id, path)
 }
 
 func (f fakeInvoker) Call(_ context.Context, id string, r invoke.Request, maxBody int64) (*invoke.Reply, error) {

@@ -60,6 +60,9 @@ type Options struct {
 	// Observe, when not nil, is told of each request after it was answered. It
 	// must not block.
 	Observe func(Call)
+	// OnError, when not nil, is told of each error that is answered. It must
+	// not block.
+	OnError func(*dapr.Error)
 }
 
 // Beside is an API that is served on the port of this one, behind the same
@@ -85,8 +88,11 @@ type Call struct {
 	Method, Path string
 	UserAgent    string
 	// Status is that of the answer; 0 when there was none.
-	Status   int
-	Duration time.Duration
+	Status int
+	// Received and Sent are the content of the request, as declared, and of the
+	// answer, in bytes; Received is negative when it was not declared.
+	Received, Sent int64
+	Duration       time.Duration
 	// Health tells that the request is a health check.
 	Health bool
 }
@@ -149,7 +155,7 @@ func (a *API) handle(ex proxy.Exchange, public bool) {
 		return
 	}
 	start := time.Now()
-	method, path, agent := c.req.Method, c.req.Path(), c.req.Header.Get("user-agent")
+	method, path, agent, received := c.req.Method, c.req.Path(), c.req.Header.Get("user-agent"), c.req.ContentLength
 	defer func() {
 		info := c.route.info()
 		if c.beside != "" {
@@ -157,7 +163,7 @@ func (a *API) handle(ex proxy.Exchange, public bool) {
 		}
 		observe(Call{
 			Route: info.name, Method: method, Path: path, UserAgent: agent,
-			Status: c.status, Duration: time.Since(start), Health: info.health,
+			Status: c.status, Received: received, Sent: c.sent, Duration: time.Since(start), Health: info.health,
 		})
 	}()
 	c.answer(public)
@@ -187,17 +193,25 @@ func (c *call) answer(public bool) {
 	}
 	if a.pipeline != nil && !c.route.info().health {
 		if pass := a.pipeline(); pass != nil {
-			pass(&recorded{c.ex, &c.status})
+			pass(&recorded{c.ex, &c.status, &c.sent})
 			return
 		}
 	}
 	c.serve()
 }
 
-// recorded is an exchange that notes the status of its answer.
+// recorded is an exchange that notes the status and the length of its answer.
 type recorded struct {
 	proxy.Exchange
 	status *int
+	sent   *int64
+}
+
+// Write implements proxy.Exchange.
+func (r *recorded) Write(p []byte) (int, error) {
+	n, err := r.Exchange.Write(p)
+	*r.sent += int64(n)
+	return n, err
 }
 
 // Respond implements proxy.Exchange.

@@ -26,6 +26,7 @@ type call struct {
 	params params
 	fields fields
 	status int    // of the answer; 0 before
+	sent   int64  // content of the answer, in bytes
 	beside string // what another API calls the request
 
 	header  proxy.Header       // of the answer
@@ -190,6 +191,7 @@ func (c *call) respond(status int, body []byte) {
 		}
 	}
 	if len(body) > 0 && c.req.Method != "HEAD" {
+		c.sent = int64(len(body))
 		_, _ = c.ex.Write(body) // an error means that the client has gone
 	}
 }
@@ -211,6 +213,9 @@ func (c *call) empty() { c.respond(204, nil) }
 
 // fail answers with an error.
 func (c *call) fail(e *dapr.Error) {
+	if note := c.api.opts.OnError; note != nil {
+		note(e)
+	}
 	if after := e.RetryAfterSeconds(); after != "" {
 		c.header.Add("Retry-After", after)
 	}

@@ -86,26 +86,15 @@ func (c *call) endPreflight(preflight bool) bool {
 }
 
 // wrapped is an exchange whose answer, which somebody else gives, gets more
-// fields and is watched.
+// fields.
 type wrapped struct {
 	proxy.Exchange
-	more   proxy.Header
-	status *int
+	more proxy.Header
 }
 
 // Respond sends the head with the fields added.
 func (w *wrapped) Respond(status int, h proxy.Header, contentLength int64) error {
-	*w.status = status
-	if len(w.more) > 0 {
-		h = append(slices.Clip(h), w.more...)
-	}
-	return w.Exchange.Respond(status, h, contentLength)
-}
-
-// Upgrade notes that the protocol was switched.
-func (w *wrapped) Upgrade(h proxy.Header) (io.ReadWriteCloser, error) {
-	*w.status = 101
-	return w.Exchange.Upgrade(h)
+	return w.Exchange.Respond(status, append(slices.Clip(h), w.more...), contentLength)
 }
 
 // ReadFrom keeps the engine's own way of passing on a body.

@@ -456,7 +456,14 @@ func (fakeBinding) Close() error { return nil }
 // echoInvoker answers an invocation with what it would have sent.
 type echoInvoker struct{}
 
-func (echoInvoker) Forward(ex proxy.Exchange, id, path string) error {
+func (e echoInvoker) Forward(ex proxy.Exchange, id, path string) (proxy.Progress, error) {
+	if err := e.forward(ex, id, path); err != nil {
+		return proxy.Progress{}, err
+	}
+	return proxy.Progress{HeadSent: true, Status: 201}, nil
+}
+
+func (echoInvoker) forward(ex proxy.Exchange, id, path string) error {
 	switch id {
 	case "nobody":
 		return fault.New(fault.NotFound, "no application %q is known", id)

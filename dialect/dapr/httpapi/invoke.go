@@ -19,7 +19,7 @@ type Invoker interface {
 	// alone (the app id, the API token) has been taken out of its header.
 	//
 	// An error means that ex has not been answered; the caller does so.
-	Forward(ex proxy.Exchange, id, path string) error
+	Forward(ex proxy.Exchange, id, path string) (proxy.Progress, error)
 }
 
 // appIDField is the header field that names the application to invoke, and the
@@ -56,10 +56,12 @@ func (c *call) invoke() {
 		c.req.Header.Del(dapr.TokenHeader)
 	}
 	ex := c.ex
-	if len(c.header) > 0 || c.rules.observe != nil {
-		ex = &wrapped{ex, c.header, &c.status}
+	if len(c.header) > 0 {
+		ex = &wrapped{ex, c.header}
 	}
-	if err := c.api.opts.Invoker.Forward(ex, id, target); err != nil {
+	p, err := c.api.opts.Invoker.Forward(ex, id, target)
+	c.status, c.sent = p.Status, p.Bytes
+	if err != nil {
 		c.failed(dapr.Invoke, dapr.Subject{Key: id}, err)
 	}
 }
