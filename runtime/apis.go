@@ -74,15 +74,17 @@ func (rt *Runtime) observeCalls(conf *resource.Configuration) (func(httpapi.Call
 		}
 }
 
-// logCalls returns what logs every API call when the flag or the Configuration
-// asks for it, else nil.
+// logCalls returns what logs every API call when the flag or, where that is not
+// given, the Configuration asks for it; else nil. Names of fields and messages
+// are Dapr's.
 func (rt *Runtime) logCalls(conf *resource.Configuration) (func(httpapi.Call), func(grpcapi.Call)) {
-	on, omitHealth, hidePath := rt.cfg.LogAPI, false, false
+	on, omitHealth, hidePath := false, false, false
 	if l := conf.Spec.Logging; l != nil && l.APILogging != nil {
-		if l.APILogging.Enabled != nil {
-			on = on || *l.APILogging.Enabled
-		}
+		on = l.APILogging.Enabled != nil && *l.APILogging.Enabled
 		omitHealth, hidePath = l.APILogging.OmitHealthChecks, l.APILogging.ObfuscateURLs
+	}
+	if rt.cfg.LogAPI != nil {
+		on = *rt.cfg.LogAPI
 	}
 	if !on {
 		return nil, nil
@@ -92,15 +94,17 @@ func (rt *Runtime) logCalls(conf *resource.Configuration) (func(httpapi.Call), f
 			if c.Health && omitHealth {
 				return
 			}
-			path := c.Path
+			method := c.Method + " " + c.Path
 			if hidePath {
-				path = c.Route
+				if method = c.Route; c.Target != "" {
+					method += "/" + c.Target
+				}
 			}
-			log.Info("API call", "protocol", "http", "method", c.Method, "path", path, "route", c.Route, "status", c.Status,
-				"duration", c.Duration, "user_agent", c.UserAgent)
+			log.Info("HTTP API Called", "method", method, "useragent", c.UserAgent, "code", c.Status, "size", c.Sent,
+				"duration", c.Duration.Milliseconds())
 		}, func(c grpcapi.Call) {
-			log.Info("API call", "protocol", "grpc", "method", c.Method, "forwarded", c.Forwarded, "code", c.Code.String(),
-				"duration", c.Duration, "user_agent", c.UserAgent)
+			log.Info("gRPC API Called", "method", c.Method, "useragent", c.UserAgent, "code", int(c.Code),
+				"duration", c.Duration.Milliseconds())
 		}
 }
 

@@ -95,8 +95,9 @@ type Config struct {
 	MetricsListenAddress string
 	// ProfilePort serves profiles on loopback; 0 for none.
 	ProfilePort int
-	// LogAPI logs every API request.
-	LogAPI bool
+	// LogAPI says whether every API request is logged; a Configuration does
+	// when it is nil.
+	LogAPI *bool
 
 	// Engine configures the engine. Its Name and Log are filled in.
 	Engine engine.Options

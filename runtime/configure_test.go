@@ -55,7 +55,7 @@ func TestPartsOfTheAPIAreDeniedAndServedAgain(t *testing.T) {
 func TestAPICallsAreLoggedWhenTheConfigurationSaysSo(t *testing.T) {
 	r := newRig(t, nil, nil)
 	r.must("GET", "/v1.0/metadata", "", 200)
-	if strings.Contains(r.log.String(), "API call") {
+	if strings.Contains(r.log.String(), "HTTP API Called") {
 		t.Error("calls are logged although nobody asked for it")
 	}
 	r.write("conf.yaml", configurationYAML("  logging:\n    apiLogging:\n      enabled: true\n      omitHealthChecks: true\n"))
@@ -68,7 +68,7 @@ func TestAPICallsAreLoggedWhenTheConfigurationSaysSo(t *testing.T) {
 	})
 	r.must("GET", "/v1.0/metadata", "", 200)
 	eventually(t, func() error {
-		if text := r.log.String(); !strings.Contains(text, `msg="API call" protocol=http method=GET path=/v1.0/metadata`) || strings.Contains(text, "path=/v1.0/healthz") {
+		if text := r.log.String(); !strings.Contains(text, `msg="HTTP API Called" method="GET /v1.0/metadata"`) || strings.Contains(text, `method="GET /v1.0/healthz`) {
 			return fmt.Errorf("the log is\n%s", tail(text))
 		}
 		return nil

@@ -90,3 +90,24 @@ func FuzzTraceparent(f *testing.F) {
 		}
 	})
 }
+
+func TestLinesHaveTheFieldsOfDapr(t *testing.T) {
+	for _, asJSON := range []bool{true, false} {
+		var out bytes.Buffer
+		log, err := telemetry.NewLogger(telemetry.LogOptions{Level: "debug", JSON: asJSON, AppID: "shop", Version: "1.2", Writer: &out})
+		if err != nil {
+			t.Fatal(err)
+		}
+		log.Debug("one")
+		log.Warn("two", "key", "value")
+		want := []string{`level=debug msg=one app_id=shop instance=`, ` scope=proa.runtime type=log ver=1.2`, `level=warning msg=two`, ` key=value`}
+		if asJSON {
+			want = []string{`"level":"debug","msg":"one","app_id":"shop","instance":"`, `"scope":"proa.runtime","type":"log","ver":"1.2"`, `"level":"warning"`, `"key":"value"`}
+		}
+		for _, w := range want {
+			if !strings.Contains(out.String(), w) {
+				t.Errorf("no %s in\n%s", w, out.String())
+			}
+		}
+	}
+}

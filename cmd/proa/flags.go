@@ -37,6 +37,7 @@ type sidecarFlags struct {
 	appSSL, mtls                           bool
 	logLevel                               string
 	logJSON                                bool
+	logAPI                                 bool
 	engineURL, home, durability            string
 	defaultComponents                      bool
 	ignored                                []string
@@ -68,7 +69,7 @@ func (f *sidecarFlags) register(fs *pflag.FlagSet) {
 	fs.IntVar(&f.readBufferKB, "dapr-http-read-buffer-size", 0, "older form of --read-buffer-size, in KB")
 	fs.IntVar(&f.graceSeconds, "dapr-graceful-shutdown-seconds", 5, "seconds to stop within")
 	fs.DurationVar(&f.blockShutdown, "dapr-block-shutdown-duration", 0, "keep going for so long after the order to stop")
-	fs.BoolVar(&c.LogAPI, "enable-api-logging", false, "log every API request")
+	fs.BoolVar(&f.logAPI, "enable-api-logging", false, "log every API request; when it is not given, a Configuration says so")
 	fs.StringVar(&c.AllowedOrigins, "allowed-origins", "", "origins that browsers may call from")
 	fs.BoolVar(&c.AppHealth.Enabled, "enable-app-health-check", false, "check the application's health")
 	fs.StringVar(&c.AppHealth.Path, "app-health-check-path", "/healthz", "path of the health check")
@@ -123,11 +124,14 @@ func (f *sidecarFlags) registerIgnored(fs *pflag.FlagSet) {
 // config turns the flags into a Config. log is where the sidecar logs to.
 func (f *sidecarFlags) config(cmd *cobra.Command, logTo interface{ Write([]byte) (int, error) }) (runtime.Config, error) {
 	c := f.cfg
-	log, err := telemetry.NewLogger(telemetry.LogOptions{Level: f.logLevel, JSON: f.logJSON, AppID: c.AppID, Writer: logTo})
+	log, err := telemetry.NewLogger(telemetry.LogOptions{Level: f.logLevel, JSON: f.logJSON, AppID: c.AppID, Version: version, Writer: logTo})
 	if err != nil {
 		return c, err
 	}
 	c.Log, c.Version = log, version
+	if cmd.Flags().Changed("enable-api-logging") {
+		c.LogAPI = &f.logAPI
+	}
 	for _, p := range []struct {
 		flag, text string
 		to         *int

@@ -246,13 +246,16 @@ func fromRunFile(app *resource.RunApp, common *sidecarFlags, s *screen) (launchO
 	for _, b := range []struct {
 		to   *bool
 		from *bool
-	}{{&f.appSSL, app.AppSSL}, {&c.LogAPI, app.EnableAPILogging}, {&c.AppHealth.Enabled, app.EnableAppHealthCheck}, {&f.profiling, app.EnableProfiling}} {
+	}{{&f.appSSL, app.AppSSL}, {&c.AppHealth.Enabled, app.EnableAppHealthCheck}, {&f.profiling, app.EnableProfiling}} {
 		if b.from != nil {
 			*b.to = *b.from
 		}
 	}
 	if app.AppMaxConcurrency != nil {
 		c.AppMaxConcurrency = *app.AppMaxConcurrency
+	}
+	if app.EnableAPILogging != nil {
+		c.LogAPI = app.EnableAPILogging
 	}
 	// Several sidecars share a host: what is not given is any free port.
 	f.httpPort, f.grpcPort, f.metricsPort = strconv.Itoa(app.DaprHTTPPort), strconv.Itoa(app.DaprGRPCPort), strconv.Itoa(app.MetricsPort)

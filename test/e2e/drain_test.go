@@ -133,7 +133,7 @@ spec:
 	if early != 1 {
 		t.Errorf("the message was processed %d times", early)
 	}
-	if text := s.output(); strings.Contains(text, "level=ERROR") || strings.Contains(text, "did not stop cleanly") {
+	if text := s.output(); strings.Contains(text, "level=error") || strings.Contains(text, "did not stop cleanly") {
 		t.Errorf("it printed\n%s", text)
 	}
 	// The next one gets what was left, and nothing twice.

@@ -83,6 +83,9 @@ type Call struct {
 	// Route names the part of the API, "GetState"; "InvokeService" for an
 	// invocation.
 	Route string
+	// Target is the application, or other target, that was invoked; empty for
+	// none.
+	Target string
 	// Method and Path are those of the request; Path is without the query, as
 	// it came.
 	Method, Path string
@@ -162,7 +165,7 @@ func (a *API) handle(ex proxy.Exchange, public bool) {
 			info.name = c.beside
 		}
 		observe(Call{
-			Route: info.name, Method: method, Path: path, UserAgent: agent,
+			Route: info.name, Target: c.target, Method: method, Path: path, UserAgent: agent,
 			Status: c.status, Received: received, Sent: c.sent, Duration: time.Since(start), Health: info.health,
 		})
 	}()

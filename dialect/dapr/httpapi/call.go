@@ -27,6 +27,7 @@ type call struct {
 	fields fields
 	status int    // of the answer; 0 before
 	sent   int64  // content of the answer, in bytes
+	target string // of an invocation
 	beside string // what another API calls the request
 
 	header  proxy.Header       // of the answer

@@ -59,6 +59,7 @@ func (c *call) invoke() {
 	if len(c.header) > 0 {
 		ex = &wrapped{ex, c.header}
 	}
+	c.target = id
 	p, err := c.api.opts.Invoker.Forward(ex, id, target)
 	c.status, c.sent = p.Status, p.Bytes
 	if err != nil {
