@@ -293,7 +293,9 @@ wire while they run (test/interop). A part that no test shows is not on this pag
 generating it fails.
 
 "Errors shown" are the statuses and codes that transcripts pin, with the reason
-of the ErrorInfo or the errorCode.
+of the ErrorInfo or the errorCode. A suite is named after its language and the
+protocol over which its application is called; which one it calls the sidecar
+with is the SDK's choice.
 
 Where answers differ from those of Dapr, they do so on purpose:
 

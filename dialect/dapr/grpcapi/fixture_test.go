@@ -1,6 +1,7 @@
 package grpcapi
 
 import (
+	"bytes"
 	"context"
 	"maps"
 	"net"
@@ -160,6 +161,7 @@ func newWorld(tb testing.TB) *world {
 	w.states["encrypted"] = state.New(component.Opened("encrypted", sealed), state.Options{AppID: "shop", Chains: policy.None{}})
 	topics := must[*memory.PubSub](tb)(memory.OpenPubSub(ctx, memory.PubSubConfig{MaxMessages: 10_000, MaxBytes: 64 << 20, Concurrency: 50}, env))
 	w.brokers = map[string]*pubsub.Broker{}
+	w.brokers["picky"] = pubsub.New(component.Opened[pubsub.Driver]("picky", pickyBroker{topics}), pubsub.Options{AppID: "shop", Chains: policy.None{}})
 	for name, cfg := range map[string]pubsub.Config{"pubsub": {}, "scoped": {PublishingScopes: "shop=orders", SubscriptionScopes: "shop=orders"}} {
 		w.brokers[name] = pubsub.New(component.Opened[pubsub.Driver](name, topics), pubsub.Options{
 			AppID: "shop", Config: cfg, Chains: policy.None{}, Grace: 5 * time.Second,
@@ -280,6 +282,16 @@ func (d brokenState) Delete(context.Context, string, state.DeleteOptions) error 
 
 func (d brokenState) Query(context.Context, state.Scope, *state.Query, state.QueryOptions) (state.QueryPage, error) {
 	return state.QueryPage{}, d.err
+}
+
+// pickyBroker refuses what has poison in it.
+type pickyBroker struct{ pubsub.Driver }
+
+func (b pickyBroker) Publish(ctx context.Context, m *pubsub.Message) error {
+	if bytes.Contains(m.Data, []byte("poison")) {
+		return fault.New(fault.Internal, "the broker refused it")
+	}
+	return b.Driver.Publish(ctx, m)
 }
 
 // fakeSecrets holds two secrets, and one that the scope denies.
