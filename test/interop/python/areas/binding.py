@@ -1,7 +1,9 @@
 """Bindings."""
 
+import asyncio
 import json
 
+from dapr.aio.clients import DaprClient as AsyncClient
 from report import Inbox, check, contains, equal, fails
 
 ticks = Inbox()
@@ -31,6 +33,14 @@ def checks(client, _) -> None:
         answer = client.invoke_binding('web', 'post', 'to the web', {'path': '/echo'})
         got = json.loads(answer.text())
         equal([got['method'], got['body'], answer.binding_metadata['statusCode']], ['POST', 'to the web', '200'])
+
+    @check('binding: the asynchronous client does the same')
+    def _():
+        async def call():
+            async with AsyncClient() as client:
+                return json.loads((await client.invoke_binding('web', 'post', 'to the web', {'path': '/echo'})).text())['body']
+
+        equal(asyncio.run(call()), 'to the web')
 
     @check('binding: one that does not exist is named in the error')
     def _():

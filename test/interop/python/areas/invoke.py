@@ -1,5 +1,6 @@
 """Invocation of another application, over HTTP and over gRPC."""
 
+import asyncio
 import json
 import os
 from urllib.parse import parse_qsl
@@ -17,6 +18,11 @@ def checks(client, app) -> None:
     settings.DAPR_API_METHOD_INVOCATION_PROTOCOL = 'GRPC'
     with DaprClient() as grpc_client:
         over('gRPC', grpc_client, app)
+
+    @check('invoke over HTTP: the asynchronous client does the same')
+    def _():
+        answer = asyncio.run(client.invoke_method_async(PEER, 'echo', '{"n":1}', 'application/json', http_verb='POST'))
+        equal([answer.json()['by'], answer.json()['body']], [PEER, {'n': 1}])
 
     @check('invoke over HTTP: headers are passed on, and who calls')
     def _():

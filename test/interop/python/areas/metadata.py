@@ -1,8 +1,10 @@
 """Metadata."""
 
+import asyncio
 import json
 import os
 
+from dapr.aio.clients import DaprClient as AsyncClient
 from report import check, equal
 
 
@@ -20,3 +22,13 @@ def checks(client, _) -> None:
     def _():
         client.set_metadata('interop', 'was here')
         equal(client.get_metadata().extended_metadata['interop'], 'was here')
+
+    @check('metadata: the asynchronous client does the same')
+    def _():
+        async def note():
+            async with AsyncClient() as client:
+                await client.wait(10)
+                await client.set_metadata('interop', 'was here again')
+                return (await client.get_metadata()).extended_metadata['interop']
+
+        equal(asyncio.run(note()), 'was here again')

@@ -1,10 +1,12 @@
 """Publishing, and events that the sidecar calls with."""
 
+import asyncio
 import collections
 import json
 import os
 
 from cloudevents.sdk.event.v1 import Event as CloudEvent
+from dapr.aio.clients import DaprClient as AsyncClient
 from dapr.clients import BulkPublishEntry
 from dapr.clients.grpc._response import TopicEventResponse
 from dapr.common.pubsub.subscription import SubscriptionMessage
@@ -135,7 +137,18 @@ def checks(client, app) -> None:
     def _():
         fails(lambda: client.publish_events('nopubsub', 'topic', ['x']))
 
-    @check('pubsub: an event whose time is over does not arrive, one with time left does')
+    @check('pubsub: the asynchronous client publishes one, and many at once')
+    def _():
+        async def publish():
+            async with AsyncClient() as client:
+                await client.publish_event(PUBSUB, 'values', '"one"', data_content_type='application/json')
+                return (await client.publish_events(PUBSUB, 'bulk', ['two', 'three'])).failed_entries
+
+        equal(asyncio.run(publish()), [])
+        equal(inboxes['values'].take().data, 'one')
+        equal(sorted(inboxes['bulk'].take().data for _ in range(2)), ['three', 'two'])
+
+    @check('pubsub: an event that has a time to live arrives')
     def _():
         equal(round_trip('values', '"in time"', ttlInSeconds='60').data, 'in time')
 

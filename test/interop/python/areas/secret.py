@@ -1,5 +1,8 @@
 """Secrets."""
 
+import asyncio
+
+from dapr.aio.clients import DaprClient as AsyncClient
 from grpc import StatusCode
 from report import check, contains, equal, fails
 
@@ -16,6 +19,15 @@ def checks(client, _) -> None:
             client.get_bulk_secret('secretfile').secrets,
             {'database:password': {'database:password': 'from a file'}, 'key': {'key': 'value'}},
         )
+
+    @check('secret: the asynchronous client does the same')
+    def _():
+        async def read():
+            async with AsyncClient() as client:
+                one = await client.get_secret('secretfile', 'key')
+                return [dict(one.secret), dict((await client.get_bulk_secret('secretfile')).secrets)['key']]
+
+        equal(asyncio.run(read()), [{'key': 'value'}, {'key': 'value'}])
 
     @check('secret: one that does not exist is named in the error')
     def _():

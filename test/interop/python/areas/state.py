@@ -139,6 +139,7 @@ def checks(client, _) -> None:
                 await client.execute_state_transaction(STORE, [TransactionalStateOperation('async-tx', 'two')])
                 items = (await client.get_bulk_state(STORE, ['async-bulk', 'async-tx'])).items
                 equal(sorted(item.data for item in items), [b'one', b'two'])
+                equal((await client.query_state(STORE, '{"filter":{"EQ":{"q":"B"}}}')).results[0].key, 'query-2')
                 await client.delete_state(STORE, 'async-tx')
                 equal((await client.get_state(STORE, 'async-tx')).data, b'')
 
