@@ -122,6 +122,8 @@ var fences = []fence{
 		"one technology, one package"},
 	{"github.com/jackc/pgx/...", []string{"driver/postgres"},
 		"one technology, one package"},
+	{"github.com/aws/...", []string{"driver/aws", "driver/s3"},
+		"one technology, one package; S3 has one of its own"},
 	{"go.mongodb.org/...", []string{"driver/mongodb"},
 		"one technology, one package"},
 	{"github.com/twmb/franz-go/...", []string{"driver/kafka"},

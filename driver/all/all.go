@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/proa-io/proa/component"
+	"github.com/proa-io/proa/driver/aws"
 	"github.com/proa-io/proa/driver/cron"
 	"github.com/proa-io/proa/driver/echo"
 	"github.com/proa-io/proa/driver/env"
@@ -59,6 +60,7 @@ func Catalog(d Deps) (*component.Catalog, error) {
 // Specs returns every driver of this repository.
 func Specs(d Deps) []component.Spec {
 	return slices.Concat(
+		aws.Specs(),
 		cron.Specs(),
 		echo.Specs(),
 		env.Specs(),
