@@ -7,11 +7,13 @@ import (
 
 	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/driver/aws"
+	"github.com/proa-io/proa/driver/azure"
 	"github.com/proa-io/proa/driver/cron"
 	"github.com/proa-io/proa/driver/echo"
 	"github.com/proa-io/proa/driver/env"
 	"github.com/proa-io/proa/driver/etcd"
 	"github.com/proa-io/proa/driver/file"
+	"github.com/proa-io/proa/driver/gcp"
 	"github.com/proa-io/proa/driver/graphql"
 	"github.com/proa-io/proa/driver/http"
 	"github.com/proa-io/proa/driver/jwks"
@@ -61,11 +63,13 @@ func Catalog(d Deps) (*component.Catalog, error) {
 func Specs(d Deps) []component.Spec {
 	return slices.Concat(
 		aws.Specs(),
+		azure.Specs(),
 		cron.Specs(),
 		echo.Specs(),
 		env.Specs(),
 		etcd.Specs(),
 		file.Specs(),
+		gcp.Specs(),
 		graphql.Specs(),
 		http.Specs(),
 		jwks.Specs(),

@@ -1,0 +1,236 @@
+package azure
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/proa-io/proa/component"
+	"github.com/proa-io/proa/fault"
+)
+
+// StorageConfig configures a container of Blob Storage.
+type StorageConfig struct {
+	IdentityConfig
+	// AccountName is the storage account.
+	AccountName string `setting:"accountName"`
+	// AccountKey is a key of the account. Without one, an identity of Microsoft
+	// Entra ID is who asks.
+	AccountKey component.Secret `setting:"accountKey"`
+	// ConnectionString says account and key at once:
+	// "DefaultEndpointsProtocol=https;AccountName=...;AccountKey=...". Shared
+	// access signatures are not supported.
+	ConnectionString component.Secret `setting:"connectionString"`
+	// ContainerName is the container.
+	ContainerName string `setting:"containerName,required"`
+	// Endpoint is the URL of a service that stands in for Azure's, or has a name
+	// of its own. The account is put behind it as its path when the URL is one
+	// of a number or of localhost: "http://127.0.0.1:10000".
+	Endpoint string `setting:"endpoint"`
+	// PublicAccessLevel is who may read a container that is created: none, or,
+	// without credentials, blob or container.
+	PublicAccessLevel string `setting:"publicAccessLevel"`
+	// RetryCount has no effect: a resiliency policy says what is tried again.
+	RetryCount int `setting:"retryCount,getBlobRetryCount"`
+	// DisableEntityManagement keeps the container from being created.
+	DisableEntityManagement bool `setting:"disableEntityManagement"`
+}
+
+// Validate reports settings that can never work.
+func (c StorageConfig) Validate() error {
+	if c.ContainerName == "" || strings.ContainsAny(c.ContainerName, "/?#%\x00 ") {
+		return component.Invalid("containerName", "wants a name of lower case letters, digits and hyphens")
+	}
+	if !slices.Contains([]string{"", "none", "blob", "container"}, c.PublicAccessLevel) {
+		return component.Invalid("publicAccessLevel", "wants none, blob or container")
+	}
+	if c.ConnectionString.IsSet() {
+		if strings.Contains(strings.ToLower(c.ConnectionString.Reveal()), "sharedaccesssignature=") {
+			return component.Invalid("connectionString", "has a shared access signature, which is not supported: use a key, or an identity")
+		}
+		c = c.connected()
+	}
+	if c.AccountName == "" {
+		return component.Invalid("accountName", "is required, or a connectionString with an AccountName")
+	}
+	if _, err := base64.StdEncoding.DecodeString(c.AccountKey.Reveal()); err != nil {
+		return component.Invalid("accountKey", "is not in base64")
+	}
+	if u, err := url.Parse(c.address()); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return component.Invalid("endpoint", `wants a URL such as "http://127.0.0.1:10000"`)
+	}
+	return c.IdentityConfig.Validate()
+}
+
+// connected returns the settings with what the connection string says.
+func (c StorageConfig) connected() StorageConfig {
+	protocol, suffix := "https", ""
+	for part := range strings.SplitSeq(c.ConnectionString.Reveal(), ";") {
+		name, value, _ := strings.Cut(part, "=")
+		switch strings.ToLower(strings.TrimSpace(name)) {
+		case "accountname":
+			c.AccountName = value
+		case "accountkey":
+			c.AccountKey = component.NewSecret(value)
+		case "blobendpoint":
+			c.Endpoint = value
+		case "defaultendpointsprotocol":
+			protocol = value
+		case "endpointsuffix":
+			suffix = value
+		}
+	}
+	if c.Endpoint == "" && suffix != "" {
+		c.Endpoint = protocol + "://" + c.AccountName + ".blob." + suffix
+	}
+	return c
+}
+
+// address returns the URL of the account, without a slash at its end.
+func (c StorageConfig) address() string {
+	at, _ := cloudOf(c.AzureEnvironment)
+	if c.Endpoint == "" {
+		return "https://" + c.AccountName + ".blob." + at.storage
+	}
+	base := strings.TrimRight(c.Endpoint, "/")
+	u, err := url.Parse(base)
+	if err == nil && u.Path == "" && (u.Hostname() == "localhost" || strings.Trim(u.Hostname(), "0123456789.") == "" || strings.Contains(u.Hostname(), ":")) {
+		base += "/" + c.AccountName
+	}
+	return base
+}
+
+// storage sends requests about the blobs of one container.
+type storage struct {
+	client   *client
+	identity *identity // nil when there is a key
+	account  string
+	key      []byte
+	base     string // the URL of the container
+}
+
+func newStorage(ctx context.Context, cfg StorageConfig) (*storage, error) {
+	if cfg.ConnectionString.IsSet() {
+		cfg = cfg.connected()
+	}
+	s := &storage{client: newClient(ctx), account: cfg.AccountName, base: cfg.address() + "/" + cfg.ContainerName}
+	if cfg.AccountKey.IsSet() {
+		key, err := base64.StdEncoding.DecodeString(cfg.AccountKey.Reveal())
+		if err != nil {
+			return nil, component.Invalid("accountKey", "is not in base64")
+		}
+		s.key = key
+	} else {
+		s.identity = newIdentity(s.client, cfg.IdentityConfig, "https://storage.azure.com")
+	}
+	if err := s.prepare(ctx, cfg); err != nil {
+		s.client.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// prepare creates the container unless it is there, or makes sure that it is.
+func (s *storage) prepare(ctx context.Context, cfg StorageConfig) error {
+	method, header := http.MethodPut, http.Header{}
+	if cfg.DisableEntityManagement {
+		method = http.MethodGet
+	} else if cfg.PublicAccessLevel != "" && cfg.PublicAccessLevel != "none" {
+		header.Set("x-ms-blob-public-access", cfg.PublicAccessLevel)
+	}
+	a, err := s.do(ctx, request{method: method, query: "restype=container", header: header})
+	if err != nil {
+		return err
+	}
+	exists := a.status == http.StatusConflict && a.header.Get("x-ms-error-code") == "ContainerAlreadyExists"
+	if a.status != http.StatusOK && a.status != http.StatusCreated && !exists {
+		return errStatus(a)
+	}
+	return nil
+}
+
+// request is one about a blob, or about the container when there is none.
+type request struct {
+	method string
+	blob   string
+	query  string
+	header http.Header // may be nil
+	body   []byte
+}
+
+// storageVersion is the version of the protocol.
+const storageVersion = "2021-08-06"
+
+func (s *storage) do(ctx context.Context, r request) (answer, error) {
+	address := s.base
+	if r.blob != "" {
+		address += "/" + escaped(r.blob)
+	}
+	if r.query != "" {
+		address += "?" + r.query
+	}
+	req, err := http.NewRequestWithContext(ctx, r.method, address, bytes.NewReader(r.body))
+	if err != nil {
+		return answer{}, fault.Wrap(err, fault.Internal, "the request cannot be written")
+	}
+	if r.header != nil {
+		req.Header = r.header
+	}
+	req.Header.Set("x-ms-version", storageVersion)
+	req.Header.Set("x-ms-date", time.Now().UTC().Format(http.TimeFormat))
+	if s.identity == nil {
+		s.sign(req, len(r.body))
+	} else if err := s.identity.sign(req); err != nil {
+		return answer{}, err
+	}
+	a, err := s.client.send(req)
+	if a.status == http.StatusUnauthorized && s.identity != nil {
+		s.identity.forget(ctx)
+	}
+	return a, err
+}
+
+// escaped returns the name of a blob as part of a URL, with its slashes.
+func escaped(blob string) string {
+	return strings.ReplaceAll(url.PathEscape(blob), "%2F", "/")
+}
+
+// sign adds a signature by the key of the account ("Authorize with Shared Key"
+// of the REST API of Azure Storage).
+func (s *storage) sign(req *http.Request, size int) {
+	h := req.Header
+	length := ""
+	if size > 0 {
+		length = strconv.Itoa(size)
+	}
+	lines := []string{
+		req.Method, h.Get("Content-Encoding"), h.Get("Content-Language"), length, h.Get("Content-MD5"), h.Get("Content-Type"),
+		"", // the date is in a header of its own
+		h.Get("If-Modified-Since"), h.Get("If-Match"), h.Get("If-None-Match"), h.Get("If-Unmodified-Since"), h.Get("Range"),
+	}
+	var own []string
+	for name, values := range h {
+		if name := strings.ToLower(name); strings.HasPrefix(name, "x-ms-") {
+			own = append(own, name+":"+strings.Join(values, ","))
+		}
+	}
+	slices.Sort(own)
+	lines = append(append(lines, own...), "/"+s.account+req.URL.EscapedPath())
+	var params []string
+	for name, values := range req.URL.Query() {
+		slices.Sort(values)
+		params = append(params, strings.ToLower(name)+":"+strings.Join(values, ","))
+	}
+	slices.Sort(params)
+	mac := hmac.New(sha256.New, s.key)
+	mac.Write([]byte(strings.Join(append(lines, params...), "\n")))
+	h.Set("Authorization", "SharedKey "+s.account+":"+base64.StdEncoding.EncodeToString(mac.Sum(nil)))
+}
