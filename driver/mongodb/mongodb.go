@@ -2,11 +2,11 @@
 // the documents that Dapr's component of the same name reads and writes.
 //
 // It is tested on MongoDB Java Server, which speaks the protocol of MongoDB 5.0
-// as a server of its own does. Not tried on a real MongoDB, for there is none
-// among the test servers: transactions and the locks that they take, change
-// streams (what watches stand on), removal by the TTL index, user names and
-// passwords, replica sets and what happens when they elect another primary, read
-// and write concerns, and connecting by DNS (server).
+// as a single server does; there is no real MongoDB among the test servers. What
+// the stand-in does not have has been tried nowhere: transactions and the locks
+// that they take, going on with a watch after a revision, removal by the TTL
+// index, user names and passwords, replica sets and what happens when they elect
+// another primary, read and write concerns, and connecting by DNS (server).
 package mongodb
 
 import (
@@ -31,7 +31,7 @@ func Specs() []component.Spec {
 			Name: "mongodb",
 			Summary: "Keeps items in a collection of MongoDB, in the format that Dapr's component of the same name reads and writes. " +
 				"Transactions and watches want a replica set, or a sharded cluster. " +
-				"Tested on MongoDB Java Server; not tried on a real MongoDB: transactions, change streams, credentials, replica sets, read and write concerns.",
+				"Tested on MongoDB Java Server, a stand-in, not on a real MongoDB; not tried at all: transactions, credentials, replica sets, read and write concerns.",
 		}, stateDefaults(), OpenState),
 	}
 }

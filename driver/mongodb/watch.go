@@ -92,14 +92,20 @@ func (w *watch) tell(c state.Change) error {
 
 func (w *watch) run(ctx context.Context, initial bool) error {
 	in := ctx
-	begin := func() *bson.Timestamp { return nil }
 	if w.replica {
 		session, err := w.client.StartSession()
 		if err != nil {
 			return err
 		}
 		defer session.EndSession(context.WithoutCancel(ctx))
-		in, begin = mongo.NewSessionContext(ctx, session), session.OperationTime
+		in = mongo.NewSessionContext(ctx, session)
+		// Where it begins is asked for first: it is the revision of Synced.
+		if err := w.client.Database("admin").RunCommand(in, bson.D{{Key: "ping", Value: 1}}).Err(); err != nil {
+			return err
+		}
+		if at := session.OperationTime(); w.at.IsZero() && at != nil {
+			w.at = *at
+		}
 	}
 	var any bson.A
 	for _, in := range ranges(w.prefix, "") {
@@ -118,11 +124,7 @@ func (w *watch) run(ctx context.Context, initial bool) error {
 		return err
 	}
 	defer func() { _ = stream.Close(context.WithoutCancel(ctx)) }() // the first error counts
-	if at := begin(); w.at.IsZero() && at != nil {
-		w.at = *at
-	} else {
-		w.count = w.skip
-	}
+	w.count = w.skip
 	if initial {
 		if err := w.initial(ctx); err != nil {
 			return err
