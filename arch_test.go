@@ -176,6 +176,8 @@ var fences = []fence{
 		"WebSocket passes through as bytes; only tests speak it"},
 	{"golang.org/x/net/http2/...", []string{"mesh"},
 		"connections have one engine, behind mesh/proxy"},
+	{"github.com/tetratelabs/wazero/...", []string{"driver/middleware/wasm"},
+		"WebAssembly runs where it is a driver"},
 	{"modernc.org/sqlite", []string{"driver/sqlite"},
 		"one technology, one package"},
 	{"net/http", []string{"cmd", "dialect", "driver", "examples", "mesh", "runtime", "telemetry"},

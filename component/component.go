@@ -31,6 +31,9 @@ type Env struct {
 	// Dir is the directory of the file that declares the component; empty when
 	// there is none.
 	Dir string
+	// StrictSandbox tells that code which a driver runs for somebody else, such
+	// as WebAssembly, is to see neither clocks nor random numbers.
+	StrictSandbox bool
 	// Log carries block, component and driver already. Drivers log only what
 	// no returned error can say, such as a reconnect.
 	Log *slog.Logger

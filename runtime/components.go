@@ -329,6 +329,9 @@ func handle[D io.Closer](b *builder, u *unit, c *resource.Component) *component.
 func handleWith[D io.Closer](b *builder, u *unit, c *resource.Component, opened func(D, component.Settings) (D, error)) *component.Handle[D] {
 	log, typ := b.log(c), u.spec.Type()
 	env := component.Env{Name: c.Name(), AppID: b.cfg.AppID, Namespace: b.cfg.Namespace, Log: log}
+	if w := b.set.Configuration.Spec.Wasm; w != nil && w.StrictSandbox != nil {
+		env.StrictSandbox = *w.StrictSandbox
+	}
 	if file := c.Position().File; file != "" {
 		env.Dir = filepath.Dir(file)
 	}

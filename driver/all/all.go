@@ -4,6 +4,7 @@ package all
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/driver/aws"
@@ -26,6 +27,7 @@ import (
 	"github.com/proa-io/proa/driver/middleware/clientcredentials"
 	"github.com/proa-io/proa/driver/middleware/ratelimit"
 	"github.com/proa-io/proa/driver/middleware/route"
+	"github.com/proa-io/proa/driver/middleware/wasm"
 	"github.com/proa-io/proa/driver/mongodb"
 	"github.com/proa-io/proa/driver/mqtt"
 	"github.com/proa-io/proa/driver/mysql"
@@ -56,7 +58,20 @@ func Catalog(d Deps) (*component.Catalog, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.WithDiscoverer(pluggable.Discover), nil
+	return c.WithDiscoverer(discover), nil
+}
+
+// discover finds what plugs in, and says what to use in place of what others
+// have and we do not.
+func discover(block, name, version string) (component.Spec, bool, string) {
+	switch strings.ToLower(block + "." + name) {
+	case "middleware.http.opa":
+		return component.Spec{}, false, "policies in Rego are not supported: use accessControl of the Configuration, " +
+			"middleware.http.bearer, middleware.http.routerchecker, or a policy that is compiled for middleware.http.wasm"
+	case "middleware.http.sentinel":
+		return component.Spec{}, false, "rules of Sentinel are not supported: use middleware.http.ratelimit, and the circuit breakers of Resiliency"
+	}
+	return pluggable.Discover(block, name, version)
 }
 
 // Specs returns every driver of this repository.
@@ -82,6 +97,7 @@ func Specs(d Deps) []component.Spec {
 		clientcredentials.Specs(),
 		ratelimit.Specs(),
 		route.Specs(),
+		wasm.Specs(),
 		mongodb.Specs(),
 		mqtt.Specs(),
 		mysql.Specs(),

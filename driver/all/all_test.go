@@ -30,3 +30,17 @@ func TestTheStateDriversAreThere(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatIsMissingNamesWhatToUseInstead(t *testing.T) {
+	catalog, err := Catalog(Deps{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for typ, want := range map[string]string{
+		"middleware.http.opa": "middleware.http.wasm", "middleware.http.sentinel": "middleware.http.ratelimit",
+	} {
+		if _, err := catalog.Lookup(typ, "v1"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want a word of %s", typ, err, want)
+		}
+	}
+}
