@@ -50,7 +50,7 @@ func TestBinding(t *testing.T) {
 
 func TestStatementsAreCarriedOut(t *testing.T) {
 	t.Parallel()
-	raw(t, "bound")
+	run(t, raw(t, "bound"), "DROP TABLE IF EXISTS foo")
 	b := openBinding(t, server.Get(t).DSN("bound"))
 	for _, tc := range []struct{ operation, sql, params, data, affected string }{
 		{"exec", "CREATE TABLE foo (id bigint unsigned, v varchar(20), f double, d decimal(40,2), at datetime(3), ok boolean, b blob, l longtext, e enum('x','y')) CHARACTER SET utf8mb4", "", "", "0"},

@@ -256,8 +256,11 @@ func (b *Binding) send(ctx context.Context, head []byte, rest io.Reader, o optio
 		c.VersionID = &info.VersionID
 	}
 	link, err := b.link(ctx, o.key, max(o.ttl, minPresign))
-	if err != nil {
+	switch {
+	case err != nil && o.ttl > 0:
 		return created{}, err
+	case err != nil: // nobody is signed in
+		link = b.client.EndpointURL().JoinPath(b.cfg.Bucket, o.key)
 	}
 	if o.ttl > 0 {
 		c.PresignURL = link.String()

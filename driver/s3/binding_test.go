@@ -432,8 +432,7 @@ func TestLargeFilesGoInParts(t *testing.T) {
 	}
 	cfg.InsecureSSL = true
 	b := open(t, cfg)
-	content := strings.Repeat("0123456789abcde\n", 5<<16) // 5 MiB
-	content += strings.Repeat(content, 3)                 // 20 MiB, which are two parts
+	content := strings.Repeat("0123456789abcde\n", 17<<16) // 17 MiB, which are two parts
 	for _, decode := range []bool{false, true} {
 		text := content
 		if decode {
@@ -455,5 +454,32 @@ func TestLargeFilesGoInParts(t *testing.T) {
 				t.Errorf("a file that is not Base64 at its end: %v", err)
 			}
 		}
+	}
+}
+
+// TestWithoutCredentials uses a bucket that anybody may write to. No link can be
+// signed then.
+func TestWithoutCredentials(t *testing.T) {
+	t.Setenv("HOME", t.TempDir())
+	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", filepath.Join(t.TempDir(), "none"))
+	for _, name := range []string{"AWS_ACCESS_KEY_ID", "AWS_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY", "AWS_SECRET_KEY"} {
+		t.Setenv(name, "")
+	}
+	machine := httptest.NewServer(http.NotFoundHandler()) // which knows of no credentials
+	t.Cleanup(machine.Close)
+	t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", machine.URL)
+	s := newService(t)
+	cfg := configOf(s.URL)
+	cfg.AccessKey, cfg.SecretKey = component.Secret{}, component.Secret{}
+	b := open(t, cfg)
+	created := parse(t, must(t, b, "create", "for everyone", "key", "a b")).(map[string]any)
+	if want := s.URL + "/" + bucket + "/a%20b"; created["location"] != want {
+		t.Errorf("location %v, want %s", created["location"], want)
+	}
+	if got := must(t, b, "get", "", "key", "a b"); got != "for everyone" {
+		t.Errorf("got %q", got)
+	}
+	if _, err := invoke(t, b, "presign", "", "key", "a b", "presignTTL", "1m"); !fault.Is(err, fault.InvalidArgument) || !strings.Contains(fault.Message(err), "credentials") {
+		t.Errorf("presign: %v", err)
 	}
 }
