@@ -161,8 +161,9 @@ func (a *ledgerApp) lacks(n int) string {
 	return ""
 }
 
+// It kills the broker of all tests, and so comes before those that run in
+// parallel.
 func TestPublishingAndConsumingResumeAfterTheBrokerWasKilled(t *testing.T) {
-	t.Parallel()
 	const n = 60
 	srv := server.Get(t)
 	b := pubsub.New(component.Opened("bus", pubsub.Driver(mustOpen(t, testConfig(srv.Addr()), nearby()))), pubsub.Options{AppID: rand.Text()})
