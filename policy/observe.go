@@ -3,6 +3,8 @@ package policy
 import (
 	"context"
 	"log/slog"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -34,26 +36,60 @@ func Metrics(m *telemetry.Metrics) Policy {
 	}
 }
 
-// Trace records a span for every call of a sampled trace.
+// Trace records a span for every call of a sampled trace: of a component an
+// internal one, and of a request from another sidecar the one that answers that
+// sidecar's. Calls of other applications, and deliveries to this one, have spans
+// of the dialect that knows who is called.
 func Trace(t *telemetry.Tracing) Policy {
 	return func(op Op, next Handler) Handler {
-		if t == nil {
+		if t == nil || op.Block == blockInvoke && !op.Inbound || op.Block != blockInvoke && op.Inbound {
 			return next
 		}
-		name := op.Block + "/" + op.Name
-		fixed := []attribute.KeyValue{
-			attribute.String("proa.block", op.Block), attribute.String("proa.component", op.Component),
-			attribute.String("proa.op", op.Name),
+		begin := ofComponent(t, op)
+		if op.Block == blockInvoke {
+			begin = ofPeer(t, op)
 		}
 		return func(ctx context.Context, c *Call) error {
-			if !t.Enabled() {
+			if !t.Records(ctx) {
 				return next(ctx, c)
 			}
-			ctx, span := t.Start(ctx, name, fixed...)
+			ctx, span := begin(ctx, c)
 			err := next(ctx, c)
+			if c.Attempt > 1 {
+				span.Set("proa.attempts", strconv.Itoa(c.Attempt))
+			}
 			span.End(err)
 			return err
 		}
+	}
+}
+
+// blockInvoke is the name of the block of service invocation.
+const blockInvoke = "invoke"
+
+type beginSpan func(context.Context, *Call) (context.Context, telemetry.Span)
+
+func ofComponent(t *telemetry.Tracing, op Op) beginSpan {
+	name := op.Block + "/" + op.Name
+	fixed := []attribute.KeyValue{
+		attribute.String("proa.block", op.Block), attribute.String("proa.component", op.Component),
+		attribute.String("proa.op", op.Name),
+	}
+	return func(ctx context.Context, _ *Call) (context.Context, telemetry.Span) {
+		return t.Start(ctx, name, fixed...)
+	}
+}
+
+// ofPeer names what Dapr's sidecars call each other with.
+func ofPeer(t *telemetry.Tracing, op Op) beginSpan {
+	return func(ctx context.Context, c *Call) (context.Context, telemetry.Span) {
+		return t.StartSpan(ctx, telemetry.SpanInfo{
+			Name: "CallLocal/" + op.Component + "/" + strings.TrimPrefix(c.Key, "/"), Kind: telemetry.Server,
+			Attributes: []string{
+				"dapr.api", "/dapr.proto.internals.v1.ServiceInvocation/CallLocal", "dapr.protocol", "grpc",
+				"dapr.invoke_method", strings.TrimPrefix(c.Key, "/"), "rpc.service", "ServiceInvocation", "proa.caller", c.Caller,
+			},
+		})
 	}
 }
 

@@ -153,14 +153,17 @@ func TestInputBindingsAreRestarted(t *testing.T) {
 }
 
 // dial connects to the gRPC API.
-func (r *rig) dial() rtv1.DaprClient {
+func (r *rig) dial() rtv1.DaprClient { return rtv1.NewDaprClient(r.conn()) }
+
+// conn is a connection to the gRPC API.
+func (r *rig) conn() *grpc.ClientConn {
 	r.t.Helper()
 	conn, err := grpc.NewClient(fmt.Sprintf("127.0.0.1:%d", r.Addresses().GRPCPort), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(func() { _ = conn.Close() })
-	return rtv1.NewDaprClient(conn)
+	return conn
 }
 
 func TestStreamsOfEventsStayOpenWhenTheirBrokerIsReplaced(t *testing.T) {

@@ -37,7 +37,7 @@ func (rt *Runtime) newSignals(ctx context.Context, conf *resource.Configuration)
 		return s, err
 	}
 	service := telemetry.Service{Name: rt.cfg.AppID, Namespace: rt.cfg.Namespace, Version: rt.cfg.Version}
-	traces := telemetry.TracingOptions{Service: service, OTLP: env.Traces, ZipkinURL: env.Zipkin, Log: rt.local}
+	traces := telemetry.TracingOptions{Service: service, OTLP: env.Traces, ParentBased: env.ParentBased, ZipkinURL: env.Zipkin, Log: rt.local}
 	others := telemetry.ExportOptions{Service: service, Metrics: env.Metrics, Registry: rt.metrics, Logs: env.Logs, Log: rt.local}
 	if env.Console {
 		traces.Stdout = os.Stdout

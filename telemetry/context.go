@@ -60,13 +60,18 @@ func hexDigit(c byte) byte {
 	return 0xff
 }
 
+// newTraceID returns a random one.
+func newTraceID() (id [16]byte) {
+	for id == [16]byte{} {
+		putUint64(id[:8], rand.Uint64()) //nolint:gosec // ids need no secrecy
+		putUint64(id[8:], rand.Uint64()) //nolint:gosec // ids need no secrecy
+	}
+	return id
+}
+
 // NewTrace starts a trace with random ids.
 func NewTrace(sampled bool) TraceContext {
-	var t TraceContext
-	for t.TraceID == [16]byte{} {
-		putUint64(t.TraceID[:8], rand.Uint64()) //nolint:gosec // ids need no secrecy
-		putUint64(t.TraceID[8:], rand.Uint64()) //nolint:gosec // ids need no secrecy
-	}
+	t := TraceContext{TraceID: newTraceID()}
 	for t.SpanID == [8]byte{} {
 		putUint64(t.SpanID[:], rand.Uint64()) //nolint:gosec // ids need no secrecy
 	}

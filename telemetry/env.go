@@ -23,6 +23,9 @@ type Environment struct {
 	Console bool
 	// SamplingRate is that of OTEL_TRACES_SAMPLER; negative when it is not set.
 	SamplingRate float64
+	// ParentBased tells that OTEL_TRACES_SAMPLER is one of those that leave
+	// alone what came not sampled.
+	ParentBased bool
 }
 
 // ReadEnvironment reads the variables that getenv returns. The error names the
@@ -158,6 +161,7 @@ func (v variables) collector(signal string) (*OTLP, error) {
 // sampler reads OTEL_TRACES_SAMPLER.
 func (v variables) sampler(e *Environment) error {
 	name := v("OTEL_TRACES_SAMPLER")
+	e.ParentBased = strings.HasPrefix(name, "parentbased_")
 	switch strings.TrimPrefix(name, "parentbased_") {
 	case "":
 	case "always_on":

@@ -3,6 +3,8 @@ package telemetry_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"io"
 	"strings"
 	"testing"
 
@@ -109,5 +111,86 @@ func TestLinesHaveTheFieldsOfDapr(t *testing.T) {
 				t.Errorf("no %s in\n%s", w, out.String())
 			}
 		}
+	}
+}
+
+func TestWhatIsRecordedFollowsTheRateAndTheCaller(t *testing.T) {
+	const unsampled = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00" // its id is at 0.64 of all
+	tracing := func(o telemetry.TracingOptions) *telemetry.Tracing {
+		t.Helper()
+		o.Stdout = io.Discard
+		tr, err := telemetry.NewTracing(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = tr.Shutdown(context.WithoutCancel(t.Context())) })
+		return tr
+	}
+	for _, tc := range []struct {
+		rate        float64
+		parentBased bool
+		came        string
+		recorded    bool
+	}{
+		{0, false, parent, true}, {0, true, parent, true}, // what came recorded stays so
+		{0, false, unsampled, false}, {0.7, false, unsampled, true}, {0.6, false, unsampled, false}, {1, false, unsampled, true},
+		{1, true, unsampled, false},
+		{1, false, "", true}, {1, true, "", true}, {0, false, "", false},
+	} {
+		tr := tracing(telemetry.TracingOptions{SamplingRate: tc.rate, ParentBased: tc.parentBased})
+		came, _ := telemetry.ParseTraceparent(tc.came)
+		for range 3 {
+			got := tr.Decide(came)
+			if got.Sampled() != tc.recorded || tc.came != "" && (got.TraceID != came.TraceID || got.SpanID != came.SpanID) ||
+				tc.came == "" && got.IsValid() != tc.recorded {
+				t.Errorf("rate %v, parent based %v, %q: %+v", tc.rate, tc.parentBased, tc.came, got)
+			}
+		}
+	}
+	tr, recorded := tracing(telemetry.TracingOptions{SamplingRate: 0.25}), 0
+	for range 4000 {
+		if tr.Decide(telemetry.TraceContext{}).Sampled() {
+			recorded++
+		}
+	}
+	if recorded < 800 || recorded > 1200 {
+		t.Errorf("%d of 4000 are recorded at a rate of 0.25", recorded)
+	}
+}
+
+func TestATraceThatBeginsHereHasARoot(t *testing.T) {
+	var out bytes.Buffer
+	tr, err := telemetry.NewTracing(t.Context(), telemetry.TracingOptions{Stdout: &out, SamplingRate: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, span := tr.StartSpan(telemetry.WithTrace(t.Context(), tr.Decide(telemetry.TraceContext{})), telemetry.SpanInfo{
+		Name: "na\xffme", Kind: telemetry.Server, Attributes: []string{"a", "b", "empty", "", "odd"},
+	})
+	span.Rename("renamed")
+	span.Set("c", "\xff")
+	span.Fail("broken")
+	span.End(nil)
+	tc, _ := telemetry.TraceFrom(ctx)
+	if err := tr.Shutdown(context.WithoutCancel(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	var got struct {
+		Name        string
+		SpanKind    int
+		SpanContext struct{ TraceID, SpanID string }
+		Parent      struct{ SpanID string }
+		Attributes  []struct {
+			Key   string
+			Value struct{ Value string }
+		}
+		Status struct{ Code, Description string }
+	}
+	if err := json.Unmarshal(out.Bytes(), &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.Name != "renamed" || got.SpanKind != 2 || got.Parent.SpanID != "0000000000000000" || len(got.Attributes) != 2 ||
+		got.Attributes[1].Value.Value != "\uFFFD" || got.Status.Description != "broken" || tc.Traceparent()[36:52] != got.SpanContext.SpanID {
+		t.Errorf("%+v of %s", got, tc.Traceparent())
 	}
 }

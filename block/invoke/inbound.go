@@ -10,6 +10,7 @@ import (
 	"github.com/proa-io/proa/fault"
 	"github.com/proa-io/proa/mesh/proxy"
 	"github.com/proa-io/proa/policy"
+	"github.com/proa-io/proa/telemetry"
 )
 
 // Receive takes an exchange from another sidecar and carries it to the
@@ -35,7 +36,10 @@ func (s *Service) Receive(ex proxy.Exchange) {
 		return
 	}
 	s.received(caller)
-	ctx := s.begin(ex.Context(), in.Header)
+	ctx := ex.Context()
+	if s.opt.Tracing.Enabled() {
+		ctx = telemetry.WithTrace(ctx, s.opt.Tracing.Begin(in.Header.Get(fieldTraceparent), in.Header.Get(fieldTracestate)))
+	}
 	call := policy.Call{
 		Caller: in.Header.Get(FieldCallerAppID), Key: in.Path(), Bytes: int(max(0, in.ContentLength)), Idempotent: idempotent(in.Method),
 	}

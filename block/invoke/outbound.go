@@ -55,12 +55,18 @@ func (s *Service) known(ctx context.Context, t target) error {
 	return err
 }
 
-// begin puts the trace context into ctx when somebody will want it.
+// begin puts the trace context into ctx when somebody will want it. Whether the
+// trace is recorded has been decided by who took the request.
 func (s *Service) begin(ctx context.Context, h proxy.Header) context.Context {
 	if !s.opt.Tracing.Enabled() {
 		return ctx
 	}
-	return telemetry.WithTrace(ctx, s.opt.Tracing.Begin(h.Get(fieldTraceparent), h.Get(fieldTracestate)))
+	tc, ok := telemetry.ParseTraceparent(h.Get(fieldTraceparent))
+	if !ok {
+		return telemetry.WithTrace(ctx, telemetry.NewTrace(false))
+	}
+	tc.State = h.Get(fieldTracestate)
+	return telemetry.WithTrace(ctx, tc)
 }
 
 // idempotent reports whether RFC 9110, section 9.2.2, allows to repeat a

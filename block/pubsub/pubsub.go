@@ -13,6 +13,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"time"
 
 	"github.com/proa-io/proa/component"
@@ -229,6 +230,7 @@ func (b *Broker) message(ctx context.Context, r *PublishRequest, at time.Time) (
 	}
 	if o.raw {
 		m.Data, m.ContentType = bytes.Clone(r.Data), r.ContentType
+		m.Metadata = withTrace(m.Metadata, r.TraceParent, r.TraceState)
 		return m, due, nil
 	}
 	v := envelope{
@@ -249,6 +251,21 @@ func (b *Broker) message(ctx context.Context, r *PublishRequest, at time.Time) (
 	}
 	m.Data = v.wrap(r.Data, r.ContentType, &o)
 	return m, due, nil
+}
+
+// withTrace adds the trace that a message without an envelope was published in to
+// its metadata, where it travels as the broker can.
+func withTrace(metadata map[string]string, parent, state string) map[string]string {
+	if parent == "" || metadata[attrTraceParent] != "" {
+		return metadata
+	}
+	out := make(map[string]string, len(metadata)+2)
+	maps.Copy(out, metadata)
+	out[attrTraceParent] = parent
+	if state != "" {
+		out[attrTraceState] = state
+	}
+	return out
 }
 
 func discardsExpired(d Driver) bool {

@@ -257,7 +257,10 @@ func TestTokenAdmitsOnlyItself(t *testing.T) {
 func TestATraceIsTakenUpOrLeftAlone(t *testing.T) {
 	const parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 	f := TraceFields{Parent: parent, State: "a=b"}
-	ctx := f.Begin(t.Context(), nil)
+	ctx, recorded := f.Begin(t.Context(), nil)
+	if recorded {
+		t.Error("recorded without tracing")
+	}
 	if tc, ok := telemetry.TraceFrom(ctx); !ok || tc.Traceparent() != parent || tc.State != "a=b" {
 		t.Errorf("trace %v %v", tc, ok)
 	}
@@ -266,7 +269,7 @@ func TestATraceIsTakenUpOrLeftAlone(t *testing.T) {
 	}
 	for _, f := range []TraceFields{{}, {Parent: "nonsense"}} {
 		ctx := t.Context()
-		if f.Begin(ctx, nil) != ctx {
+		if same, _ := f.Begin(ctx, nil); same != ctx {
 			t.Errorf("%v: a context was made for nothing", f)
 		}
 		if p, s := f.Current(ctx); p != "" || s != "" {
@@ -281,9 +284,9 @@ func TestATraceBeginsWhenItIsToBeRecorded(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = tracing.Shutdown(context.WithoutCancel(t.Context())) }()
-	ctx := TraceFields{}.Begin(t.Context(), tracing)
+	ctx, recorded := TraceFields{}.Begin(t.Context(), tracing)
 	tc, ok := telemetry.TraceFrom(ctx)
-	if p, _ := (TraceFields{}).Current(ctx); !ok || !tc.Sampled() || p != tc.Traceparent() {
+	if p, _ := (TraceFields{}).Current(ctx); !ok || !recorded || !tc.Sampled() || p != tc.Traceparent() {
 		t.Errorf("trace %v %v, current %q", tc, ok, p)
 	}
 }

@@ -22,20 +22,20 @@ type TraceFields struct{ Parent, State, Baggage string }
 
 // Begin returns a context for the call that came with f: with the trace of f,
 // or with a new one when none came and it is to be recorded. Where neither is
-// so it returns ctx, at no cost.
-func (f TraceFields) Begin(ctx context.Context, t *telemetry.Tracing) context.Context {
-	if f.Parent != "" {
-		if tc, ok := telemetry.ParseTraceparent(f.Parent); ok {
-			tc.State = f.State
-			return telemetry.WithTrace(ctx, tc)
-		}
+// so it returns ctx, at no cost. It reports whether the call is to be recorded.
+func (f TraceFields) Begin(ctx context.Context, t *telemetry.Tracing) (context.Context, bool) {
+	came, ok := telemetry.ParseTraceparent(f.Parent)
+	if ok {
+		came.State = f.State
 	}
 	if t.Enabled() {
-		if tc := t.Begin("", ""); tc.Sampled() {
-			return telemetry.WithTrace(ctx, tc)
-		}
+		came = t.Decide(came)
+		ok = came.IsValid()
 	}
-	return ctx
+	if !ok {
+		return ctx, false
+	}
+	return telemetry.WithTrace(ctx, came), came.Sampled() && t.Enabled()
 }
 
 // Current returns the trace fields of the call whose context is ctx, for what

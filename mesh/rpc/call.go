@@ -29,6 +29,7 @@ type call struct {
 	began    time.Time // zero when nobody asks
 	sent     atomic.Int64
 	reader   messageReader
+	watcher  Watcher // nil for nobody
 
 	built   atomic.Bool
 	polls   atomic.Int32 // calls of Err before built
@@ -180,7 +181,13 @@ func (c *call) serveUnary(ctx context.Context, m *method) error {
 	if err != nil {
 		return err
 	}
-	out, err := m.unary.Handler(m.impl, ctx, func(v any) error { return unmarshal(message, v) }, nil)
+	out, err := m.unary.Handler(m.impl, ctx, func(v any) error {
+		err := unmarshal(message, v)
+		if err == nil && c.watcher != nil {
+			c.watcher.Request(v)
+		}
+		return err
+	}, nil)
 	if err != nil {
 		return err
 	}

@@ -32,8 +32,9 @@ type Options struct {
 	// error is the answer of the call. method has the form
 	// "/package.Service/Method".
 	Check func(method string, h proxy.Header) error
-	// Enrich, if set, returns the context for a call of a registered method.
-	Enrich func(ctx context.Context, h proxy.Header) context.Context
+	// Enrich, if set, returns the context for a call of a registered method, and
+	// who watches the call; nil for nobody.
+	Enrich func(ctx context.Context, method string, h proxy.Header) (context.Context, Watcher)
 	// Unknown, if set, takes the calls of services that are not registered.
 	// Without it they get Unimplemented.
 	Unknown proxy.Handler
@@ -43,6 +44,15 @@ type Options struct {
 	// Observe, if set, is told of each call of a registered method after it
 	// was answered. It must not block.
 	Observe func(Observed)
+}
+
+// Watcher is told of one call.
+type Watcher interface {
+	// Request is told of the message of a call that has one, before the call is
+	// served.
+	Request(message any)
+	// End is told how the call ended: the error is that of the handler.
+	End(err error)
 }
 
 // Observed is a call that was answered.
@@ -157,13 +167,18 @@ func (s *Server) call(ex proxy.Exchange, r *proxy.Request, m *method) {
 	defer c.reader.release()
 	ctx := context.Context(c)
 	if s.opt.Enrich != nil {
-		ctx = s.opt.Enrich(ctx, r.Header)
+		ctx, c.watcher = s.opt.Enrich(ctx, c.path, r.Header)
 	}
+	var err error
 	if m.unary != nil {
-		c.finish(c.serveUnary(ctx, m))
+		err = c.serveUnary(ctx, m)
 	} else {
-		c.finish(c.serveStream(ctx, m))
+		err = c.serveStream(ctx, m)
 	}
+	if c.watcher != nil {
+		c.watcher.End(err)
+	}
+	c.finish(err)
 }
 
 // admit reads the protocol's own header fields.

@@ -443,13 +443,33 @@ func TestTheContextOfACallCanBeEnriched(t *testing.T) {
 		name, _ := ctx.Value(enriched{}).(string)
 		return &pb.SimpleResponse{Username: name}, nil
 	}}
-	c := client(t, s, rpc.Options{Enrich: func(ctx context.Context, h proxy.Header) context.Context {
-		return context.WithValue(ctx, enriched{}, h.Get("who"))
+	w := &watcher{}
+	c := client(t, s, rpc.Options{Enrich: func(ctx context.Context, method string, h proxy.Header) (context.Context, rpc.Watcher) {
+		w.method = method
+		return context.WithValue(ctx, enriched{}, h.Get("who")), w
 	}})
-	out, err := c.UnaryCall(metadata.AppendToOutgoingContext(timeout(t), "who", "ann"), &pb.SimpleRequest{})
+	out, err := c.UnaryCall(metadata.AppendToOutgoingContext(timeout(t), "who", "ann"), &pb.SimpleRequest{ResponseSize: 7})
 	if err != nil || out.GetUsername() != "ann" {
 		t.Errorf("got %v, %v", out, err)
 	}
+	if r, ok := w.request.(*pb.SimpleRequest); !ok || r.GetResponseSize() != 7 || w.ended != 1 || w.err != nil || !strings.HasSuffix(w.method, "/UnaryCall") {
+		t.Errorf("it watched %+v", w)
+	}
+}
+
+// watcher notes what it is told.
+type watcher struct {
+	method  string
+	request any
+	ended   int
+	err     error
+}
+
+func (w *watcher) Request(m any) { w.request = m }
+
+func (w *watcher) End(err error) {
+	w.ended++
+	w.err = err
 }
 
 func TestCallsAreObservedWithTheirOutcome(t *testing.T) {

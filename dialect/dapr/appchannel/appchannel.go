@@ -212,7 +212,7 @@ func (l *link) limited(ctx context.Context, call *policy.Call, do func(context.C
 // otherwise. A gRPC application gets OnTopicEvent; a code of Unimplemented is
 // Drop and every other one Retry.
 func (c *Channel) Deliver(ctx context.Context, route string, e *pubsub.Event) (pubsub.Status, error) {
-	ctx, span := c.begin(ctx, e)
+	ctx, span := dapr.BeginDelivery(ctx, c.opt.Tracing, e)
 	status, err := c.app.Deliver(ctx, route, e)
 	span.End(err)
 	return status, err
@@ -224,13 +224,21 @@ func (c *Channel) Deliver(ctx context.Context, route string, e *pubsub.Event) (p
 // OnBulkTopicEvent or, where it has only that, OnBulkTopicEventAlpha1. A 404
 // or Unimplemented drops all entries.
 func (c *Channel) DeliverBulk(ctx context.Context, route string, b *pubsub.BulkEvent) ([]pubsub.EntryStatus, error) {
-	return c.app.DeliverBulk(ctx, route, b)
+	ctx, spans := dapr.BeginBulkDelivery(ctx, c.opt.Tracing, b)
+	statuses, err := c.app.DeliverBulk(ctx, route, b)
+	for _, s := range spans {
+		s.End(err)
+	}
+	return statuses, err
 }
 
 // OnBindingEvent implements [binding.App]: POST at the route, or
 // OnBindingEvent.
 func (c *Channel) OnBindingEvent(ctx context.Context, name, route string, e binding.Event) (*binding.AppResponse, error) {
-	return c.app.OnBindingEvent(ctx, name, route, e)
+	ctx, span := dapr.BeginBinding(ctx, c.opt.Tracing, name, route, e.Metadata)
+	answer, err := c.app.OnBindingEvent(ctx, name, route, e)
+	span.End(err)
+	return answer, err
 }
 
 // OnConfigurationUpdate implements [dapr.ConfigurationApp]: an HTTP application
@@ -239,24 +247,10 @@ func (c *Channel) OnBindingEvent(ctx context.Context, name, route string, e bind
 // did; another try repeats them all. A gRPC application gets its changes on
 // the stream that it opened, so that this is Unimplemented.
 func (c *Channel) OnConfigurationUpdate(ctx context.Context, store string, u config.Update) error {
-	return c.app.OnConfigurationUpdate(ctx, store, u)
-}
-
-// begin starts a span below the trace that the event was published in, if that
-// is sampled.
-func (c *Channel) begin(ctx context.Context, e *pubsub.Event) (context.Context, telemetry.Span) {
-	if !c.opt.Tracing.Enabled() {
-		return ctx, telemetry.Span{}
-	}
-	if _, ok := telemetry.TraceFrom(ctx); ok {
-		return ctx, telemetry.Span{} // the policies have one
-	}
-	tc, ok := telemetry.ParseTraceparent(e.TraceParent())
-	if !ok || !tc.Sampled() {
-		return ctx, telemetry.Span{}
-	}
-	tc.State = e.TraceState()
-	return c.opt.Tracing.Start(telemetry.WithTrace(ctx, tc), "pubsub/"+e.Topic)
+	ctx, span := dapr.BeginCallback(ctx, c.opt.Tracing, "configuration/"+store, "OnConfigurationUpdate")
+	err := c.app.OnConfigurationUpdate(ctx, store, u)
+	span.End(err)
+	return err
 }
 
 // Subscriptions asks the application what it subscribes to: GET

@@ -253,8 +253,8 @@ func TestAnEventOfASampledTraceGetsASpan(t *testing.T) {
 	if _, err := c.Deliver(telemetry.WithTrace(t.Context(), outer), "/orders", event(t, "x", "", nil, false)); err != nil {
 		t.Fatal(err)
 	}
-	if got := app.last(t).header.Get("Traceparent"); got != outer.Traceparent() {
-		t.Errorf("the application got %q, want that of the call, %q", got, outer.Traceparent())
+	if got := app.last(t).header.Get("Traceparent"); got == outer.Traceparent() || got[:36] != outer.Traceparent()[:36] {
+		t.Errorf("the application got %q, want one of the trace of the call, %q", got, outer.Traceparent())
 	}
 	if err := tracing.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 	commonv1 "github.com/proa-io/proa/api/gen/dapr/proto/common/v1"
 	rtv1 "github.com/proa-io/proa/api/gen/dapr/proto/runtime/v1"
 	"github.com/proa-io/proa/block/job"
+	"github.com/proa-io/proa/dialect/dapr"
 	"github.com/proa-io/proa/fault"
 	"github.com/proa-io/proa/mesh/proxy"
 )
@@ -25,7 +26,10 @@ import (
 // the bytes of data of another type. A status of 404, or the code NotFound or
 // Unimplemented, means that it has no handler.
 func (c *Channel) OnJobEvent(ctx context.Context, e job.Event) error {
-	return c.app.OnJobEvent(ctx, e)
+	ctx, span := dapr.BeginCallback(ctx, c.opt.Tracing, "job/"+e.Name, "OnJobEvent")
+	err := c.app.OnJobEvent(ctx, e)
+	span.End(err)
+	return err
 }
 
 // OnJobEvent implements job.App.

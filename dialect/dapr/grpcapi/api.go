@@ -129,7 +129,10 @@ func (a *API) SetRules(allows func(group, version string) bool, observe func(Cal
 	if allows == nil {
 		allows = func(string, string) bool { return true }
 	}
-	ro := rpc.Options{MaxMessage: a.opts.MaxMessage, Enrich: a.enrich, Unknown: a.forward, ErrorStatus: a.statusOf}
+	ro := rpc.Options{
+		MaxMessage: a.opts.MaxMessage, Check: func(_ string, h proxy.Header) error { return checkBaggage(h) }, Enrich: a.enrich,
+		Unknown: a.forward, ErrorStatus: a.statusOf,
+	}
 	if observe != nil {
 		ro.Observe = func(c rpc.Observed) {
 			observe(Call{
@@ -256,10 +259,15 @@ func (a *API) passOn(ex proxy.Exchange, r *proxy.Request) (proxy.Progress, error
 	case a.opts.Invoker == nil:
 		return proxy.Progress{}, dapr.InvokeNotReady()
 	}
+	if err := checkBaggage(r.Header); err != nil {
+		return proxy.Progress{}, err
+	}
 	path := r.Target
 	r.Header.Del(invoke.FieldTarget)
 	r.Header.Del(dapr.TokenHeader)
+	end := a.beginForward(ex.Context(), r, id)
 	p, err := a.opts.Invoker.Forward(ex, id, path)
+	end(err)
 	if err != nil {
 		return p, a.failed(dapr.Invoke, dapr.Subject{Key: id}, err)
 	}

@@ -33,7 +33,10 @@ func traceFields(h proxy.Header) (f dapr.TraceFields) {
 				f.State = value
 			}
 		case len(dapr.Baggage):
-			if f.Baggage == "" && proxy.SameName(name, dapr.Baggage) {
+			if proxy.SameName(name, dapr.Baggage) {
+				if f.Baggage != "" {
+					value = f.Baggage + "," + value
+				}
 				f.Baggage = value
 			}
 		case len(traceBinary):
@@ -58,11 +61,6 @@ func parentOf(binary string) string {
 	}
 	tc := telemetry.TraceContext{TraceID: [16]byte(b[2:18]), SpanID: [8]byte(b[19:27]), Flags: b[28]}
 	return tc.Traceparent()
-}
-
-// enrich returns the context for a call, with its trace.
-func (a *API) enrich(ctx context.Context, h proxy.Header) context.Context {
-	return traceFields(h).Begin(ctx, a.opts.Tracing)
 }
 
 // ofSidecar reports whether a metadata entry of a call is for the sidecar or

@@ -114,7 +114,10 @@ func (s *service) deliver(stream topicEvents, broker *pubsub.Broker, spec *pubsu
 		if err := hello.wait(); err != nil {
 			return err
 		}
-		return stream.Send(message(e))
+		_, span := dapr.BeginDelivery(stream.Context(), s.opts.Tracing, e)
+		err := stream.Send(message(e))
+		span.End(err)
+		return err
 	})
 	var running sync.WaitGroup
 	running.Go(func() { hello.send(ctx, stream, out) })

@@ -1,7 +1,6 @@
 package httpapi
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"maps"
@@ -13,6 +12,7 @@ import (
 	"github.com/proa-io/proa/dialect/dapr"
 	"github.com/proa-io/proa/fault"
 	"github.com/proa-io/proa/mesh/proxy"
+	"github.com/proa-io/proa/telemetry"
 )
 
 // call is one request under way, with room that is used again for the next.
@@ -29,6 +29,8 @@ type call struct {
 	sent   int64  // content of the answer, in bytes
 	target string // of an invocation
 	beside string // what another API calls the request
+	span   telemetry.Span
+	trace  telemetry.TraceContext // of span
 
 	header  proxy.Header       // of the answer
 	body    []byte             // of the request
@@ -49,6 +51,7 @@ func (c *call) begin(a *API, ex proxy.Exchange) {
 
 // end gives the call back. Nothing may refer to it, or to its room, any more.
 func (c *call) end() {
+	c.endSpan()
 	a := c.api
 	clear(c.header[:cap(c.header)])
 	clear(c.items[:cap(c.items)])
@@ -109,11 +112,6 @@ func take(dst *string, name, want, value string) {
 	if *dst == "" && proxy.SameName(name, want) {
 		*dst = value
 	}
-}
-
-// context returns the context of the request, with its trace.
-func (c *call) context() context.Context {
-	return c.fields.trace.Begin(c.ex.Context(), c.api.opts.Tracing)
 }
 
 // unescapeParams decodes the variable parts of the path. It reports whether it

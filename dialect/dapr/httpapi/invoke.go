@@ -55,6 +55,7 @@ func (c *call) invoke() {
 	if c.fields.token != "" {
 		c.req.Header.Del(dapr.TokenHeader)
 	}
+	c.beginInvocation(id, target)
 	ex := c.ex
 	if len(c.header) > 0 {
 		ex = &wrapped{ex, c.header}
