@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -129,6 +130,7 @@ func (s *sidecar) must(tb testing.TB, method, path, body string, want int) strin
 // stays the same while its sidecars come and go.
 type subscriber struct {
 	addr string
+	ill  atomic.Bool // what it answers to health checks
 
 	mu   sync.Mutex
 	seen map[string]int // event → times
@@ -144,6 +146,11 @@ func newSubscriber(tb testing.TB) *subscriber {
 		answerJSON(w, []map[string]string{{"pubsubname": "pubsub", "topic": "orders", "route": "/on/orders"}})
 	})
 	mux.HandleFunc("POST /on/orders", s.event)
+	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) {
+		if s.ill.Load() {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	})
 	srv := httptest.NewServer(mux)
 	tb.Cleanup(srv.Close)
 	s.addr = srv.Listener.Addr().String()
