@@ -110,7 +110,11 @@ func (rt *Runtime) Metadata() dapr.Metadata {
 		MaxConcurrency: max(0, rt.cfg.AppMaxConcurrency),
 	}
 	if h := rt.cfg.AppHealth; h.Enabled {
-		m.App.Health = &dapr.AppHealth{Path: h.Path, Interval: h.Interval.String(), Timeout: h.Timeout.String(), Threshold: h.Threshold}
+		path := h.Path
+		if strings.HasPrefix(rt.cfg.AppProtocol, "grpc") {
+			path = "" // it is asked by a call
+		}
+		m.App.Health = &dapr.AppHealth{Path: path, Interval: h.Interval.String(), Timeout: h.Timeout.String(), Threshold: h.Threshold}
 	}
 	if rt.app != nil {
 		m.Subscriptions = rt.app.subscriptions()

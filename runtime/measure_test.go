@@ -1,10 +1,12 @@
 package runtime
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -153,4 +155,35 @@ func TestRequestsAreMeasuredUnderTheNamesOfDapr(t *testing.T) {
 	cart.measured(`dapr_runtime_service_invocation_res_recv_total`+from+`src_app_id="shop",status="200",type="unary"} 1`, true)
 	cart.measured(`dapr_runtime_service_invocation_res_recv_latency_ms_count`+from+`src_app_id="shop",status="200"} 1`, true)
 	cart.measured(`dapr_resiliency_count`+from+`flow_direction="outbound",name="",namespace="default",policy="retry",status="",target="app_shop"} 2`, true)
+}
+
+func TestMetadataTellWhatIsBroken(t *testing.T) {
+	r := newRig(t, map[string]string{
+		"store.yaml":  componentYAML("store", "state.in-memory"),
+		"broken.yaml": componentYAML("broken", "state.redis", "redisHost=127.0.0.1:1"),
+	}, nil)
+	eventually(t, func() error {
+		var answer struct {
+			Components []struct {
+				Name, Status, Problem string
+				Capabilities          []string
+			}
+			Extended map[string]string
+		}
+		if err := json.Unmarshal([]byte(r.must("GET", "/v1.0/metadata", "", 200)), &answer); err != nil {
+			return err
+		}
+		for _, c := range answer.Components {
+			switch {
+			case c.Name == "store" && (c.Status != "" || !slices.Contains(c.Capabilities, "ACTOR")):
+				return fmt.Errorf("%+v", c)
+			case c.Name == "broken" && (c.Status != "opening" || !strings.Contains(c.Problem, "127.0.0.1:1")):
+				return fmt.Errorf("%+v", c)
+			}
+		}
+		if text := answer.Extended["proa.component.broken"]; !strings.HasPrefix(text, "opening: ") {
+			return fmt.Errorf("extended: %v", answer.Extended)
+		}
+		return nil
+	})
 }

@@ -292,11 +292,27 @@ func (c *components) lookupSecret(ctx context.Context, store, name, key string) 
 func (c *components) describe() []dapr.Component {
 	var out []dapr.Component
 	for _, u := range c.units {
-		out = append(out, dapr.Component{
-			Name: u.name, Type: u.spec.Type(), Version: u.spec.VersionOrDefault(), Capabilities: u.capabilities(),
-		})
+		c := dapr.Component{
+			Name: u.name, Type: u.spec.Type(), Version: u.spec.VersionOrDefault(), Capabilities: shownCapabilities(u.spec.Block, u.capabilities()),
+		}
+		if s := u.status(); s.State != component.Ready {
+			c.Status = s.State.String()
+			if s.Err != nil {
+				c.Problem = fault.Message(s.Err)
+			}
+		}
+		out = append(out, c)
 	}
 	return out
+}
+
+// shownCapabilities are those of a component as the metadata API shows them: a
+// store that can hold actors says so.
+func shownCapabilities(block string, list []string) []string {
+	if block == state.Block && slices.Contains(list, "ETAG") && slices.Contains(list, "TRANSACTIONAL") && !slices.Contains(list, "ACTOR") {
+		return append(slices.Clip(list), "ACTOR")
+	}
+	return list
 }
 
 // notReady names the components that have not been tried yet. One that failed

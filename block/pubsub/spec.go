@@ -46,7 +46,7 @@ func (c Config) Validate() error {
 func Spec[C any, D Driver](d component.Description, defaults C,
 	open func(ctx context.Context, cfg C, env component.Env) (D, error)) component.Spec {
 	return component.NewSpec(Block, d, defaults, Config{}, []component.Capability{
-		component.Can[BulkPublisher]("BULK_PUBLISH"),
+		component.Can[BulkPublisher]("BULK_PUBSUB"),
 		component.Can[TTLer]("MESSAGE_TTL"),
 		component.Can[KeyOrderer]("ORDER_BY_KEY"),
 		component.Can[Browser]("BROWSE"),

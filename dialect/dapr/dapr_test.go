@@ -211,7 +211,10 @@ func TestSeveralFailedItemsAreAllNamed(t *testing.T) {
 func TestMetadataHasTheFieldsThatSDKsRead(t *testing.T) {
 	m := Metadata{
 		AppID: "shop", Version: "1.18.0", Features: []string{"HotReload"},
-		Components:    []Component{{"statestore", "state.redis", "v1", []string{"ETAG", "TTL"}}, {"cron", "bindings.cron", "v1", nil}},
+		Components: []Component{
+			{Name: "statestore", Type: "state.redis", Version: "v1", Capabilities: []string{"ETAG", "TTL"}},
+			{Name: "cron", Type: "bindings.cron", Version: "v1"},
+		},
 		Subscriptions: []Subscription{{PubSub: "pubsub", Topic: "orders", Rules: []Rule{{`event.type == "x"`, "/x"}, {"", "/orders"}}, Type: "PROGRAMMATIC"}},
 		HTTPEndpoints: []string{"github"}, Resiliencies: []string{"res"},
 		Extended:   map[string]string{"cliPID": "12"},

@@ -34,6 +34,9 @@ type Component struct {
 	Name, Type, Version string
 	// Capabilities has the names of component.Spec.
 	Capabilities []string
+	// Status says what a component is that does not serve, "opening"; Problem
+	// says why. Both are empty for one that does.
+	Status, Problem string
 }
 
 // Subscription is one subscription of the application.
@@ -74,6 +77,11 @@ func (m *Metadata) extended() map[string]string {
 		out = map[string]string{}
 	}
 	out["daprRuntimeVersion"] = m.Version
+	for _, c := range m.Components {
+		if c.Problem != "" {
+			out["proa.component."+c.Name] = valid(c.Status + ": " + c.Problem)
+		}
+	}
 	return out
 }
 
@@ -171,6 +179,9 @@ type componentJSON struct {
 	Type         string   `json:"type,omitempty"`
 	Version      string   `json:"version,omitempty"`
 	Capabilities []string `json:"capabilities,omitempty"`
+	// These are none of Dapr's.
+	Status  string `json:"status,omitempty"`
+	Problem string `json:"problem,omitempty"`
 }
 
 type subscriptionJSON struct {
