@@ -42,11 +42,10 @@ type CallStats struct {
 
 // boundCall is what the metrics of an operation are under certain settings.
 type boundCall struct {
-	g        *generation
-	topic    metric // of metrics by topic, and by operation of a binding; numMetrics for none
-	ok, bad  boundSeries
-	byCode   [32]boundSeries // by fault code; 0 stands for success
-	bindings bool
+	g       *generation
+	topic   metric // of metrics by topic, and by operation of a binding; numMetrics for none
+	ok, bad boundSeries
+	byCode  [32]boundSeries // by fault code; 0 stands for success
 }
 
 // boundSeries is a series that is made when it is first needed.

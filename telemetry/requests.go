@@ -133,11 +133,9 @@ func (m *Metrics) GRPCProbed(code int, d time.Duration) {
 	}
 }
 
-// Types of invocations.
-const (
-	unary     = "unary"
-	streaming = "streaming"
-)
+// unary is the type of all invocations: whether a gRPC call that is passed on is
+// a stream does not show.
+const unary = "unary"
 
 // InvocationSent records a request to another application.
 func (m *Metrics) InvocationSent(to string) {
