@@ -1,0 +1,272 @@
+package identity
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
+	"net/url"
+	"time"
+
+	"github.com/proa-io/proa/fault"
+)
+
+// Lifetimes of an Authority.
+const (
+	DefaultRootLife = 10 * 365 * 24 * time.Hour
+	DefaultLeafLife = 24 * time.Hour
+	// skew is how much earlier than now certificates begin, for clocks that
+	// are behind.
+	skew = time.Minute
+)
+
+// Authority is a certification authority of one trust domain, for development
+// and for those who have no other. It holds its keys in memory; Encode and
+// DecodeAuthority keep them. It does not change: Rotate and Prune return another
+// one.
+type Authority struct {
+	TrustDomain string
+	// roots are trusted, oldest first. The last one that is active signs.
+	roots []root
+}
+
+// root is one key of an Authority.
+type root struct {
+	cert   *x509.Certificate
+	key    crypto.Signer
+	active time.Time // from when on it signs
+}
+
+// AuthorityOptions say how long things last. Zero fields take the defaults.
+type AuthorityOptions struct {
+	RootLife time.Duration
+}
+
+// NewAuthority returns an authority with one key, which signs from now on.
+func NewAuthority(trustDomain string, now time.Time, o AuthorityOptions) (*Authority, error) {
+	if err := (ID{TrustDomain: trustDomain, Namespace: "x", AppID: "x"}).Check(); err != nil {
+		return nil, err
+	}
+	r, err := newRoot(trustDomain, now, now, o)
+	if err != nil {
+		return nil, err
+	}
+	return &Authority{TrustDomain: trustDomain, roots: []root{r}}, nil
+}
+
+func newRoot(trustDomain string, now, active time.Time, o AuthorityOptions) (root, error) {
+	if o.RootLife <= 0 {
+		o.RootLife = DefaultRootLife
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return root{}, err
+	}
+	serial, err := newSerial()
+	if err != nil {
+		return root{}, err
+	}
+	template := &x509.Certificate{
+		SerialNumber: serial, Subject: pkix.Name{Organization: []string{"Proa"}, CommonName: trustDomain},
+		NotBefore: now.Add(-skew), NotAfter: now.Add(o.RootLife),
+		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, IsCA: true, BasicConstraintsValid: true,
+		URIs: []*url.URL{{Scheme: "spiffe", Host: trustDomain}},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return root{}, err
+	}
+	cert, err := x509.ParseCertificate(der)
+	return root{cert: cert, key: key, active: active}, err
+}
+
+func newSerial() (*big.Int, error) { return rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127)) }
+
+// Rotate returns an authority that has one more key. It is trusted at once, and
+// signs once overlap has passed, when all who ask for documents have seen it.
+func (a *Authority) Rotate(now time.Time, overlap time.Duration, o AuthorityOptions) (*Authority, error) {
+	r, err := newRoot(a.TrustDomain, now, now.Add(overlap), o)
+	if err != nil {
+		return nil, err
+	}
+	return &Authority{TrustDomain: a.TrustDomain, roots: append(append([]root(nil), a.roots...), r)}, nil
+}
+
+// Prune returns an authority without the keys that nobody needs any more: those
+// that have ended, and those whose successor has signed for longer than leafLife.
+func (a *Authority) Prune(now time.Time, leafLife time.Duration) *Authority {
+	out := &Authority{TrustDomain: a.TrustDomain}
+	for i, r := range a.roots {
+		last := i == len(a.roots)-1
+		if !last && (now.After(r.cert.NotAfter) || now.After(a.roots[i+1].active.Add(leafLife+skew))) {
+			continue
+		}
+		out.roots = append(out.roots, r)
+	}
+	return out
+}
+
+// Expiry returns when the newest key ends.
+func (a *Authority) Expiry() time.Time { return a.roots[len(a.roots)-1].cert.NotAfter }
+
+// Signs returns since when the newest key signs, or when it will.
+func (a *Authority) Signs() time.Time { return a.roots[len(a.roots)-1].active }
+
+// Roots returns the certificates to trust.
+func (a *Authority) Roots() []*x509.Certificate {
+	out := make([]*x509.Certificate, len(a.roots))
+	for i, r := range a.roots {
+		out[i] = r.cert
+	}
+	return out
+}
+
+// signer returns the key that signs at a time.
+func (a *Authority) signer(now time.Time) root {
+	chosen := a.roots[0]
+	for _, r := range a.roots[1:] {
+		if !now.Before(r.active) {
+			chosen = r
+		}
+	}
+	return chosen
+}
+
+// Issue returns a new document for an application, with a key of its own.
+func (a *Authority) Issue(id ID, now time.Time, life time.Duration) (*Document, error) {
+	if err := id.Check(); err != nil {
+		return nil, err
+	}
+	if id.TrustDomain != a.TrustDomain {
+		return nil, fault.New(fault.PermissionDenied, "the authority of %q cannot speak for %s", a.TrustDomain, id)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	serial, err := newSerial()
+	if err != nil {
+		return nil, err
+	}
+	if life <= 0 {
+		life = DefaultLeafLife
+	}
+	by := a.signer(now)
+	template := &x509.Certificate{
+		SerialNumber: serial, NotBefore: now.Add(-skew), NotAfter: earliest(now.Add(life), by.cert.NotAfter),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		BasicConstraintsValid: true, URIs: []*url.URL{id.URL()},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, by.cert, key.Public(), by.key)
+	if err != nil {
+		return nil, err
+	}
+	return NewDocument(&tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, a.Roots(), now)
+}
+
+func earliest(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// The types of the PEM blocks of an encoded Authority.
+const (
+	certificateBlock = "CERTIFICATE"
+	keyBlock         = "PRIVATE KEY"
+	activeHeader     = "Signs-From"
+)
+
+// Encode returns the authority with its keys in PEM: for each a certificate and
+// a private key (PKCS #8). Whoever has it can speak for everybody.
+func (a *Authority) Encode() ([]byte, error) {
+	var out bytes.Buffer
+	for _, r := range a.roots {
+		der, err := x509.MarshalPKCS8PrivateKey(r.key)
+		if err != nil {
+			return nil, err
+		}
+		_ = pem.Encode(&out, &pem.Block{Type: certificateBlock, Bytes: r.cert.Raw}) // to memory
+		_ = pem.Encode(&out, &pem.Block{
+			Type: keyBlock, Headers: map[string]string{activeHeader: r.active.UTC().Format(time.RFC3339Nano)}, Bytes: der,
+		})
+	}
+	return out.Bytes(), nil
+}
+
+// DecodeAuthority reads what Encode wrote. An authority that another tool made,
+// with one certificate and its key, is read too.
+func DecodeAuthority(text []byte) (*Authority, error) {
+	a := &Authority{}
+	var cert *x509.Certificate
+	for n := 1; ; n++ {
+		var b *pem.Block
+		if b, text = pem.Decode(text); b == nil {
+			break
+		}
+		var err error
+		switch {
+		case b.Type == certificateBlock && cert == nil:
+			if cert, err = x509.ParseCertificate(b.Bytes); err != nil {
+				return nil, fault.Wrap(err, fault.InvalidArgument, "block %d", n)
+			}
+		case b.Type == keyBlock && cert != nil:
+			r := root{cert: cert}
+			if r.key, err = signerOf(b.Bytes); err != nil {
+				return nil, fault.Wrap(err, fault.InvalidArgument, "block %d", n)
+			}
+			if text := b.Headers[activeHeader]; text != "" {
+				if r.active, err = time.Parse(time.RFC3339Nano, text); err != nil {
+					return nil, fault.Wrap(err, fault.InvalidArgument, "block %d: %s", n, activeHeader)
+				}
+			}
+			if err := a.add(r); err != nil {
+				return nil, fault.Wrap(err, fault.InvalidArgument, "block %d", n)
+			}
+			cert = nil
+		default:
+			return nil, fault.New(fault.InvalidArgument, "block %d is a %s; an authority is a list of certificates, each followed by its private key (PKCS #8)", n, b.Type)
+		}
+	}
+	if len(a.roots) == 0 || cert != nil {
+		return nil, fault.New(fault.InvalidArgument, "an authority is a list of certificates in PEM, each followed by its private key (PKCS #8)")
+	}
+	return a, nil
+}
+
+func signerOf(der []byte) (crypto.Signer, error) {
+	key, err := x509.ParsePKCS8PrivateKey(der)
+	if err != nil {
+		return nil, err
+	}
+	s, ok := key.(crypto.Signer)
+	if !ok {
+		return nil, fault.New(fault.InvalidArgument, "a %T cannot sign", key)
+	}
+	return s, nil
+}
+
+// add appends a root that belongs to the same trust domain.
+func (a *Authority) add(r root) error {
+	if !r.cert.IsCA || len(r.cert.URIs) != 1 || r.cert.URIs[0].Scheme != "spiffe" || r.cert.URIs[0].Path != "" {
+		return fault.New(fault.InvalidArgument, "the certificate is not one of an authority of a SPIFFE trust domain")
+	}
+	domain := r.cert.URIs[0].Host
+	if a.TrustDomain != "" && domain != a.TrustDomain {
+		return fault.New(fault.InvalidArgument, "the certificate is of the trust domain %q, those before are of %q", domain, a.TrustDomain)
+	}
+	public, ok := r.cert.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
+	if !ok || !public.Equal(r.key.Public()) {
+		return fault.New(fault.InvalidArgument, "the private key is not that of the certificate before it")
+	}
+	a.TrustDomain = domain
+	a.roots = append(a.roots, r)
+	return nil
+}
