@@ -112,6 +112,26 @@ func (a *Authority) Prune(now time.Time, leafLife time.Duration) *Authority {
 	return out
 }
 
+// Maintain returns an authority that will go on: with another key when a third of
+// the newest one's life is left, and without those that nobody needs. It is a
+// itself when there is nothing to do. Those who ask for documents must see the
+// result within overlap.
+func (a *Authority) Maintain(now time.Time, overlap, leafLife time.Duration) (*Authority, error) {
+	out := a
+	newest := a.roots[len(a.roots)-1].cert
+	life := newest.NotAfter.Sub(newest.NotBefore)
+	if now.After(newest.NotAfter.Add(-life / 3)) {
+		var err error
+		if out, err = a.Rotate(now, overlap, AuthorityOptions{RootLife: life - skew}); err != nil {
+			return nil, err
+		}
+	}
+	if pruned := out.Prune(now, leafLife); len(pruned.roots) < len(out.roots) {
+		out = pruned
+	}
+	return out, nil
+}
+
 // Expiry returns when the newest key ends.
 func (a *Authority) Expiry() time.Time { return a.roots[len(a.roots)-1].cert.NotAfter }
 

@@ -36,6 +36,10 @@ type LocalOptions struct {
 	// Life is that of a document; 24 h when zero. It is renewed when half of it
 	// is over.
 	Life time.Duration
+	// RootLife is that of the keys of an authority that is made; ten years when
+	// zero. They are renewed when a third of it is left, and a key that is new is
+	// trusted for the Life of a document before it signs.
+	RootLife time.Duration
 	// Interval is how often File is looked at; a tenth of Life, but at most a
 	// minute, when zero.
 	Interval time.Duration
@@ -94,17 +98,20 @@ func (l *Local) Run(ctx context.Context) error {
 // of the life of the present one is over.
 func (l *Local) refresh() error {
 	now := l.opt.Clock.now()
-	text, err := readOrMake(l.opt.File, l.opt.ID.TrustDomain, now)
+	text, err := readOrMake(l.opt.File, l.opt.ID.TrustDomain, now, l.opt.RootLife)
 	if err != nil {
+		return err
+	}
+	a, err := DecodeAuthority(text)
+	if err != nil {
+		return fault.Wrap(err, fault.CodeOf(err), "read the authority in %s", l.opt.File)
+	}
+	if a, text, err = l.maintain(a, text, now); err != nil {
 		return err
 	}
 	doc := l.current.Load()
 	if doc != nil && bytes.Equal(text, l.seen) && now.Before(doc.Expiry().Add(-l.opt.Life/2)) {
 		return nil
-	}
-	a, err := DecodeAuthority(text)
-	if err != nil {
-		return fault.Wrap(err, fault.CodeOf(err), "read the authority in %s", l.opt.File)
 	}
 	if doc, err = a.Issue(l.opt.ID, now, l.opt.Life); err != nil {
 		return err
@@ -115,14 +122,31 @@ func (l *Local) refresh() error {
 	return nil
 }
 
+// maintain renews the keys of the authority. When several processes do so at the
+// same time the last one's key stays, which none of the others has used yet.
+func (l *Local) maintain(a *Authority, text []byte, now time.Time) (*Authority, []byte, error) {
+	next, err := a.Maintain(now, l.opt.Life, l.opt.Life)
+	if err != nil || next == a {
+		return a, text, err
+	}
+	if text, err = next.Encode(); err != nil {
+		return nil, nil, err
+	}
+	if err := Replace(l.opt.File, text); err != nil {
+		return nil, nil, err
+	}
+	l.opt.Log.Info("the authority's keys are renewed", "file", l.opt.File, "keys", len(next.roots), "signs_from", next.Signs(), "expires", next.Expiry())
+	return next, text, nil
+}
+
 // readOrMake returns what a file of an authority holds, which is made when there
 // is none.
-func readOrMake(file, trustDomain string, now time.Time) ([]byte, error) {
+func readOrMake(file, trustDomain string, now time.Time, life time.Duration) ([]byte, error) {
 	text, err := os.ReadFile(file)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return text, err
 	}
-	a, err := NewAuthority(trustDomain, now, AuthorityOptions{})
+	a, err := NewAuthority(trustDomain, now, AuthorityOptions{RootLife: life})
 	if err != nil {
 		return nil, err
 	}
