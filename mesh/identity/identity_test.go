@@ -188,7 +188,7 @@ func TestKeysChangeUnderLoadWithoutAFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const life = 24 * time.Hour
 		source := func(id ID) *Local {
-			l, err := NewLocal(LocalOptions{ID: id, File: file, Life: life, RootLife: 8 * life, Interval: time.Minute})
+			l, err := NewLocal(LocalOptions{ID: id, File: file, Life: life, RootLife: 8 * life, Interval: 20 * time.Minute})
 			if err != nil {
 				t.Fatal(err)
 			}
