@@ -78,6 +78,11 @@ type Config struct {
 	// AppAPIToken is presented to the application.
 	AppAPIToken component.Secret
 
+	// MTLS is one of the MTLS modes; when empty, the Configuration decides, and
+	// it is MTLSOff when that does not either. Identity says who this sidecar is.
+	MTLS     string
+	Identity Identity
+
 	// Grace bounds the time from the order to stop to the end; 5 s when zero.
 	// Events under way may take half of it where the application has to stop
 	// too, and nearly all of it where that is somebody else's business.

@@ -163,14 +163,6 @@ func serveHTTP(handler proxy.Handler, cfg *Config, ls ...net.Listener) func(cont
 	}
 }
 
-// servePeers serves other sidecars.
-func servePeers(handler proxy.Handler, cfg *Config, l net.Listener) func(context.Context) error {
-	return func(ctx context.Context) error {
-		h2 := &http2.Server{Handler: handler, Log: cfg.Log, Config: http2.Config{MaxHeaderBytes: cfg.maxHead()}}
-		return serveUntil(ctx, []net.Listener{l}, h2.Serve, h2.Shutdown, h2.Close)
-	}
-}
-
 // leastDrain is what exchanges under way get at least when what stopped before
 // has used up the grace period.
 const leastDrain = 500 * time.Millisecond

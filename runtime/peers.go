@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/proa-io/proa/mesh/discovery"
 	"github.com/proa-io/proa/mesh/http1"
 	"github.com/proa-io/proa/mesh/http2"
 	"github.com/proa-io/proa/mesh/proxy"
@@ -17,19 +18,35 @@ import (
 // outside, each with connections of its own that it closes when they are idle.
 type transports struct {
 	log     *slog.Logger
-	maxHead int      // of what they answer, in bytes
-	peers   sync.Map // address → *http2.Client
+	maxHead int // of what they answer, in bytes
+	secure  *security
+	peers   sync.Map // peerKey → *http2.Client
 	origins sync.Map // "https://host:port" → *http1.Client
 }
 
-// peer returns the client for the sidecar at an address.
-func (t *transports) peer(address string) proxy.RoundTripper {
-	if c, ok := t.peers.Load(address); ok {
+// peerKey is what a client for a sidecar is for. Over plain text the application
+// does not matter.
+type peerKey struct {
+	address string
+	expect  discovery.Service
+}
+
+// peer returns the client for the sidecar of an application.
+func (t *transports) peer(svc discovery.Service, ep discovery.Endpoint) proxy.RoundTripper {
+	key := peerKey{address: ep.Address}
+	if t.secure.toPeer(ep) {
+		key.expect = svc
+	}
+	if c, ok := t.peers.Load(key); ok {
 		return c.(*http2.Client) //nolint:forcetypeassert // only clients are stored
 	}
-	c, _ := t.peers.LoadOrStore(address, &http2.Client{
-		Addr: address, Config: http2.Config{KeepAlive: http2.PeerKeepAlive, MaxHeaderBytes: t.maxHead}, Log: t.log,
-	})
+	client := &http2.Client{
+		Addr: ep.Address, Config: http2.Config{KeepAlive: http2.PeerKeepAlive, MaxHeaderBytes: t.maxHead}, Log: t.log,
+	}
+	if key.expect != (discovery.Service{}) {
+		client.TLS = t.secure.client(svc)
+	}
+	c, _ := t.peers.LoadOrStore(key, client)
 	return c.(*http2.Client) //nolint:forcetypeassert // only clients are stored
 }
 

@@ -45,6 +45,7 @@ type Runtime struct {
 	names       *resolution
 	directory   *discovery.Directory
 	transports  *transports
+	security    *security // nil without mutual TLS
 	invoker     *invoke.Service
 	app         *application // nil without an application to call
 	http        *httpapi.API
@@ -132,6 +133,10 @@ func (rt *Runtime) build(ctx context.Context, set *resource.Set) (err error) {
 	if err := errors.Join(problems...); err != nil {
 		return fmt.Errorf("the resources have problems:\n%w", err)
 	}
+	if rt.security, err = newSecurity(c, &set.Configuration); err != nil {
+		return fmt.Errorf("the identity of this sidecar: %w", err)
+	}
+	rt.transports.secure = rt.security
 	rt.app = newApplication(rt)
 	rt.buildInvoker()
 	rt.buildAPIs()
@@ -167,7 +172,7 @@ func (rt *Runtime) buildInvoker() {
 	o := invoke.Options{
 		AppID: rt.cfg.AppID, Namespace: rt.cfg.Namespace, Host: rt.cfg.advertised(), Chains: rt.resiliency.owner(),
 		Inbound:   policy.Chain{policy.Recover(rt.cfg.Log), policy.Trace(rt.signals.tracing), policy.Metrics(rt.metrics), policy.Log(rt.cfg.Log)},
-		Directory: rt.directory, Peer: rt.transports.peer, External: rt.transports.origin,
+		Directory: rt.directory, Peer: rt.transports.peer, Caller: rt.security.caller, External: rt.transports.origin,
 		Endpoints: rt.table.Load().targets(), Access: accessRules(&rt.table.Load().set.Configuration), Tracing: rt.signals.tracing, Metrics: rt.metrics, Log: rt.cfg.Log,
 	}
 	if rt.app != nil {
@@ -259,7 +264,7 @@ func (rt *Runtime) blocked(ctx context.Context) context.Context {
 // stages are all services, from the bottom up.
 func (rt *Runtime) stages() [][]service {
 	l := rt.listeners
-	bottom := []service{{"engine", rt.engine.Run}}
+	bottom := []service{{"engine", rt.engine.Run}, {"identity", rt.security.run}}
 	if rt.cfg.MetricsPort >= 0 {
 		bottom = append(bottom, service{"metrics", rt.metricsPort.run})
 	}
@@ -272,7 +277,7 @@ func (rt *Runtime) stages() [][]service {
 	}
 	servers := []service{
 		{"API", serveHTTP(rt.handle, &rt.cfg, append(append([]net.Listener{}, l.http...), l.grpc...)...)},
-		{"internal server", servePeers(rt.invoker.Receive, &rt.cfg, l.internal)},
+		{"internal server", servePeers(rt.invoker.Receive, &rt.cfg, rt.security, l.internal)},
 	}
 	if l.public != nil {
 		servers = append(servers, service{"public server", serveHTTP(rt.http.HandlePublic, &rt.cfg, l.public)})
@@ -311,7 +316,9 @@ func (rt *Runtime) self() discovery.Service {
 }
 
 func (rt *Runtime) endpoint() discovery.Endpoint {
-	return discovery.Endpoint{Address: net.JoinHostPort(rt.cfg.advertised(), strconv.Itoa(portOf(rt.listeners.internal)))}
+	return discovery.Endpoint{
+		Address: net.JoinHostPort(rt.cfg.advertised(), strconv.Itoa(portOf(rt.listeners.internal))), MTLS: rt.security != nil,
+	}
 }
 
 // recordInstance lets commands of this user find the sidecar.

@@ -45,8 +45,8 @@ type CallerPolicy struct {
 	AppID string
 	// Namespace is the caller's; "default" when empty.
 	Namespace string
-	// TrustDomain is the caller's; that of the rules when empty. A policy for
-	// another one than the rules' decides nothing until callers prove theirs.
+	// TrustDomain is the caller's; that of the rules when empty. Callers that do
+	// not prove theirs are taken to be of the rules'.
 	TrustDomain string
 	// Default decides about operations that no rule is for.
 	Default    Action
@@ -69,8 +69,8 @@ type OperationRule struct {
 // access is AccessRules made ready.
 type access struct {
 	fallback Action
-	domain   string                   // the trust domain
-	callers  map[string]*callerAccess // by namespace/app id
+	domain   string // of callers that prove none
+	callers  map[Caller]*callerAccess
 }
 
 type callerAccess struct {
@@ -95,12 +95,8 @@ func newAccess(r AccessRules) *access {
 	if r.Default == Allow && len(r.Policies) == 0 {
 		return nil
 	}
-	domain := cmp.Or(r.TrustDomain, DefaultTrustDomain)
-	a := &access{fallback: r.Default, domain: domain, callers: map[string]*callerAccess{}}
+	a := &access{fallback: r.Default, domain: cmp.Or(r.TrustDomain, DefaultTrustDomain), callers: map[Caller]*callerAccess{}}
 	for _, p := range r.Policies {
-		if cmp.Or(p.TrustDomain, domain) != domain {
-			continue
-		}
 		c := &callerAccess{fallback: p.Default}
 		if c.fallback == Undecided {
 			c.fallback = r.Default
@@ -109,15 +105,13 @@ func newAccess(r AccessRules) *access {
 			c.rules = append(c.rules, newAccessRule(o))
 		}
 		slices.SortStableFunc(c.rules, func(x, y accessRule) int { return compareNames(x.segments, y.segments) })
-		a.callers[callerKey(cmp.Or(p.Namespace, defaultNamespace), p.AppID)] = c
+		a.callers[Caller{cmp.Or(p.TrustDomain, a.domain), cmp.Or(p.Namespace, defaultNamespace), p.AppID}] = c
 	}
 	return a
 }
 
 // defaultNamespace is that of callers and policies that name none.
 const defaultNamespace = "default"
-
-func callerKey(namespace, appID string) string { return namespace + "/" + appID }
 
 func newAccessRule(o OperationRule) accessRule {
 	out := accessRule{segments: splitPath(path.Clean("/" + o.Name)), action: o.Action}
@@ -201,11 +195,14 @@ type decision struct {
 
 // check returns an error when the caller may not invoke the path. verb is empty
 // for gRPC.
-func (a *access) check(namespace, appID, target, verb string) (decision, error) {
+func (a *access) check(caller Caller, target, verb string) (decision, error) {
 	if a == nil {
 		return decision{allowed: true}, nil
 	}
-	c := a.callers[callerKey(cmp.Or(namespace, defaultNamespace), appID)]
+	appID := caller.AppID
+	caller.Namespace = cmp.Or(caller.Namespace, defaultNamespace)
+	caller.TrustDomain = cmp.Or(caller.TrustDomain, a.domain)
+	c := a.callers[caller]
 	for _, p := range readings(target) {
 		if a.decide(c, p, verb) != Allow {
 			return decision{byPolicy: c != nil}, fault.New(fault.PermissionDenied, "access control policy has denied access to appid: %s operation: %s verb: %s",

@@ -4,7 +4,7 @@ package invoke
 func CheckAccess(r AccessRules) func(namespace, appID, target, verb string) error {
 	a := newAccess(r)
 	return func(namespace, appID, target, verb string) error {
-		_, err := a.check(namespace, appID, target, verb)
+		_, err := a.check(Caller{Namespace: namespace, AppID: appID}, target, verb)
 		return err
 	}
 }

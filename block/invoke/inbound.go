@@ -28,20 +28,20 @@ func (s *Service) Receive(ex proxy.Exchange) {
 	if isGRPC(in.Header) {
 		verb = ""
 	}
-	rules, namespace, caller := s.access.Load(), cmp.Or(in.Header.Get(FieldCallerNS), defaultNamespace), in.Header.Get(FieldCallerAppID)
-	said, err := rules.check(namespace, caller, in.Path(), verb)
-	s.measureAccess(rules, said, namespace, caller)
+	rules, caller := s.access.Load(), s.caller(ex)
+	said, err := rules.check(caller, in.Path(), verb)
+	s.measureAccess(rules, said, cmp.Or(caller.Namespace, defaultNamespace), caller.AppID)
 	if err != nil {
 		writeFault(ex, err, true)
 		return
 	}
-	s.received(caller)
+	s.received(caller.AppID)
 	ctx := ex.Context()
 	if s.opt.Tracing.Enabled() {
 		ctx = telemetry.WithTrace(ctx, s.opt.Tracing.Begin(in.Header.Get(fieldTraceparent), in.Header.Get(fieldTracestate)))
 	}
 	call := policy.Call{
-		Caller: in.Header.Get(FieldCallerAppID), Key: in.Path(), Bytes: int(max(0, in.ContentLength)), Idempotent: idempotent(in.Method),
+		Caller: caller.AppID, Key: in.Path(), Bytes: int(max(0, in.ContentLength)), Idempotent: idempotent(in.Method),
 	}
 	var progress proxy.Progress
 	var unsent bool
@@ -66,10 +66,24 @@ func (s *Service) Receive(ex proxy.Exchange) {
 		writeFault(ex, err, unsent)
 		return
 	}
-	s.replied(caller, progress)
+	s.replied(caller.AppID, progress)
 	if verb == "" {
 		s.measureGRPC(in.Target, progress, time.Since(began))
 	}
+}
+
+// caller returns who invokes: who the connection proves it is, or else who it
+// says it is. The application is told the same.
+func (s *Service) caller(ex proxy.Exchange) Caller {
+	in := ex.Request()
+	if s.opt.Caller != nil {
+		if c, ok := s.opt.Caller(ex); ok {
+			in.Header.Set(FieldCallerAppID, c.AppID)
+			in.Header.Set(FieldCallerNS, c.Namespace)
+			return c
+		}
+	}
+	return Caller{Namespace: in.Header.Get(FieldCallerNS), AppID: in.Header.Get(FieldCallerAppID)}
 }
 
 // statusOfFault is what a sidecar that does not know the field sees.

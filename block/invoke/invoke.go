@@ -80,6 +80,13 @@ type Endpoint struct {
 	Transport proxy.RoundTripper
 }
 
+// Caller is an application that invokes this one.
+type Caller struct {
+	TrustDomain string // empty when it is not proven
+	Namespace   string
+	AppID       string
+}
+
 // Options configure a Service.
 type Options struct {
 	AppID, Namespace string
@@ -90,9 +97,12 @@ type Options struct {
 	Inbound policy.Chain
 	// Directory finds the sidecars of other applications.
 	Directory *discovery.Directory
-	// Peer returns the transport to a sidecar's address. It is called for
-	// every request and must be quick.
-	Peer func(address string) proxy.RoundTripper
+	// Peer returns the transport to the sidecar of an application at an
+	// endpoint. It is called for every request and must be quick.
+	Peer func(discovery.Service, discovery.Endpoint) proxy.RoundTripper
+	// Caller, if set, returns who has proven to be on the other side of an
+	// exchange from another sidecar; ok is false when nobody has.
+	Caller func(proxy.Exchange) (c Caller, ok bool)
 	// External returns the transport to an origin outside, "https://host".
 	External func(origin *url.URL) proxy.RoundTripper
 	// App is the application beside; nil when there is none.
@@ -231,7 +241,7 @@ func (s *Service) send(ctx context.Context, t target, r *proxy.Request, attempt 
 	var resp *proxy.Response
 	for i := range min(len(eps.List()), maxEndpoints) {
 		ep := eps.Next(attempt + i)
-		if resp, err = s.sendTo(ctx, ep, r, o); err == nil || !proxy.Unsent(err) || ctx.Err() != nil {
+		if resp, err = s.sendTo(ctx, t.service, ep, r, o); err == nil || !proxy.Unsent(err) || ctx.Err() != nil {
 			return resp, err
 		}
 	}
@@ -242,8 +252,10 @@ func (s *Service) send(ctx context.Context, t target, r *proxy.Request, attempt 
 // did not even get the request.
 const maxEndpoints = 3
 
-func (s *Service) sendTo(ctx context.Context, ep discovery.Endpoint, r *proxy.Request, o proxy.RoundTripOptions) (*proxy.Response, error) {
-	resp, err := s.opt.Peer(ep.Address).RoundTrip(ctx, r, o)
+func (s *Service) sendTo(
+	ctx context.Context, svc discovery.Service, ep discovery.Endpoint, r *proxy.Request, o proxy.RoundTripOptions,
+) (*proxy.Response, error) {
+	resp, err := s.opt.Peer(svc, ep).RoundTrip(ctx, r, o)
 	if err != nil {
 		return nil, err
 	}

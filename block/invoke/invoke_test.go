@@ -99,7 +99,8 @@ func start(t *testing.T, o options) *mesh {
 	m.front = invoke.New(invoke.Options{
 		AppID: "front", Namespace: "default", Host: "127.0.0.1", Chains: chains{o.policy},
 		Directory: directory(t, m.peers),
-		Peer: func(addr string) proxy.RoundTripper {
+		Peer: func(_ discovery.Service, ep discovery.Endpoint) proxy.RoundTripper {
+			addr := ep.Address
 			mu.Lock()
 			defer mu.Unlock()
 			if clients[addr] == nil {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -90,6 +89,12 @@ func (f *sidecarFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&c.Mode, "mode", "standalone", "standalone")
 	fs.BoolVar(&f.appSSL, "app-ssl", false, "older form of --app-protocol https or grpcs")
 
+	fs.StringVar(&c.MTLS, "mtls", "", "mutual TLS between sidecars: off, permissive (plain text too, for the time of a change) or strict; off by default, unless the Configuration enables it")
+	fs.StringVar(&c.Identity.Certificate, "identity-cert", "", "certificate (an X.509-SVID) and chain of this sidecar, in PEM; by default an authority in the home folder issues it")
+	fs.StringVar(&c.Identity.Key, "identity-key", "", "private key of --identity-cert, in PEM")
+	fs.StringVar(&c.Identity.Roots, "identity-roots", "", "authorities to trust, in PEM")
+	fs.StringVar(&c.Identity.Endpoint, "spiffe-endpoint", "", "SPIFFE Workload API to get the identity from, unix:///run/agent.sock; $SPIFFE_ENDPOINT_SOCKET by default")
+
 	fs.StringVar(&f.engineURL, "engine", os.Getenv("PROA_ENGINE"), "NATS server or cluster to use as the engine, nats://host:4222; embedded by default")
 	fs.StringVar(&f.home, "home", "", "folder of the embedded engine; $PROA_HOME or ~/.local/share/proa by default")
 	fs.StringVar(&f.durability, "durability", "", "when the embedded engine acknowledges: relaxed (survives a crash of the process) or strict (of the machine)")
@@ -111,7 +116,7 @@ func (f *sidecarFlags) registerIgnored(fs *pflag.FlagSet) {
 	}
 	const k8s = "disable-builtin-k8s-secret-store"
 	fs.Bool(k8s, false, "accepted for compatibility; has no effect")
-	fs.BoolVar(&f.mtls, "enable-mtls", false, "refused: sidecars do not encrypt what they send each other")
+	fs.BoolVar(&f.mtls, "enable-mtls", false, "older form of --mtls strict")
 	f.ignored = append(f.ignored, k8s)
 	for _, name := range []string{k8s, "enable-mtls"} {
 		_ = fs.MarkHidden(name)
@@ -161,8 +166,8 @@ func (f *sidecarFlags) config(cmd *cobra.Command, logTo interface{ Write([]byte)
 			return c, err
 		}
 	}
-	if f.mtls {
-		return c, errors.New("--enable-mtls: this version does not encrypt what sidecars send each other; leave the flag out, or let the network do it")
+	if f.mtls && c.MTLS == "" {
+		c.MTLS = runtime.MTLSStrict
 	}
 	c.ListenAddresses = list(f.listenAddresses)
 	c.DisableInitEndpoints = list(f.disableInit)

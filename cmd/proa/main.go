@@ -84,7 +84,7 @@ Then talk to it:
 		SilenceErrors: true,
 	}
 	root.SetFlagErrorFunc(suggestFlag)
-	root.AddCommand(runCommand(), sidecarCommand(), publishCommand(), dlqCommand(), invokeCommand(), stateCommand(), jobsCommand(),
+	root.AddCommand(runCommand(), sidecarCommand(), publishCommand(), dlqCommand(), invokeCommand(), stateCommand(), jobsCommand(), caCommand(),
 		validateCommand(), componentsCommand(), listCommand(), versionCommand())
 	return root
 }

@@ -35,6 +35,8 @@ type Endpoint struct {
 	Address string `json:"address"`
 	// ID tells instances apart; it is the address when empty.
 	ID string `json:"id,omitempty"`
+	// MTLS tells that it takes calls over mutual TLS.
+	MTLS bool `json:"mtls,omitempty"`
 }
 
 // Source is where endpoints are learned from.

@@ -86,7 +86,9 @@ func newRoot(trustDomain string, now, active time.Time, o AuthorityOptions) (roo
 	return root{cert: cert, key: key, active: active}, err
 }
 
-func newSerial() (*big.Int, error) { return rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127)) }
+func newSerial() (*big.Int, error) {
+	return rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
+}
 
 // Rotate returns an authority that has one more key. It is trusted at once, and
 // signs once overlap has passed, when all who ask for documents have seen it.
@@ -143,6 +145,21 @@ func (a *Authority) Roots() []*x509.Certificate {
 	out := make([]*x509.Certificate, len(a.roots))
 	for i, r := range a.roots {
 		out[i] = r.cert
+	}
+	return out
+}
+
+// Key is one of the keys of an Authority.
+type Key struct {
+	Certificate *x509.Certificate
+	Active      time.Time // from when on it signs; zero for always
+}
+
+// Keys returns the keys, oldest first.
+func (a *Authority) Keys() []Key {
+	out := make([]Key, len(a.roots))
+	for i, r := range a.roots {
+		out[i] = Key{r.cert, r.active}
 	}
 	return out
 }

@@ -36,7 +36,9 @@ type ID struct {
 }
 
 // String returns the SPIFFE ID, "spiffe://<trust domain>/ns/<namespace>/<app>".
-func (id ID) String() string { return "spiffe://" + id.TrustDomain + "/ns/" + id.Namespace + "/" + id.AppID }
+func (id ID) String() string {
+	return "spiffe://" + id.TrustDomain + "/ns/" + id.Namespace + "/" + id.AppID
+}
 
 // URL returns the SPIFFE ID as it stands in a certificate.
 func (id ID) URL() *url.URL {

@@ -120,7 +120,7 @@ func TestIDsAreThoseOfSPIFFE(t *testing.T) {
 		"spiffe://cluster.local/ns/default/shop?x":     false,
 		"spiffe://cluster.local/ns/def%2Fault/shop":    false,
 		"https://cluster.local/ns/default/shop":        false,
-		"": false,
+		"":                                             false,
 	} {
 		id, err := Parse(text)
 		if (err == nil) != ok || ok && id.String() != text {
@@ -287,4 +287,3 @@ func TestFilesAreReadWhenAllOfThemFit(t *testing.T) {
 		t.Errorf("a set whose authority is unknown: %v", err)
 	}
 }
-

@@ -153,10 +153,7 @@ func readOrMake(file, trustDomain string, now time.Time, life time.Duration) ([]
 	if text, err = a.Encode(); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-		return nil, err
-	}
-	if err := create(file, text); errors.Is(err, fs.ErrExist) {
+	if err := Create(file, text); errors.Is(err, fs.ErrExist) {
 		return os.ReadFile(file) // another process was first
 	} else if err != nil {
 		return nil, err
@@ -164,8 +161,12 @@ func readOrMake(file, trustDomain string, now time.Time, life time.Duration) ([]
 	return text, nil
 }
 
-// create writes a file that must not exist, at once and whole.
-func create(file string, text []byte) error {
+// Create writes a file of secrets that must not exist, and its folder, at once
+// and whole.
+func Create(file string, text []byte) error {
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		return err
+	}
 	temp, err := writeTemp(file, text)
 	if err != nil {
 		return err
