@@ -32,6 +32,7 @@ const (
 type Middleware struct {
 	cfg      Config
 	log      *slog.Logger
+	compiled wazero.CompilationCache
 	runtime  wazero.Runtime
 	module   wazero.CompiledModule
 	settings wazero.ModuleConfig
@@ -49,14 +50,21 @@ type guest struct {
 	response api.Function
 }
 
+// Driver opens guests. Those of the same module share what was compiled of it
+// for as long as one of them is open. It is safe for concurrent use.
+type Driver struct{ compiled wazero.CompilationCache }
+
+// New returns a Driver.
+func New() *Driver { return &Driver{compiled: wazero.NewCompilationCache()} }
+
 // Open compiles the module and starts a first guest.
-func Open(ctx context.Context, cfg Config, env component.Env) (*Middleware, error) {
+func (d *Driver) Open(ctx context.Context, cfg Config, env component.Env) (*Middleware, error) {
 	code, err := load(ctx, cfg, env)
 	if err != nil {
 		return nil, err
 	}
 	m := &Middleware{
-		cfg: cfg, log: env.Log, idle: make(chan *guest, cfg.MaxGuests), places: make(chan struct{}, cfg.MaxGuests),
+		compiled: d.compiled, cfg: cfg, log: env.Log, idle: make(chan *guest, cfg.MaxGuests), places: make(chan struct{}, cfg.MaxGuests),
 	}
 	if m.log == nil {
 		m.log = slog.New(slog.DiscardHandler)
@@ -78,7 +86,8 @@ func Open(ctx context.Context, cfg Config, env component.Env) (*Middleware, erro
 // prepare compiles the module and what it imports.
 func (m *Middleware) prepare(ctx context.Context, code []byte, strict bool) error {
 	pages := uint32((m.cfg.GuestMemory + pageSize - 1) / pageSize) //nolint:gosec // bounded by Validate
-	m.runtime = wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfig().WithCloseOnContextDone(true).WithMemoryLimitPages(pages))
+	m.runtime = wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfig().
+		WithCompilationCache(m.compiled).WithCloseOnContextDone(true).WithMemoryLimitPages(pages))
 	if _, err := wasi_snapshot_preview1.Instantiate(ctx, m.runtime); err != nil {
 		return fault.Wrap(err, fault.Internal, "prepare what a guest imports")
 	}

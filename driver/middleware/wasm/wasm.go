@@ -18,11 +18,12 @@ import (
 
 // Specs lists what this package offers to the building blocks.
 func Specs() []component.Spec {
+	d := New()
 	return []component.Spec{
 		middleware.Spec(component.Description{
 			Name:    "wasm",
 			Summary: "Hands requests to a module of WebAssembly with the HTTP handler ABI of http-wasm.",
-		}, Config{GuestTimeout: component.Duration(5 * time.Second), GuestMemory: 64 << 20, MaxGuests: 16, MaxBody: 16 << 20}, Open),
+		}, Config{GuestTimeout: component.Duration(5 * time.Second), GuestMemory: 64 << 20, MaxGuests: 16, MaxBody: 16 << 20}, d.Open),
 	}
 }
 

@@ -41,7 +41,22 @@ var module = testserver.Share(func(tb testserver.TB) string {
 	return path
 })
 
-func TestMain(m *testing.M) { testserver.Main(m, module) }
+// driver opens all guests of the tests, and keeper holds one of them open.
+var (
+	driver = wasm.New()
+	keeper = testserver.Share(func(tb testserver.TB) *wasm.Middleware {
+		cfg := defaults()
+		cfg.URL = "file://" + module.Get(tb)
+		m, err := driver.Open(context.Background(), cfg, component.Env{})
+		if err != nil {
+			tb.Fatalf("%v", err)
+		}
+		tb.Cleanup(func() { _ = m.Close() })
+		return m
+	})
+)
+
+func TestMain(m *testing.M) { testserver.Main(m, keeper, module) }
 
 func defaults() wasm.Config { return wasm.Specs()[0].Config.(wasm.Config) }
 
@@ -73,7 +88,8 @@ func open(t *testing.T, features string, change ...func(*wasm.Config, *component
 	for _, c := range change {
 		c(&cfg, &env)
 	}
-	m, err := wasm.Open(t.Context(), cfg, env)
+	keeper.Get(t) // so that it is compiled once
+	m, err := driver.Open(t.Context(), cfg, env)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,8 +236,7 @@ func TestAGuestThatLoopsIsEnded(t *testing.T) {
 func TestClosingEndsAGuestAtWork(t *testing.T) {
 	m, log := open(t, "")
 	done := make(chan *middlewaretest.Exchange)
-	go func() { done <- through(t, m, "/loop", "", ok) }()
-	time.Sleep(50 * time.Millisecond) // it may or may not have begun
+	go func() { done <- through(t, m, "/loop", "", ok) }() // it may or may not have begun
 	if err := m.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -346,7 +361,7 @@ func TestModulesAreFetched(t *testing.T) {
 	} {
 		cfg := defaults()
 		cfg.URL = url
-		if _, err := wasm.Open(t.Context(), cfg, component.Env{}); err == nil || !strings.Contains(err.Error(), want) || fault.Is(err, fault.Unknown) {
+		if _, err := driver.Open(t.Context(), cfg, component.Env{}); err == nil || !strings.Contains(err.Error(), want) || fault.Is(err, fault.Unknown) {
 			t.Errorf("%s: %v, want %q", url, err, want)
 		}
 	}
