@@ -159,6 +159,8 @@ func judge(err error) verdict {
 		{"larger than max", verdict{fault.ResourceExhausted, "the request or the answer is larger than etcd, or its client, takes"}},
 		{"too many operations", verdict{fault.ResourceExhausted, "the transaction has more operations than etcd takes (its --max-txn-ops): set maxTxnOps to that"}},
 		{"database space exceeded", verdict{fault.ResourceExhausted, "etcd's database is full"}},
+		// The server knows the caller's deadline, and may notice it first.
+		{"context deadline exceeded", verdict{fault.DeadlineExceeded, "etcd did not answer in time"}},
 		{"too many requests", verdict{fault.ResourceExhausted, "etcd has too much to do"}},
 	} {
 		if strings.Contains(text, known.part) {
