@@ -12,7 +12,6 @@ import (
 	runtimev1 "github.com/proa-io/proa/api/gen/dapr/proto/runtime/v1"
 )
 
-
 // outboxFlows are transactions whose events are published.
 func (r *rig) outboxFlows() []flow {
 	var out []flow
