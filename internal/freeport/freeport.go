@@ -23,24 +23,30 @@ const (
 // attempts bounds the search. With a nearly empty range the first try succeeds.
 const attempts = 200
 
-// Listen listens on a free port of the range on 127.0.0.1.
+// Listen listens on a free port of the range on 127.0.0.1. It is safe for
+// concurrent use, as is Pick.
 func Listen() (net.Listener, error) {
 	var lastErr error
 	for range attempts {
 		port := first + rand.IntN(last-first+1) //nolint:gosec // a port needs no secrecy
+		release, ok := reserve(port)
+		if !ok {
+			lastErr = fmt.Errorf("port %d is given out", port)
+			continue
+		}
 		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 		if err == nil {
 			return l, nil
 		}
+		release()
 		lastErr = err
 	}
 	return nil, fmt.Errorf("no free port between %d and %d in %d tries, the last: %w",
 		first, last, attempts, lastErr)
 }
 
-// Pick returns a port that was free a moment ago. Another process may take it
-// before the caller's program listens: callers try again with another one when
-// that program says so.
+// Pick returns a port that was free a moment ago. A program that does not get its
+// ports here may take it before the caller's program listens.
 func Pick() (int, error) {
 	l, err := Listen()
 	if err != nil {

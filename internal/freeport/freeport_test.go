@@ -26,6 +26,24 @@ func TestPickedPortsCanBeListenedOn(t *testing.T) {
 	}
 }
 
+func TestAPortIsGivenOutOnce(t *testing.T) {
+	seen := map[int]bool{}
+	for range 500 {
+		port, err := Pick()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if seen[port] {
+			t.Fatalf("port %d was given out twice", port)
+		}
+		seen[port] = true
+		if release, ok := reserve(port); ok {
+			release()
+			t.Fatalf("port %d can be given out again", port)
+		}
+	}
+}
+
 func TestThePortRangeLiesBelowTheEphemeralPorts(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -87,7 +87,7 @@ func outlive(t *testing.T, k kind) {
 			t.Fatal(err)
 		}
 	}
-	s := k.sdk(t)
+	s, program := k.sdk(t), proa.Get(t) // which may take its time, while no application waits for it
 	waiting := make(chan struct{})
 	app := harness.Start(t, harness.Command{
 		Name: k.name, Args: s.app("peer", k.protocol),
@@ -110,12 +110,12 @@ func outlive(t *testing.T, k kind) {
 		t.Fatal("the application does not get as far as to wait for its sidecar")
 	}
 
-	sidecar := proa.Get(t).Run(t, o)
+	sidecar := program.Run(t, o)
 	sidecar.WaitReady()
 	use(t, k, sidecar, 1)
 
 	sidecar.Kill()
-	sidecar = proa.Get(t).Run(t, o)
+	sidecar = program.Run(t, o)
 	sidecar.WaitReady()
 	use(t, k, sidecar, 2)
 }
