@@ -53,6 +53,22 @@ func asInMySQL(t testing.TB, s *State) *State {
 	return s
 }
 
+// schemas are those of the suites, each time anew.
+var schemas counter
+
+// makeSchema makes the schema of a configuration: MariaDB fails when many ask at
+// once for one that does not exist.
+func makeSchema(t *testing.T, cfg StateConfig) {
+	t.Helper()
+	s, err := OpenState(t.Context(), cfg, component.Env{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestState(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(testing.TB, *State) *State{
@@ -62,7 +78,8 @@ func TestState(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var tables counter
-			cfg := configOf(server.Get(t).DSN(""), "suite_"+strings.ReplaceAll(name, " ", "_"))
+			cfg := configOf(server.Get(t).DSN(""), schemas.next("suite_"+strings.ReplaceAll(name, " ", "_")))
+			makeSchema(t, cfg)
 			statetest.Run(t, func(t *testing.T) state.Driver {
 				t.Parallel()
 				cfg := cfg
@@ -81,8 +98,10 @@ func TestStateOnABadNetwork(t *testing.T) {
 	t.Parallel()
 	srv := server.Get(t)
 	var tables counter
+	schema := schemas.next("bad_network")
+	makeSchema(t, configOf(srv.DSN(""), schema))
 	statetest.RunBadNetwork(t, srv.Addr(), func(ctx context.Context, _ *testing.T, addr string) (state.Driver, error) {
-		cfg := configOf(srv.DSNAt(addr, ""), "bad_network")
+		cfg := configOf(srv.DSNAt(addr, ""), schema)
 		cfg.TableName = tables.next("items")
 		s, err := OpenState(ctx, cfg, component.Env{})
 		if err != nil {
