@@ -32,7 +32,8 @@ test-deps: ## install the servers and SDKs that the tests run
 check: ## the fast loop: format, vet, lint, generated code, unit tests
 	test/check.sh
 
-bench: build ## measure against direct calls; writes docs/reference/performance.md
+bench: build ## measure against nginx, haproxy and direct calls; writes docs/reference/performance.md
+	@test/bench/deps.sh
 	$(GO) run ./test/bench --proa $(BIN) --out docs/reference/performance.md
 
 gen: ## regenerate api/gen and docs/reference

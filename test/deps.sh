@@ -7,7 +7,8 @@
 # cannot run, unless CI is set, where that is a failure.
 #
 # What one suite alone needs (node modules, Python packages, ...) is installed
-# by that suite's own test/<suite>/deps.sh, called at the end.
+# by that suite's own test/<suite>/deps.sh, called at the end. That of test/bench
+# is for `make bench` alone.
 set -euo pipefail
 
 # The program the tests run, and the Debian package that has it.
@@ -101,5 +102,5 @@ else
 fi
 
 for suite in "$here"/*/deps.sh; do
-  if [ -x "$suite" ]; then "$suite"; fi
+  if [ "$suite" != "$here/bench/deps.sh" ] && [ -x "$suite" ]; then "$suite"; fi
 done

@@ -6,9 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -34,7 +31,6 @@ const (
 type delivery struct {
 	app     *gatedApp
 	brokers []string
-	redis   *exec.Cmd
 }
 
 // deliveryFlows are messages that wait in a broker and are delivered to an
@@ -61,6 +57,12 @@ func (r *rig) deliveryFlows() []flow {
 // startDelivery starts the sidecar that delivers, its application and, if it is
 // installed, redis.
 func (r *rig) startDelivery(ctx context.Context) error {
+	if r.delivery != nil {
+		return nil
+	}
+	if _, err := r.start(ctx, "client", false); err != nil { // which runs the engine
+		return err
+	}
 	app, err := newGatedApp()
 	if err != nil {
 		return err
@@ -78,43 +80,12 @@ func (r *rig) startDelivery(ctx context.Context) error {
 	for _, broker := range r.delivery.brokers {
 		resources += fmt.Sprintf("---\napiVersion: dapr.io/v2alpha1\nkind: Subscription\nmetadata: {name: %s}\nspec:\n  pubsubname: %s\n  topic: http\n  routes: {default: /event}\n", broker, broker)
 	}
-	dir := filepath.Join(r.home, "delivery")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	args, err := r.writeResources("delivery", resources)
+	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(dir, "delivery.yaml"), []byte(resources), 0o600); err != nil {
-		return err
-	}
-	s, err := r.launch(ctx, "delivery", []string{"--resources-path", dir, "--app-port", portOf(app.listener)})
-	if err == nil {
-		r.sidecars["delivery"] = s
-	}
+	r.sidecars["delivery"], err = r.launch(ctx, "plain", "delivery", append(args, "--app-port", portOf(app.listener)), nil)
 	return err
-}
-
-// startRedis starts a redis-server that keeps nothing on disk and returns its
-// address; "" when none is installed.
-func (r *rig) startRedis(ctx context.Context) (string, error) {
-	program, err := exec.LookPath("redis-server")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench: redis-server is not installed: deliveries from redis are left out")
-		return "", nil
-	}
-	ports, err := freePorts(1)
-	if err != nil {
-		return "", err
-	}
-	port := strconv.Itoa(ports[0])
-	r.delivery.redis = exec.CommandContext(ctx, program, "--bind", "127.0.0.1", "--port", port, "--dir", r.home, "--save", "", "--appendonly", "no")
-	return net.JoinHostPort("127.0.0.1", port), r.delivery.redis.Start()
-}
-
-func (d *delivery) close() {
-	_ = d.app.listener.Close()
-	if d.redis != nil && d.redis.Process != nil {
-		_ = d.redis.Process.Kill()
-		_ = d.redis.Wait()
-	}
 }
 
 // deliver publishes n messages while nobody takes them, lets them be delivered
@@ -129,7 +100,7 @@ func (r *rig) deliver(ctx context.Context, broker string, toHTTP bool, n int) (i
 		r.delivery.app.shut()
 		defer r.delivery.app.open() // for what an error leaves behind
 	}
-	if err := fill(ctx, s.grpc, broker, topic, n); err != nil {
+	if err := fill(ctx, s.GRPC, broker, topic, n); err != nil {
 		return 0, 0, err
 	}
 	start := time.Now()
@@ -138,7 +109,7 @@ func (r *rig) deliver(ctx context.Context, broker string, toHTTP bool, n int) (i
 		arrived = r.delivery.app.open()
 	} else {
 		var err error
-		if arrived, err = r.subscribe(ctx, s.grpc, broker, topic); err != nil {
+		if arrived, err = subscribe(ctx, s.GRPC, broker, topic); err != nil {
 			return 0, 0, err
 		}
 	}
@@ -162,7 +133,7 @@ func fill(ctx context.Context, port int, broker, topic string, n int) error {
 	api := runtimev1.NewDaprClient(cc)
 	req := &runtimev1.BulkPublishRequest{PubsubName: broker, Topic: topic}
 	for i := range deliveryBulk {
-		req.Entries = append(req.Entries, &runtimev1.BulkPublishRequestEntry{EntryId: strconv.Itoa(i), Event: jsonPayload(), ContentType: "application/json"})
+		req.Entries = append(req.Entries, &runtimev1.BulkPublishRequestEntry{EntryId: strconv.Itoa(i), Event: jsonText(1024), ContentType: "application/json"})
 	}
 	for range n / deliveryBulk {
 		resp, err := api.BulkPublishEvent(ctx, req)

@@ -6,6 +6,9 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/proa-io/proa/test/bench/proc"
+	"github.com/proa-io/proa/test/bench/sidecar"
 )
 
 // flowRuns is how often a flow is measured: it has to be the same every time.
@@ -31,20 +34,18 @@ type flowRow struct {
 
 // String is the row for the screen.
 func (f flowRow) String() string {
-	return fmt.Sprintf("%-28s %s: %.0f/s  cpu %.1f ms/1k", f.name, f.conditions, f.rates, float64(f.cpu)/float64(time.Millisecond))
+	return fmt.Sprintf("%-28s %s: %.0f/s  cpu %.1f ms/1k", f.name, f.conditions, f.rates, ms(f.cpu))
 }
 
 // measureFlows measures all flows that are wanted.
 func (r *rig) measureFlows(ctx context.Context) ([]flowRow, error) {
-	if err := r.startOutbox(ctx); err != nil {
-		return nil, err
-	}
-	if err := r.startDelivery(ctx); err != nil {
-		return nil, err
-	}
 	var out []flowRow
-	for _, f := range append(r.outboxFlows(), r.deliveryFlows()...) {
-		if r.only != "" && !strings.Contains(f.name+" "+f.conditions, r.only) {
+	flows, err := r.flows(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range flows {
+		if !r.wants(f.name, f.conditions) {
 			continue
 		}
 		row, err := r.measureFlow(ctx, f)
@@ -57,19 +58,39 @@ func (r *rig) measureFlows(ctx context.Context) ([]flowRow, error) {
 	return out, nil
 }
 
+// flows returns the flows there are, and starts what those that are wanted need.
+func (r *rig) flows(ctx context.Context) ([]flow, error) {
+	var out []flow
+	if r.wants("outbox", "flow") {
+		if err := r.startOutbox(ctx); err != nil {
+			return nil, err
+		}
+		out = r.outboxFlows()
+	}
+	if r.wants("delivery", "flow") {
+		if err := r.startDelivery(ctx); err != nil {
+			return nil, err
+		}
+		out = append(out, r.deliveryFlows()...)
+	}
+	return out, nil
+}
+
 func (r *rig) measureFlow(ctx context.Context, f flow) (flowRow, error) {
 	out := flowRow{flow: f}
-	if _, _, err := f.run(ctx, r.duration/4); err != nil { // warm up
+	d := r.duration * 3
+	if _, _, err := f.run(ctx, d/4); err != nil { // warm up
 		return out, err
 	}
 	total := 0
-	before, _, err := r.costs(ctx, []string{f.sidecar})
+	s := r.sidecars[f.sidecar]
+	before, err := proc.CPU(s.PID())
 	if err != nil {
 		return out, err
 	}
-	wait := r.profile(ctx, benchCase{name: f.name, path: f.conditions, sidecars: []string{f.sidecar}}, 0)
+	wait := r.takeProfiles(ctx, []*sidecar.Process{s}, d, f.name+"-"+f.conditions)
 	for i := range out.rates {
-		n, took, err := f.run(ctx, r.duration)
+		n, took, err := f.run(ctx, d)
 		if err != nil {
 			return out, err
 		}
@@ -79,7 +100,7 @@ func (r *rig) measureFlow(ctx context.Context, f flow) (flowRow, error) {
 	if err := wait(); err != nil {
 		return out, err
 	}
-	after, _, err := r.costs(ctx, []string{f.sidecar})
+	after, err := proc.CPU(s.PID())
 	out.cpu = (after - before) * 1000 / time.Duration(max(total, 1))
 	return out, err
 }
@@ -91,7 +112,7 @@ func renderFlows(rows []flowRow) string {
 		"publisher and subscriber share the processors with the sidecar. Deliveries are of messages that wait already: their time begins when\n" +
 		"the subscriber takes the first, and their CPU time has that of publishing in it.\n\n| what | how | messages/s | CPU ms per 1,000 |\n|---|---|---|---|\n")
 	for _, r := range rows {
-		fmt.Fprintf(&b, "| %s | %s | %.0f, %.0f, %.0f | %.1f |\n", r.name, r.conditions, r.rates[0], r.rates[1], r.rates[2], float64(r.cpu)/float64(time.Millisecond))
+		fmt.Fprintf(&b, "| %s | %s | %.0f, %.0f, %.0f | %.1f |\n", r.name, r.conditions, r.rates[0], r.rates[1], r.rates[2], ms(r.cpu))
 	}
 	return b.String()
 }

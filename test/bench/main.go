@@ -1,27 +1,36 @@
-// Bench measures what a sidecar costs, against the same call made directly, in
-// one run on one machine: requests per second, latency, the CPU time of the
-// sidecar processes, their allocations, how soon they are ready, and how much
-// memory they take. It writes a page of Markdown.
+// Bench measures what Proa costs, in one run on one machine: as a proxy, beside
+// nginx and haproxy; between two sidecars, beside a direct call; before a store,
+// beside the store; and how soon it is ready, and how much memory it takes. It
+// writes a page of Markdown.
+//
+// What is compared is measured in turns of less than a second each, because the
+// speed of a machine drifts.
 package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 type options struct {
 	proa     string
 	out      string
 	duration time.Duration
+	rounds   int
+	cores    int
 	only     string
+	shapes   string
+	quick    bool
 	profiles string
 }
 
@@ -29,10 +38,17 @@ func main() {
 	var o options
 	flag.StringVar(&o.proa, "proa", "bin/proa", "the program to measure")
 	flag.StringVar(&o.out, "out", "", "file to write; standard output by default")
-	flag.DurationVar(&o.duration, "duration", 4*time.Second, "how long to measure each case")
-	flag.StringVar(&o.only, "only", "", "measure only cases whose name has this in it")
-	flag.StringVar(&o.profiles, "profiles", "", "folder to write CPU profiles of the sidecars to, one per case")
+	flag.DurationVar(&o.duration, "duration", 800*time.Millisecond, "how long one turn of a case takes")
+	flag.IntVar(&o.rounds, "rounds", 3, "how many turns each has; what counts is their median")
+	flag.IntVar(&o.cores, "cores", runtime.NumCPU(), "GOMAXPROCS of Proa, worker processes of nginx, threads of haproxy")
+	flag.StringVar(&o.only, "only", "", "measure only cases whose name has one of these in it, separated by commas; \"one hop\", \"gRPC unary, 100 B\", \"nginx\", ...")
+	flag.StringVar(&o.shapes, "shapes", "", "measure only these numbers of connections, separated by commas: 1, 16, 64, 4x32")
+	flag.BoolVar(&o.quick, "quick", false, "turns of 150 ms: figures to see that it works, and no more")
+	flag.StringVar(&o.profiles, "profiles", "", "folder to write CPU profiles of the sidecars to, one per case, each of a run of its own")
 	flag.Parse()
+	if o.quick {
+		o.duration = 150 * time.Millisecond
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if err := run(ctx, o); err != nil {
@@ -42,53 +58,77 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, o options) error {
+func run(ctx context.Context, o options) (err error) {
+	if o.rounds < 1 || o.cores < 1 || o.duration <= 0 {
+		return errors.New("--rounds, --cores and --duration have to be positive")
+	}
+	if err := manyDescriptors(); err != nil {
+		return err
+	}
 	home, err := os.MkdirTemp("", "bench-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(home)
-	r := &rig{options: o, home: home}
-	defer r.close()
-	if err := r.start(ctx); err != nil {
+	r, err := newRig(o, home)
+	if err != nil {
 		return err
 	}
-	var rows []row
-	for _, c := range r.cases() {
-		if o.only != "" && !strings.Contains(c.name+" "+c.path, o.only) {
-			continue
-		}
-		for _, conns := range []int{1, 16} {
-			res, err := r.measure(ctx, c, conns)
-			if err != nil {
-				return fmt.Errorf("%s, %s, %d connections: %w", c.name, c.path, conns, err)
-			}
-			rows = append(rows, res)
-			fmt.Fprintln(os.Stderr, res)
+	defer func() { err = errors.Join(err, r.close()) }()
+	p := page{options: o}
+	if p.rows, err = r.measureCases(ctx); err != nil {
+		return err
+	}
+	if p.flows, err = r.measureFlows(ctx); err != nil {
+		return err
+	}
+	if o.wants("start", "memory", "size") {
+		if p.facts, err = r.measureFacts(ctx); err != nil {
+			return err
 		}
 	}
-	flows, err := r.measureFlows(ctx)
-	if err != nil {
-		return err
-	}
-	idle, err := r.idle()
-	if err != nil {
-		return err
-	}
-	ready, err := startToReady(ctx, o.proa)
-	if err != nil {
-		return err
-	}
-	size, err := os.Stat(o.proa)
-	if err != nil {
-		return err
-	}
-	page := render(rows, flows, facts{idle: idle, ready: ready, size: size.Size(), duration: o.duration, version: versionOf(ctx, o.proa)})
+	p.machine = describeMachine(ctx, o)
+	text := p.render()
 	if o.out == "" {
-		_, err = os.Stdout.WriteString(page)
+		_, err = os.Stdout.WriteString(text)
 		return err
 	}
-	return os.WriteFile(o.out, []byte(keepNotes(o.out, page)), 0o644)
+	return os.WriteFile(o.out, []byte(keepNotes(o.out, text)), 0o644)
+}
+
+// wants reports whether something with these names is to be measured.
+func (o options) wants(names ...string) bool {
+	if o.only == "" {
+		return true
+	}
+	for part := range strings.SplitSeq(o.only, ",") {
+		if part = strings.TrimSpace(part); part != "" && strings.Contains(strings.Join(names, " "), part) {
+			return true
+		}
+	}
+	return false
+}
+
+// How many connections nginx and haproxy have to take, which they reserve memory
+// for: in most cases, and where it is about many.
+const (
+	fewConnections  = 1024
+	manyConnections = 12_000
+)
+
+// manyDescriptors raises the limit of open files as far as it goes, also for the
+// processes that are started.
+func manyDescriptors() error {
+	var l unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
+		return err
+	}
+	const wanted = 2*manyConnections + 1000
+	if l.Max < wanted && unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: wanted, Max: wanted}) == nil {
+		return nil
+	}
+	l.Cur = l.Max
+	return unix.Setrlimit(unix.RLIMIT_NOFILE, &l)
 }
 
 // notesMark is where the part of the page begins that people write.
@@ -105,43 +145,6 @@ func keepNotes(path, page string) string {
 	}
 	return page
 }
-
-func versionOf(ctx context.Context, proa string) string {
-	out, err := exec.CommandContext(ctx, proa, "version").Output() //nolint:gosec // what the user asks for
-	if err != nil {
-		return "unknown"
-	}
-	return strings.TrimSpace(string(out))
-}
-
-// facts are what is measured once.
-type facts struct {
-	idle     []string
-	ready    time.Duration
-	size     int64
-	duration time.Duration
-	version  string
-}
-
-func render(rows []row, flows []flowRow, f facts) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "# Performance\n\nWritten by `make bench`; every figure is of one run on one machine, where the client, the application and the\nsidecars share its processors, so compare within the page. Each case ran for %v.\n\n", f.duration)
-	fmt.Fprintf(&b, "Machine: %d × %s, %s/%s, %s. Proa %s.\n\n", runtime.NumCPU(), cpuModel(), runtime.GOOS, runtime.GOARCH, runtime.Version(), f.version)
-	b.WriteString("CPU and allocations are those of the sidecar processes together, per request; `direct` has none.\n\n")
-	b.WriteString("| what | how | connections | requests/s | p50 µs | p99 µs | CPU ms per 1,000 | allocations |\n|---|---|---|---|---|---|---|---|\n")
-	for _, r := range rows {
-		fmt.Fprintf(&b, "| %s | %s | %d | %.0f | %.0f | %.0f | %s | %s |\n", r.name, r.path, r.conns, r.rps, us(r.p50), us(r.p99), r.cpuText(), r.allocText())
-	}
-	b.WriteString(renderFlows(flows))
-	fmt.Fprintf(&b, "\n| fact | value |\n|---|---|\n| from start to ready (median of %d, `/v1.0/healthz/outbound` answers) | %v |\n", startRuns, f.ready.Round(100*time.Microsecond))
-	for _, line := range f.idle {
-		fmt.Fprintf(&b, "| %s |\n", line)
-	}
-	fmt.Fprintf(&b, "| stripped binary | %.1f MB |\n\n", float64(f.size)/1e6)
-	return b.String()
-}
-
-func us(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 
 func cpuModel() string {
 	text, err := os.ReadFile("/proc/cpuinfo")

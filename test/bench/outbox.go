@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"sync/atomic"
 	"time"
 
 	runtimev1 "github.com/proa-io/proa/api/gen/dapr/proto/runtime/v1"
+	"github.com/proa-io/proa/test/bench/load"
+	"github.com/proa-io/proa/test/bench/wire"
 )
 
 // outboxFlows are transactions whose events are published.
@@ -74,17 +74,17 @@ spec:
 
 // startOutbox starts the sidecar that has outboxes.
 func (r *rig) startOutbox(ctx context.Context) error {
-	dir := filepath.Join(r.home, "outbox")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if r.sidecars["outbox"] != nil {
+		return nil
+	}
+	if _, err := r.start(ctx, "client", false); err != nil { // which runs the engine
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(dir, "outbox.yaml"), []byte(outboxResources), 0o600); err != nil {
+	args, err := r.writeResources("outbox", outboxResources)
+	if err != nil {
 		return err
 	}
-	s, err := r.launch(ctx, "outbox", []string{"--resources-path", dir})
-	if err == nil {
-		r.sidecars["outbox"] = s
-	}
+	r.sidecars["outbox"], err = r.launch(ctx, "plain", "outbox", args, nil)
 	return err
 }
 
@@ -94,32 +94,38 @@ func (r *rig) outbox(ctx context.Context, store, broker string, conns int, d tim
 	s := r.sidecars["outbox"]
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	arrived, err := r.subscribe(ctx, s.grpc, broker, store)
+	arrived, err := subscribe(ctx, s.GRPC, broker, store)
 	if err != nil {
 		return 0, 0, err
 	}
-	var n atomic.Int64
-	c := benchCase{dial: func(ctx context.Context) (func() error, func(), error) {
-		body := fmt.Appendf(nil, `{"operations":[{"operation":"upsert","request":{"key":"k%d","value":%s}}]}`, n.Add(1), jsonPayload())
-		return httpCalls(fmt.Sprintf("127.0.0.1:%d", s.http), "POST", "/v1.0/state/"+store+"/transaction", body, 204)(ctx)
-	}}
+	n := 0
+	pool, err := load.NewPool(conns, func() (load.Worker, error) {
+		n++
+		body := fmt.Appendf(nil, `{"operations":[{"operation":"upsert","request":{"key":"k%d","value":%s}}]}`, n, jsonText(1024))
+		return wire.DialHTTP1(s.HTTPAddr(), wire.Request{Method: "POST", Path: "/v1.0/state/" + store + "/transaction", Body: body, Want: 204})
+	})
+	if err != nil {
+		return 0, 0, err
+	}
+	defer pool.Close()
 	start := time.Now()
-	calls, err := r.load(ctx, c, conns, d)
+	res, err := pool.Run(d)
 	if err != nil {
 		return 0, 0, err
 	}
-	for deadline := time.After(time.Minute); arrived.Load() < int64(len(calls)); {
+	calls := res.Latency.Count()
+	for deadline := time.After(time.Minute); arrived.Load() < int64(calls); {
 		select {
 		case <-deadline:
-			return 0, 0, fmt.Errorf("%d of %d events have arrived", arrived.Load(), len(calls))
+			return 0, 0, fmt.Errorf("%d of %d events have arrived", arrived.Load(), calls)
 		case <-time.After(time.Millisecond):
 		}
 	}
-	return len(calls), time.Since(start), nil
+	return calls, time.Since(start), nil
 }
 
 // subscribe counts the events of a topic over a stream until ctx ends.
-func (r *rig) subscribe(ctx context.Context, port int, broker, topic string) (*atomic.Int64, error) {
+func subscribe(ctx context.Context, port int, broker, topic string) (*atomic.Int64, error) {
 	cc, err := dialGRPC(fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {
 		return nil, err
