@@ -9,11 +9,11 @@ import (
 // segment that ends a connection acknowledges what had arrived before it; what
 // came later was answered with a reset and reached nobody.
 func (c *clientConn) nothingArrived(before uint64) bool {
-	if c.raw == nil || c.cl.TLS != nil {
+	if c.rd.sock == nil {
 		return false
 	}
 	nothing := false
-	_ = c.raw.Control(func(fd uintptr) {
+	_ = c.rd.sock.Control(func(fd uintptr) {
 		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
 		// The count includes one for the segment that opened the connection. It
 		// is 0 where the kernel does not count.

@@ -97,41 +97,53 @@ func (cl *Client) RoundTrip(ctx context.Context, r *proxy.Request, opts proxy.Ro
 	if err != nil {
 		return nil, proxy.MarkUnsent(err)
 	}
-	c := cl.takeIdle()
-	reused := c != nil
-	if !reused {
-		if c, err = cl.connect(ctx); err != nil {
-			cl.bufs.put(head)
-			return nil, proxy.MarkUnsent(err)
-		}
+	c, err := cl.take(ctx)
+	if err != nil {
+		cl.bufs.put(head)
+		return nil, proxy.MarkUnsent(err)
 	}
 	c.begin(ctx, opts.HeadTimeout, head, wsKey)
-	resp, err := c.roundTrip(r, opts)
-	if err == nil {
-		return resp, nil
+	for {
+		resp, err := c.roundTrip(r, opts)
+		if err == nil {
+			return resp, nil
+		}
+		next, err := cl.instead(ctx, c, r, err)
+		c.release()
+		if err != nil {
+			return nil, err
+		}
+		c = next
 	}
-	defer c.release()
-	if !reused || !c.mayRepeat(r) {
-		return nil, err
-	}
-	return cl.repeat(ctx, c, r, opts)
 }
 
-// repeat sends the request that has failed on c again, on a new connection.
-func (cl *Client) repeat(ctx context.Context, c *clientConn, r *proxy.Request, opts proxy.RoundTripOptions) (*proxy.Response, error) {
-	fresh, err := cl.connect(ctx)
+// take returns a connection: the one that was used last, or a new one.
+func (cl *Client) take(ctx context.Context) (*clientConn, error) {
+	if c := cl.takeIdle(); c != nil {
+		return c, nil
+	}
+	return cl.connect(ctx)
+}
+
+// instead returns a connection for sending a request again that has failed on c
+// with cause, or the error for its caller.
+func (cl *Client) instead(ctx context.Context, c *clientConn, r *proxy.Request, cause error) (next *clientConn, err error) {
+	switch {
+	case c.stale:
+		next, err = cl.take(ctx)
+	case c.used && c.mayRepeat(r):
+		next, err = cl.connect(ctx)
+	default:
+		return nil, cause
+	}
 	if err != nil {
 		if !c.wrote && !c.consumed {
 			err = proxy.MarkUnsent(err)
 		}
 		return nil, err
 	}
-	fresh.beginAgain(c)
-	resp, err := fresh.roundTrip(r, opts)
-	if err != nil {
-		fresh.release()
-	}
-	return resp, err
+	next.beginAgain(c)
+	return next, nil
 }
 
 // CloseIdle closes the connections that are not in use.
@@ -166,7 +178,7 @@ func (cl *Client) name() string {
 	return cl.Address
 }
 
-// takeIdle returns the connection that was used last and still lives, or nil.
+// takeIdle returns the connection that was used last, or nil. It may have ended.
 func (cl *Client) takeIdle() *clientConn {
 	for {
 		cl.mu.Lock()
@@ -179,9 +191,7 @@ func (cl *Client) takeIdle() *clientConn {
 		cl.idle[n-1] = nil
 		cl.idle = cl.idle[:n-1]
 		cl.mu.Unlock()
-		// Whatever came while nothing was asked for, the end or bytes, makes
-		// the connection useless.
-		if c.peek() == socketQuiet && !cl.expired(c, time.Now()) {
+		if !cl.expired(c, time.Now()) {
 			return c
 		}
 		c.nc.Close()
@@ -195,7 +205,7 @@ func (cl *Client) expired(c *clientConn, now time.Time) bool {
 
 // putIdle keeps a connection for later requests.
 func (cl *Client) putIdle(c *clientConn) {
-	c.idleSince = time.Now()
+	c.used, c.idleSince = true, time.Now()
 	cl.mu.Lock()
 	full := cl.closed || len(cl.idle) >= orDefault(cl.MaxIdle, DefaultMaxIdle)
 	if !full {

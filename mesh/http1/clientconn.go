@@ -8,9 +8,9 @@ import (
 	"os"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"time"
 
+	"github.com/proa-io/proa/internal/sockio"
 	"github.com/proa-io/proa/mesh/proxy"
 )
 
@@ -21,11 +21,9 @@ const maxInterim = 1000
 // the goroutine of its caller. Only the content of a request that cannot be sent
 // with its head is sent by a goroutine of its own, the sender.
 type clientConn struct {
-	cl    *Client
-	nc    net.Conn
-	raw   syscall.RawConn // for looking into the socket; nil: not possible
-	look  func(uintptr)
-	state socketState // what look found
+	cl   *Client
+	nc   net.Conn
+	bare *sockio.Socket // the socket at the bottom, for looking into it; nil: none
 
 	rd     reader
 	w      writer // of the caller until there is a sender, then of the sender
@@ -33,7 +31,9 @@ type clientConn struct {
 	header proxy.Header
 	head   responseHead
 
+	used      bool // there was a round trip before
 	idleSince time.Time
+	readBy    time.Time // the deadline for reads that is set; zero: none
 
 	// For the round trip under way.
 	ctx      context.Context //nolint:containedctx // of the round trip that the connection is at
@@ -49,6 +49,7 @@ type clientConn struct {
 	consumed bool   // something of the request's content may have been read
 	inline   bool   // the request is in the buffer as a whole
 	lost     bool   // the connection ended before it answered
+	stale    bool   // it had ended before anything was asked
 	before   uint64 // bytes that were sent on the connection before
 	sender   *sender
 }
@@ -57,11 +58,13 @@ var _ bodyOwner = (*clientConn)(nil)
 
 func newClientConn(cl *Client, nc net.Conn) *clientConn {
 	c := &clientConn{cl: cl, nc: nc}
-	c.rd = reader{conn: nc, src: patientReader{c}, pool: &cl.bufs}
-	c.w.init(nc, &cl.bufs, orDefault(cl.StallTimeout, DefaultStallTimeout))
+	c.rd = reader{conn: nc, sock: sockio.Of(nc), src: (*patientReader)(c), pool: &cl.bufs}
+	if c.bare = c.rd.sock; c.bare == nil {
+		c.bare = sockio.Of(bareConn(nc))
+	}
+	c.w.init(nc, c.rd.sock, &cl.bufs, orDefault(cl.StallTimeout, DefaultStallTimeout))
 	c.body.rd, c.body.owner, c.body.lenient = &c.rd, c, true
 	c.cancel = c.onCancel
-	c.initPeek()
 	return c
 }
 
@@ -75,7 +78,7 @@ func (c *clientConn) begin(ctx context.Context, headTimeout time.Duration, out [
 		c.headBy = time.Now().Add(headTimeout)
 	}
 	c.w.out, c.wsKey, c.before = out, wsKey, c.w.total
-	c.answered, c.wrote, c.consumed, c.inline, c.lost = false, false, false, false, false
+	c.answered, c.wrote, c.consumed, c.inline, c.lost, c.stale = false, false, false, false, false, false
 	c.header = c.header[:0]
 	c.head = responseHead{}
 }
@@ -83,7 +86,7 @@ func (c *clientConn) begin(ctx context.Context, headTimeout time.Duration, out [
 // beginAgain is begin for the request that was tried on another connection.
 func (c *clientConn) beginAgain(from *clientConn) {
 	c.begin(from.ctx, from.headTime, from.w.out, from.wsKey)
-	c.inline, c.consumed, c.headBy = true, from.consumed, from.headBy
+	c.inline, c.consumed, c.headBy = from.inline, from.consumed, from.headBy
 	from.w.out = nil
 }
 
@@ -106,6 +109,9 @@ func (c *clientConn) roundTrip(r *proxy.Request, opts proxy.RoundTripOptions) (*
 func (c *clientConn) send(r *proxy.Request) error {
 	if r.Body != nil && r.ContentLength != 0 && !c.inline {
 		if !c.arrived(r) {
+			if c.ended() {
+				return sockio.ErrStale
+			}
 			c.wrote, c.consumed = true, true
 			c.startSender(r)
 			return nil
@@ -122,9 +128,42 @@ func (c *clientConn) send(r *proxy.Request) error {
 // so that it can be sent again.
 func (c *clientConn) write() error {
 	c.inline = true
+	if c.rd.sock != nil {
+		return c.ask()
+	}
+	if c.ended() {
+		return sockio.ErrStale
+	}
 	n, err := c.w.write(c.w.out)
 	c.wrote = n > 0
 	return err
+}
+
+// ended reports whether the connection has ended, or bytes have come, since it
+// was used last: either makes it useless.
+func (c *clientConn) ended() bool {
+	return c.used && c.bare != nil && c.bare.Peek() != sockio.Quiet
+}
+
+// ask is write for a bare socket. It waits for the first bytes of the response,
+// too.
+func (c *clientConn) ask() error {
+	c.allowRead(c.headBy)
+	wrote, n, err := c.rd.sock.Ask(c.w.out, &c.rd, !c.used)
+	c.w.total += uint64(wrote)
+	c.wrote = wrote > 0
+	c.rd.w = n
+	switch {
+	case wrote < len(c.w.out) && err == nil:
+		_, err = c.w.write(c.w.out[wrote:])
+		return err
+	case wrote < len(c.w.out):
+		return err
+	case errors.Is(err, os.ErrDeadlineExceeded) && c.goOn():
+		return nil
+	}
+	c.rd.err = err
+	return nil
 }
 
 // arrived reports whether the content is short and can be read without waiting.
@@ -250,7 +289,7 @@ func (c *clientConn) tunnel(resp *response) (*proxy.Response, error) {
 	resp.c = nil
 	resp.Body = proxy.NoBody{}
 	resp.Upgraded = &stream{nc: c.nc, rd: &c.rd}
-	c.rd.src = c.nc
+	c.rd.src, c.rd.err = c.nc, nil
 	return &resp.Response, nil
 }
 
@@ -270,6 +309,11 @@ func isIdempotent(method string) bool {
 
 // abandon closes the connection after err and names the error for the caller.
 func (c *clientConn) abandon(err error) error {
+	if err == sockio.ErrStale {
+		c.stale = true
+		c.nc.Close()
+		return err
+	}
 	c.answered = c.answered || c.rd.buffered() > 0
 	if err == io.EOF && c.inline && !c.answered && c.nothingArrived(c.before) {
 		c.wrote = false

@@ -51,12 +51,17 @@ func (c *clientConn) endCtx() bool {
 
 // patientReader reads from the connection of a client. It waits a short while
 // first, and watches the context only from then on.
-type patientReader struct{ c *clientConn }
+type patientReader clientConn
 
-func (p patientReader) Read(b []byte) (int, error) {
+func (p *patientReader) Read(b []byte) (n int, err error) {
+	c := (*clientConn)(p)
 	for {
-		n, err := p.c.nc.Read(b)
-		if n > 0 || err == nil || !errors.Is(err, os.ErrDeadlineExceeded) || !p.c.goOn() {
+		if c.rd.sock != nil {
+			n, err = c.rd.sock.Read(b)
+		} else {
+			n, err = c.nc.Read(b)
+		}
+		if n > 0 || err == nil || !errors.Is(err, os.ErrDeadlineExceeded) || !c.goOn() {
 			return n, err
 		}
 	}
@@ -99,7 +104,13 @@ func (c *clientConn) allowRead(by time.Time) {
 	}
 	c.hardBy = by
 	if c.stopCtx == nil {
-		if soon := time.Now().Add(ctxDelay); by.IsZero() || soon.Before(by) {
+		now := time.Now()
+		if soon := now.Add(ctxDelay); by.IsZero() || soon.Before(by) {
+			// A deadline that was set for an earlier wait will do, unless too
+			// little is left of it.
+			if left := c.readBy.Sub(now); ctxDelay/2 <= left && left <= ctxDelay {
+				return
+			}
 			by = soon
 		}
 	}
@@ -107,6 +118,7 @@ func (c *clientConn) allowRead(by time.Time) {
 }
 
 func (c *clientConn) setReadBy(by time.Time) {
+	c.readBy = by
 	_ = c.nc.SetReadDeadline(by)
 	// A cancellation that is not seen here will come after it.
 	if c.canceled.Load() {

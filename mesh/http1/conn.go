@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/internal/sockio"
 )
 
 const (
@@ -39,7 +40,6 @@ type conn struct {
 	s      *Server
 	nc     net.Conn
 	rd     reader
-	wait   waiter
 	ex     exchange
 	head   requestHead
 	watch  watch
@@ -62,8 +62,10 @@ type conn struct {
 
 func newConn(s *Server, nc net.Conn) *conn {
 	c := &conn{s: s, nc: nc}
-	c.rd = reader{conn: nc, src: nc, pool: &s.bufs}
-	c.wait.init(&c.rd)
+	c.rd = reader{conn: nc, sock: sockio.Of(nc), src: nc, pool: &s.bufs}
+	if c.rd.sock != nil {
+		c.rd.src = c.rd.sock
+	}
 	c.watch.c = c
 	c.ex.init(c)
 	if a, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
@@ -159,7 +161,7 @@ func (c *conn) awaitRequest(first bool) bool {
 	if c.s.closing.Load() {
 		err = os.ErrDeadlineExceeded
 	} else {
-		err = c.wait.fill()
+		err = c.rd.await()
 	}
 	c.mu.Lock()
 	c.idle = false
@@ -169,10 +171,10 @@ func (c *conn) awaitRequest(first bool) bool {
 	if woken {
 		c.forgetDeadline()
 	}
-	if err != nil && c.s.closing.Load() && peekConn(c.nc) == socketReadable {
+	if err != nil && c.s.closing.Load() && peekConn(c.nc) == sockio.Readable {
 		// A request came just before the end: it is served, and told.
 		c.allowRead(drainTimeout)
-		err = c.wait.fill()
+		err = c.rd.await()
 	}
 	return err == nil && c.rd.buffered() > 0
 }
@@ -381,7 +383,7 @@ func (c *conn) drain() bool {
 		return false
 	}
 	if c.ex.closeAfter || c.s.closing.Load() {
-		if c.rd.buffered() > 0 || c.ex.closeAfter && peekConn(c.nc) == socketReadable {
+		if c.rd.buffered() > 0 || c.ex.closeAfter && peekConn(c.nc) == sockio.Readable {
 			c.linger()
 		}
 		return false

@@ -53,7 +53,7 @@ var (
 func (ex *exchange) init(c *conn) {
 	ex.c = c
 	ex.body.rd, ex.body.owner = &c.rd, c
-	ex.w.init(c.nc, &c.s.bufs, orDefault(c.s.StallTimeout, DefaultStallTimeout))
+	ex.w.init(c.nc, c.rd.sock, &c.s.bufs, orDefault(c.s.StallTimeout, DefaultStallTimeout))
 }
 
 // begin makes the exchange ready to take in a request.

@@ -5,6 +5,8 @@ import (
 	"io"
 	"net"
 	"sync"
+
+	"github.com/proa-io/proa/internal/sockio"
 )
 
 // bufferSize is the size of the buffers that a connection reads into and
@@ -48,10 +50,37 @@ func (b *buffers) putCopy(p *[copySize]byte) { b.large.Put(p) }
 // consumed is buf[r:w]. It holds no buffer while it is empty and released.
 type reader struct {
 	conn net.Conn
-	src  io.Reader // reads from conn, bounding how long
+	sock *sockio.Socket // that conn is; nil: none
+	src  io.Reader      // reads from conn, bounding how long
 	pool *buffers
 	buf  []byte
 	r, w int
+	err  error // of a read before, that the next one returns
+}
+
+var _ sockio.Buffer = (*reader)(nil)
+
+// Take and Drop lend the buffer of an empty reader to a socket.
+func (rd *reader) Take() []byte {
+	if rd.buf == nil {
+		rd.buf = rd.pool.get()
+	}
+	return rd.buf
+}
+
+// Drop implements sockio.Buffer.
+func (rd *reader) Drop() { rd.release() }
+
+// await is fill for an empty reader, which has no buffer while it waits if
+// that is possible.
+func (rd *reader) await() error {
+	if rd.sock == nil {
+		return rd.fill(bufferSize)
+	}
+	rd.release()
+	n, err := rd.sock.Fill(rd)
+	rd.w = n
+	return err
 }
 
 func (rd *reader) buffered() int { return rd.w - rd.r }
@@ -85,6 +114,10 @@ func (rd *reader) drop() {
 // it returns errFull when that is not enough.
 func (rd *reader) fill(max int) error {
 	switch {
+	case rd.err != nil:
+		err := rd.err
+		rd.err = nil
+		return err
 	case rd.buf == nil:
 		rd.buf = rd.pool.get()
 	case rd.w == len(rd.buf) && rd.r > 0:

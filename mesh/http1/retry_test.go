@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/internal/sockio"
 	"github.com/proa-io/proa/mesh/proxy"
 )
 
@@ -91,7 +92,7 @@ func TestAConnectionThatEndedWhileIdleIsNotUsed(t *testing.T) {
 		r := post("/", strings.NewReader("abc"), 3)
 		fetch(t, cl, r)
 		<-closed
-		for cl.idle[0].peek() != socketEnded {
+		for peekConn(cl.idle[0].nc) != sockio.Ended {
 			time.Sleep(time.Millisecond)
 		}
 	}
@@ -192,7 +193,7 @@ func TestARequestThatProvablyReachedNobodyIsSentAgain(t *testing.T) {
 			if !tt.reads {
 				// As if the end came after the look and before the request.
 				<-closed
-				for c.peek() != socketEnded {
+				for peekConn(c.nc) != sockio.Ended {
 					time.Sleep(time.Millisecond)
 				}
 			}
@@ -201,6 +202,7 @@ func TestARequestThatProvablyReachedNobodyIsSentAgain(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			c.used = false // it is not looked into
 			c.begin(t.Context(), 0, head, false)
 			_, err = c.roundTrip(r, proxy.RoundTripOptions{})
 			if !fault.Is(err, fault.Unavailable) {

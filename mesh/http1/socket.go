@@ -3,15 +3,8 @@ package http1
 import (
 	"net"
 	"time"
-)
 
-// socketState is what a look into a connection found.
-type socketState uint8
-
-const (
-	socketQuiet    socketState = iota // open, nothing to read
-	socketReadable                    // bytes to read
-	socketEnded                       // closed by the peer, or broken
+	"github.com/proa-io/proa/internal/sockio"
 )
 
 // bareConn returns the socket below a TLS connection, or c itself.
@@ -22,8 +15,17 @@ func bareConn(c net.Conn) net.Conn {
 	return c
 }
 
+// peekConn reports what a read from the bare connection would find now. A
+// connection that cannot be looked into is quiet.
+func peekConn(c net.Conn) sockio.State {
+	if sock := sockio.Of(c); sock != nil {
+		return sock.Peek()
+	}
+	return sockio.Quiet
+}
+
 // connFailed reports whether c can be seen to have ended.
-func connFailed(c net.Conn) bool { return peekConn(bareConn(c)) == socketEnded }
+func connFailed(c net.Conn) bool { return peekConn(bareConn(c)) == sockio.Ended }
 
 // interrupt makes a read of c that waits, and those that follow, time out.
 func interrupt(c net.Conn) { _ = c.SetReadDeadline(time.Unix(1, 0)) }

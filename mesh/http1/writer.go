@@ -4,25 +4,26 @@ import (
 	"io"
 	"net"
 	"time"
+
+	"github.com/proa-io/proa/internal/sockio"
 )
 
 // writer is the sending side of a connection. What is in out has not been
 // written yet. It holds no buffer while it is released.
 type writer struct {
 	nc    net.Conn
+	sock  *sockio.Socket // that nc is; nil: none
 	pool  *buffers
 	stall time.Duration // bounds each write; negative: no bound
 	out   []byte
 
 	total   uint64    // bytes written to the connection
 	by      time.Time // the deadline for writes that is set
-	vec     net.Buffers
-	parts   [3][]byte
 	lineEnd [2]byte
 }
 
-func (w *writer) init(nc net.Conn, pool *buffers, stall time.Duration) {
-	w.nc, w.pool, w.stall = nc, pool, stall
+func (w *writer) init(nc net.Conn, sock *sockio.Socket, pool *buffers, stall time.Duration) {
+	w.nc, w.sock, w.pool, w.stall = nc, sock, pool, stall
 	copy(w.lineEnd[:], crlf)
 }
 
@@ -59,17 +60,20 @@ func (w *writer) send(p []byte, end string) error {
 		w.out = append(append(w.out, p...), end...)
 		return nil
 	}
-	if isSocket(w.nc) {
-		w.parts[0], w.parts[1], w.parts[2] = w.out, p, w.lineEnd[:len(end)]
-		w.vec = w.parts[:]
-		w.allow()
-		n, err := w.vec.WriteTo(w.nc)
-		w.total += uint64(n)
-		w.parts = [3][]byte{}
-		w.out = w.out[:0]
-		return err
+	if w.sock == nil {
+		return w.sendRecords(p, end)
 	}
-	return w.sendRecords(p, end)
+	n, err := w.sock.TryWrite(w.out, p, w.lineEnd[:len(end)])
+	w.total += uint64(n)
+	for _, part := range [...][]byte{w.out, p, w.lineEnd[:len(end)]} {
+		done := min(n, len(part))
+		n -= done
+		if err == nil && done < len(part) {
+			err = w.wait(part[done:])
+		}
+	}
+	w.out = w.out[:0]
+	return err
 }
 
 // sendRecords is send over TLS, where every write is a record of its own: the
@@ -105,11 +109,26 @@ func (w *writer) flush() error {
 	return err
 }
 
-func (w *writer) write(p []byte) (int, error) {
+// write writes p: at once if the socket takes it, which needs no deadline.
+func (w *writer) write(p []byte) (n int, err error) {
+	if w.sock != nil {
+		n, err = w.sock.TryWrite(p)
+		w.total += uint64(n)
+	}
+	if err == nil && n < len(p) {
+		before := w.total
+		err = w.wait(p[n:])
+		n += int(w.total - before)
+	}
+	return n, err
+}
+
+// wait writes p, and waits until all of it is taken.
+func (w *writer) wait(p []byte) error {
 	w.allow()
 	n, err := w.nc.Write(p)
 	w.total += uint64(n)
-	return n, err
+	return err
 }
 
 // allow lets a write wait for the stall time, or up to an eighth less.

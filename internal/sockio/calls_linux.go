@@ -1,0 +1,56 @@
+//go:build linux && !race
+
+package sockio
+
+import (
+	"syscall"
+	"unsafe"
+)
+
+// The calls are those of RawSyscall: the scheduler does not hear of them. The
+// descriptors must not block. p must not be empty.
+
+func read(fd int, p []byte) (int, error) {
+	return call(syscall.SYS_READ, fd, unsafe.Pointer(unsafe.SliceData(p)), len(p), 0)
+}
+
+func write(fd int, p []byte) (int, error) {
+	return call(syscall.SYS_WRITE, fd, unsafe.Pointer(unsafe.SliceData(p)), len(p), 0)
+}
+
+func look(fd int, p []byte) (int, error) {
+	return call(syscall.SYS_RECVFROM, fd, unsafe.Pointer(unsafe.SliceData(p)), len(p), syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+}
+
+// writeAll writes the parts that are not empty.
+func writeAll(fd int, parts *[3][]byte) (int, error) {
+	var vec [3]syscall.Iovec
+	used := 0
+	for _, p := range parts {
+		if len(p) > 0 {
+			vec[used].Base = unsafe.SliceData(p)
+			vec[used].SetLen(len(p))
+			used++
+		}
+	}
+	switch used {
+	case 0:
+		return 0, nil
+	case 1:
+		return call(syscall.SYS_WRITE, fd, unsafe.Pointer(vec[0].Base), int(vec[0].Len), 0)
+	}
+	return call(syscall.SYS_WRITEV, fd, unsafe.Pointer(&vec[0]), used, 0)
+}
+
+func call(number uintptr, fd int, p unsafe.Pointer, n, flags int) (int, error) {
+	for {
+		r, _, errno := syscall.RawSyscall6(number, uintptr(fd), uintptr(p), uintptr(n), uintptr(flags), 0, 0)
+		switch errno {
+		case 0:
+			return int(r), nil
+		case syscall.EINTR:
+		default:
+			return -1, errno
+		}
+	}
+}

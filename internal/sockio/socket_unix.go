@@ -1,0 +1,202 @@
+//go:build unix
+
+package sockio
+
+import (
+	"io"
+	"net"
+	"os"
+	"syscall"
+)
+
+// Socket is a bare socket. Its methods may be used by one reader and one writer
+// at a time, beside those of the net.Conn. It neither owns nor closes it.
+type Socket struct {
+	raw syscall.RawConn
+	in  input
+	out output
+}
+
+// input are the operands and the outcome of a read.
+type input struct {
+	turn     func(fd uintptr) (done bool) // s.turn
+	peek     func(fd uintptr)             // s.peekFD
+	to       Buffer                       // takes what comes; nil: p does
+	p        []byte
+	question []byte // is written before the answer is awaited; nil: was written
+	fresh    bool   // there is no need to look before
+	wrote    int
+	n        int
+	state    State
+	err      error
+}
+
+// output are those of a write.
+type output struct {
+	try   func(fd uintptr) // s.tryFD
+	parts [3][]byte
+	n     int
+	err   error
+}
+
+// Of returns the socket that nc is, or nil if it is none or something above one,
+// such as TLS.
+func Of(nc net.Conn) *Socket {
+	var raw syscall.RawConn
+	var err error
+	switch c := nc.(type) {
+	case *net.TCPConn:
+		raw, err = c.SyscallConn()
+	case *net.UnixConn:
+		raw, err = c.SyscallConn()
+	default:
+		return nil
+	}
+	if err != nil {
+		return nil
+	}
+	s := &Socket{raw: raw}
+	s.in.turn, s.in.peek, s.out.try = s.turn, s.peekFD, s.tryFD
+	return s
+}
+
+// Read is that of net.Conn.
+func (s *Socket) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	s.in.p = p
+	err := s.run()
+	s.in.p = nil
+	return s.in.n, err
+}
+
+// Fill waits for bytes, and reads them to the buffer that it takes then.
+func (s *Socket) Fill(to Buffer) (n int, err error) {
+	s.in.to = to
+	err = s.run()
+	s.in.to = nil
+	return s.in.n, err
+}
+
+// Ask writes question, waits for bytes and reads them as Fill does. It spares
+// the attempt to read at once, which would find nothing. It returns how much of
+// question was written: when that is not all of it and err is nil, the socket
+// takes no more for now, and nothing was waited for. A connection that is not
+// fresh is looked into first, see ErrStale. The write has no deadline since it
+// does not wait, the read has that of the net.Conn.
+func (s *Socket) Ask(question []byte, to Buffer, fresh bool) (wrote, n int, err error) {
+	s.in.to, s.in.question, s.in.fresh, s.in.wrote = to, question, fresh, 0
+	err = s.run()
+	s.in.to, s.in.question = nil, nil
+	return s.in.wrote, s.in.n, err
+}
+
+// TryWrite writes as much of the parts, up to three, as the socket takes without
+// waiting.
+func (s *Socket) TryWrite(parts ...[]byte) (int, error) {
+	s.out.n, s.out.err = 0, nil
+	copy(s.out.parts[:], parts)
+	err := s.raw.Control(s.out.try)
+	s.out.parts = [3][]byte{}
+	if err == nil {
+		err = s.out.err
+	}
+	return s.out.n, err
+}
+
+// Peek reports what a read would find now. It does not wait and consumes
+// nothing. It is for the reader.
+func (s *Socket) Peek() State {
+	// Control, unlike Read, works whatever the deadline of the connection is.
+	if s.raw.Control(s.in.peek) != nil {
+		return Ended
+	}
+	return s.in.state
+}
+
+// Control calls f with the descriptor, which is valid until it returns.
+func (s *Socket) Control(f func(fd uintptr)) error { return s.raw.Control(f) }
+
+// run takes turns until one is the last, and waits in between.
+func (s *Socket) run() error {
+	s.in.n, s.in.err = 0, nil
+	if err := s.raw.Read(s.in.turn); err != nil {
+		return err
+	}
+	return s.in.err
+}
+
+// turn is called at first, and then each time there may be something to read.
+// The runtime notes what comes from before the first turn on, so nothing that
+// comes after the question was written is missed.
+func (s *Socket) turn(fd uintptr) (done bool) {
+	switch {
+	case s.in.question != nil:
+		return s.ask(int(fd))
+	case s.in.to == nil:
+		return s.read(int(fd), s.in.p)
+	}
+	done = s.read(int(fd), s.in.to.Take())
+	if s.in.n == 0 {
+		s.in.to.Drop()
+	}
+	return done
+}
+
+// ask writes the question.
+func (s *Socket) ask(fd int) (done bool) {
+	in := &s.in
+	if !in.fresh && peek(fd) != Quiet {
+		in.err = ErrStale
+		return true
+	}
+	n, err := write(fd, in.question)
+	in.wrote = max(n, 0)
+	switch {
+	case in.wrote == len(in.question):
+		in.question = nil
+		return false
+	case err != nil && err != syscall.EAGAIN:
+		in.err = os.NewSyscallError("write", err)
+	}
+	return true
+}
+
+func (s *Socket) read(fd int, p []byte) (done bool) {
+	n, err := read(fd, p)
+	switch {
+	case n > 0:
+		s.in.n = n
+	case err == syscall.EAGAIN:
+		return false
+	case err != nil:
+		s.in.err = os.NewSyscallError("read", err)
+	default:
+		s.in.err = io.EOF
+	}
+	return true
+}
+
+func (s *Socket) peekFD(fd uintptr) { s.in.state = peek(int(fd)) }
+
+func (s *Socket) tryFD(fd uintptr) {
+	out := &s.out
+	n, err := writeAll(int(fd), &out.parts)
+	out.n = max(n, 0)
+	if err != nil && err != syscall.EAGAIN {
+		out.err = os.NewSyscallError("write", err)
+	}
+}
+
+func peek(fd int) State {
+	var one [1]byte
+	n, err := look(fd, one[:])
+	switch {
+	case err == syscall.EAGAIN:
+		return Quiet
+	case err != nil || n == 0:
+		return Ended
+	}
+	return Readable
+}
