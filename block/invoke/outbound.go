@@ -126,6 +126,9 @@ func ours(name string) bool {
 	if len(name) < len(fieldFault) { // the shortest
 		return false
 	}
+	if proxy.IsProxyAuth(name) {
+		return true
+	}
 	for _, own := range [...]string{FieldCalleeAppID, FieldDestination, FieldCallerAppID, FieldCallerNS, FieldTarget, fieldAPIToken,
 		fieldFault, fieldFaultReason, fieldFaultUnsent} {
 		if proxy.SameName(name, own) {
@@ -218,6 +221,7 @@ func (f *forward) hold(resp *proxy.Response) (*answer, bool) {
 		resp.Body = &resumed{ReadCloser: resp.Body, read: body, err: err}
 		return nil, false
 	}
+	proxy.StripProxyAuth(resp)
 	held := &answer{target: f.target.id, status: resp.Status, grpcStatus: grpcStatus, length: resp.ContentLength, body: body}
 	held.header = append(held.header, resp.Header...)
 	if resp.Trailer != nil {

@@ -195,7 +195,7 @@ func (c *conn) appendHead(st *stream, status int, h proxy.Header, contentLength 
 	at := c.beginBlock(st, end)
 	c.put(":status", statusText(status))
 	c.putFields(h)
-	if contentLength > 0 && status >= 200 && status != 204 {
+	if (contentLength > 0 || contentLength == 0 && !end) && status >= 200 && status != 204 {
 		c.putLength(contentLength)
 	}
 	if status >= 200 {

@@ -95,8 +95,8 @@ type Outcome struct {
 // Forward sends the request of ex to rt and passes the response on as it comes,
 // nothing being buffered or replayed: content, trailers, interim responses,
 // upgraded streams in both directions. What belongs to one connection (RFC
-// 9110, section 7.6.1) stays there. Content of unknown length is flushed
-// whenever the server has sent nothing more for now, so events are not late.
+// 9110, section 7.6.1) stays there. Content is flushed whenever the server has
+// sent nothing more for now, so events are not late.
 //
 // ctx should be ex.Context() or derive from it, so that the request ends when
 // the client goes away. It covers all of the exchange, upgraded streams
@@ -183,14 +183,16 @@ func isHopByHop(f Field) bool {
 	case 17:
 		return SameName(f.Name, "Transfer-Encoding")
 	case 18, 19, 25:
-		return isProxyAuth(f.Name)
+		return IsProxyAuth(f.Name)
 	}
 	return false
 }
 
-// isProxyAuth reports whether the field authenticates to a proxy, or a proxy to
-// its client: Proxy-Authenticate, Proxy-Authorization, Proxy-Authentication-Info.
-func isProxyAuth(name string) bool {
+// IsProxyAuth reports whether the field authenticates to a proxy, or a proxy to
+// its client: Proxy-Authenticate, Proxy-Authorization, Proxy-Authentication-Info
+// (RFC 9110, section 11.7). A proxy that asks for no authentication passes none
+// of them on.
+func IsProxyAuth(name string) bool {
 	const prefix = "Proxy-Auth"
 	return len(name) > len(prefix) && strings.EqualFold(name[:len(prefix)], prefix)
 }
@@ -217,7 +219,7 @@ func (fw *forwarding) run(rt RoundTripper) {
 	if fw.opts.RewriteResponse != nil {
 		fw.opts.RewriteResponse(fw.ctx, fw.ex, resp)
 	}
-	clean(resp)
+	StripProxyAuth(resp)
 	var p Progress
 	if resp.Upgraded != nil {
 		p, err = fw.f.relay.tunnel(fw.ctx, fw.ex, resp)
@@ -250,10 +252,11 @@ func failureOf(err error) Failure {
 	return NoResponse
 }
 
-// clean takes out of the response what is for this proxy.
-func clean(resp *Response) {
+// StripProxyAuth takes out of a response what is for the next proxy alone. Relay
+// does so by itself.
+func StripProxyAuth(resp *Response) {
 	for i := range resp.Header {
-		if isProxyAuth(resp.Header[i].Name) {
+		if IsProxyAuth(resp.Header[i].Name) {
 			resp.Header.Del("Proxy-Authenticate")
 			resp.Header.Del("Proxy-Authentication-Info")
 			return

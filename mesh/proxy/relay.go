@@ -74,14 +74,15 @@ type Relayer struct {
 }
 
 // Relay answers ex with resp: head, content as it arrives, trailers, or after
-// an upgrade both directions of the raw stream. It closes resp.Body. Content of
-// unknown length is flushed whenever no more of it has arrived, and so is the
-// head, so that events are not late.
+// an upgrade both directions of the raw stream. It closes resp.Body. Content is
+// flushed whenever no more of it has arrived, and so is the head, so that events
+// are not late.
 //
 // When the content breaks off, the exchange is aborted so that the client can
 // tell; the error says which side broke. When the head cannot be passed on,
 // nothing was answered.
 func (r *Relayer) Relay(ex Exchange, resp *Response) (Progress, error) {
+	StripProxyAuth(resp)
 	if resp.Upgraded != nil {
 		return r.tunnel(ex.Context(), ex, resp)
 	}
@@ -103,10 +104,12 @@ func (r *Relayer) respond(ex Exchange, resp *Response) (Progress, error) {
 	}
 	p := Progress{HeadSent: true, Status: resp.Status}
 	var err error
-	if from, ok := resp.Body.(io.WriterTo); ok && length >= 0 {
-		p.Bytes, err = r.writeTo(ex, from)
+	from, ok := resp.Body.(io.WriterTo)
+	to, splices := ex.(io.ReaderFrom)
+	if ok && splices && length >= 0 {
+		p.Bytes, err = r.writeTo(ex, to, from)
 	} else {
-		p.Bytes, err = r.copy(ex, resp.Body, length < 0)
+		p.Bytes, err = r.copy(ex, resp.Body, length)
 	}
 	if err == nil && resp.Trailer != nil && len(*resp.Trailer) > 0 {
 		p.GRPCStatus = resp.Trailer.Get(fieldGRPCStatus)
@@ -137,13 +140,13 @@ func clientGone(err error) error {
 	return fmt.Errorf("%w: %w", ErrClientGone, err)
 }
 
-// copy passes content on; if flush, without delay.
-func (r *Relayer) copy(ex Exchange, body io.Reader, flush bool) (int64, error) {
+// copy passes content of a length on without delay: before it waits for more, it
+// flushes.
+func (r *Relayer) copy(ex Exchange, body io.Reader, length int64) (int64, error) {
 	buf := r.buffers.get()
 	defer r.buffers.put(buf)
-	ahead, _ := body.(Lookahead)
 	for total := int64(0); ; {
-		if flush && (ahead == nil || ahead.Buffered() == 0) {
+		if waits(body, length) {
 			if err := ex.Flush(); err != nil {
 				return total, clientGone(err)
 			}
@@ -164,21 +167,28 @@ func (r *Relayer) copy(ex Exchange, body io.Reader, flush bool) (int64, error) {
 	}
 }
 
-// writeTo lets the content write itself, which can spare copies.
-func (r *Relayer) writeTo(ex Exchange, body io.WriterTo) (int64, error) {
+// waits reports whether reading may wait for what has not arrived: content, or in
+// HTTP/2 also the end of it alone.
+func waits(body io.Reader, length int64) bool {
+	if ahead, ok := body.(Lookahead); ok && ahead.Buffered() > 0 {
+		return false
+	}
+	if c, ok := body.(Completion); ok {
+		return !c.Complete()
+	}
+	_, none := body.(NoBody)
+	return length != 0 && !none
+}
+
+// writeTo lets the content write itself, which can spare copies. The exchange, to,
+// does not hold for long what it is given.
+func (r *Relayer) writeTo(ex Exchange, to io.ReaderFrom, body io.WriterTo) (int64, error) {
 	s, _ := r.sinks.Get().(*splicingSink)
 	if s == nil {
 		s = new(splicingSink)
 	}
-	s.ex = ex
-	var n int64
-	var err error
-	if to, ok := ex.(io.ReaderFrom); ok {
-		s.to = to
-		n, err = body.WriteTo(s)
-	} else {
-		n, err = body.WriteTo(&s.sink)
-	}
+	s.ex, s.to = ex, to
+	n, err := body.WriteTo(s)
 	if err != nil && err == s.err {
 		err = clientGone(err)
 	}
@@ -187,23 +197,18 @@ func (r *Relayer) writeTo(ex Exchange, body io.WriterTo) (int64, error) {
 	return n, err
 }
 
-// sink remembers the error of the exchange that is written to, to tell it from
-// one of the side that is read.
-type sink struct {
+// splicingSink remembers the error of the exchange that is written to, to tell it
+// from one of the side that is read.
+type splicingSink struct {
 	ex  Exchange
+	to  io.ReaderFrom
 	err error
 }
 
-func (s *sink) Write(p []byte) (int, error) {
+func (s *splicingSink) Write(p []byte) (int, error) {
 	n, err := s.ex.Write(p)
 	s.err = err
 	return n, err
-}
-
-// splicingSink is the sink for an exchange that can read by itself.
-type splicingSink struct {
-	sink
-	to io.ReaderFrom
 }
 
 func (s *splicingSink) ReadFrom(r io.Reader) (int64, error) {
