@@ -10,11 +10,13 @@
 package azure
 
 import (
+	"context"
 	"strings"
 
 	"github.com/proa-io/proa/block/secret"
 	"github.com/proa-io/proa/block/state"
 	"github.com/proa-io/proa/component"
+	"github.com/proa-io/proa/driver/internal/rest"
 )
 
 // Specs lists what this package offers to the building blocks.
@@ -92,4 +94,13 @@ func cloudOf(name string) (cloud, bool) {
 		return cloud{"https://login.microsoftonline.us", "vault.usgovcloudapi.net", "core.usgovcloudapi.net"}, true
 	}
 	return cloud{}, false
+}
+
+// place is what a service lacks that answers 404.
+const place = "container or vault"
+
+// newClient returns a client for an answer as large as a blob that is written at
+// once may be in the emulator and the oldest versions of the service.
+func newClient(ctx context.Context) *rest.Client {
+	return rest.New(ctx, rest.Options{MaxBody: 256 << 20, MaxIdle: 32})
 }

@@ -85,11 +85,11 @@ func TestBlobsAreNamedAsDaprNamesThem(t *testing.T) {
 			t.Fatal(err)
 		}
 		a, err := v2.storage.do(t.Context(), request{method: http.MethodGet, blob: tc.blob})
-		if err != nil || a.status != http.StatusOK || string(a.body) != "v" || a.header.Get("Content-Type") != "text/plain" {
-			t.Errorf("%s: blob %s has status %d, %q, %v", tc.key, tc.blob, a.status, a.body, err)
+		if err != nil || a.Status != http.StatusOK || string(a.Body) != "v" || a.Header.Get("Content-Type") != "text/plain" {
+			t.Errorf("%s: blob %s has status %d, %q, %v", tc.key, tc.blob, a.Status, a.Body, err)
 		}
 		item, found, err := tc.store.Get(t.Context(), tc.key, state.GetOptions{})
-		if err != nil || !found || item.ETag != a.header.Get("ETag") {
+		if err != nil || !found || item.ETag != a.Header.Get("ETag") {
 			t.Errorf("Get(%s) = %+v, %v, %v", tc.key, item, found, err)
 		}
 	}

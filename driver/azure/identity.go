@@ -10,12 +10,13 @@ import (
 	"strings"
 	"time"
 
+	"github.com/proa-io/proa/driver/internal/rest"
 	"github.com/proa-io/proa/fault"
 )
 
 // identity gets tokens for one service. It is safe for concurrent use.
 type identity struct {
-	client   *client
+	client   *rest.Client
 	resource string // the service: "https://vault.azure.net"
 	cfg      IdentityConfig
 	// authority hands out tokens to clients, local to managed identities.
@@ -30,7 +31,7 @@ type identity struct {
 // imds is where a virtual machine asks for tokens of its managed identity.
 const imds = "http://169.254.169.254/metadata/identity/oauth2/token"
 
-func newIdentity(c *client, cfg IdentityConfig, resource string) *identity {
+func newIdentity(c *rest.Client, cfg IdentityConfig, resource string) *identity {
 	at, _ := cloudOf(cfg.AzureEnvironment)
 	i := &identity{client: c, resource: resource, cfg: cfg, authority: at.authority, local: imds, turn: make(chan struct{}, 1)}
 	if host := os.Getenv("AZURE_AUTHORITY_HOST"); host != "" {
@@ -57,7 +58,7 @@ func (i *identity) sign(req *http.Request) error {
 	select {
 	case <-i.turn:
 	case <-ctx.Done():
-		return classify(ctx, ctx.Err())
+		return rest.Classify(ctx, ctx.Err())
 	}
 	defer func() { i.turn <- struct{}{} }()
 	if time.Now().After(i.until) {
@@ -87,22 +88,22 @@ func (i *identity) renew(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a, err := i.client.send(req)
+	a, err := i.client.Send(req)
 	if err != nil {
 		return err
 	}
-	if a.status != http.StatusOK {
+	if a.Status != http.StatusOK {
 		code := fault.Unauthenticated
-		if a.status == http.StatusTooManyRequests || a.status >= 500 {
+		if a.Status == http.StatusTooManyRequests || a.Status >= 500 {
 			code = fault.Unavailable
 		}
-		return fault.Wrap(fmt.Errorf("status %d", a.status), code, "Microsoft Entra ID, or the machine, gives no token for this identity")
+		return fault.Wrap(fmt.Errorf("status %d", a.Status), code, "Microsoft Entra ID, or the machine, gives no token for this identity")
 	}
 	var out struct {
 		Token   string      `json:"access_token"`
 		Expires json.Number `json:"expires_in"` // seconds; in quotes from a machine
 	}
-	if err := json.Unmarshal(a.body, &out); err != nil || out.Token == "" {
+	if err := json.Unmarshal(a.Body, &out); err != nil || out.Token == "" {
 		return fault.New(fault.Unavailable, "the answer to a request for a token is not what it should be")
 	}
 	seconds, _ := out.Expires.Int64()

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/proa-io/proa/component"
+	"github.com/proa-io/proa/driver/internal/rest"
 	"github.com/proa-io/proa/fault"
 )
 
@@ -46,7 +47,7 @@ func (c VaultConfig) address() string {
 // upper and lower case apart. The hint version_id names another version than the
 // current one.
 type Vault struct {
-	client   *client
+	client   *rest.Client
 	identity *identity
 	base     string
 }
@@ -61,7 +62,7 @@ func OpenVault(ctx context.Context, cfg VaultConfig, _ component.Env) (*Vault, e
 
 // Close implements io.Closer.
 func (v *Vault) Close() error {
-	v.client.close()
+	v.client.Close()
 	return nil
 }
 
@@ -72,16 +73,16 @@ func errNoSecret() error {
 	return fault.New(fault.NotFound, "there is no such secret, or not in this version, or it is disabled")
 }
 
-func (v *Vault) read(ctx context.Context, address string) (answer, error) {
+func (v *Vault) read(ctx context.Context, address string) (rest.Answer, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
-		return answer{}, errNoSecret()
+		return rest.Answer{}, errNoSecret()
 	}
 	if err := v.identity.sign(req); err != nil {
-		return answer{}, err
+		return rest.Answer{}, err
 	}
-	a, err := v.client.send(req)
-	if a.status == http.StatusUnauthorized {
+	a, err := v.client.Send(req)
+	if a.Status == http.StatusUnauthorized {
 		v.identity.forget(ctx)
 	}
 	return a, err
@@ -100,13 +101,13 @@ func (v *Vault) Get(ctx context.Context, name string, metadata map[string]string
 	switch {
 	case err != nil:
 		return nil, err
-	case a.status == http.StatusNotFound, a.status == http.StatusBadRequest, a.status == http.StatusForbidden && disabled(a.body):
+	case a.Status == http.StatusNotFound, a.Status == http.StatusBadRequest, a.Status == http.StatusForbidden && disabled(a.Body):
 		return nil, errNoSecret()
-	case a.status != http.StatusOK:
-		return nil, errStatus(a)
+	case a.Status != http.StatusOK:
+		return nil, a.Err(place)
 	}
 	var out struct{ Value *string }
-	if err := json.Unmarshal(a.body, &out); err != nil || out.Value == nil {
+	if err := json.Unmarshal(a.Body, &out); err != nil || out.Value == nil {
 		return nil, fault.New(fault.Unavailable, "the answer of the vault is not what it should be")
 	}
 	return map[string]string{name: *out.Value}, nil
@@ -134,8 +135,8 @@ func (v *Vault) List(ctx context.Context, _ map[string]string, want func(name st
 		if err != nil {
 			return nil, err
 		}
-		if a.status != http.StatusOK {
-			return nil, errStatus(a)
+		if a.Status != http.StatusOK {
+			return nil, a.Err(place)
 		}
 		var out struct {
 			Value []struct {
@@ -144,7 +145,7 @@ func (v *Vault) List(ctx context.Context, _ map[string]string, want func(name st
 			}
 			NextLink string
 		}
-		if err := json.Unmarshal(a.body, &out); err != nil {
+		if err := json.Unmarshal(a.Body, &out); err != nil {
 			return nil, fault.New(fault.Unavailable, "the answer of the vault is not what it should be")
 		}
 		for _, s := range out.Value {

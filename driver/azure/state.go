@@ -12,6 +12,7 @@ import (
 
 	"github.com/proa-io/proa/block/state"
 	"github.com/proa-io/proa/component"
+	"github.com/proa-io/proa/driver/internal/rest"
 	"github.com/proa-io/proa/fault"
 )
 
@@ -52,7 +53,7 @@ func open(ctx context.Context, cfg StorageConfig, name func(string) string) (*St
 
 // Close implements io.Closer.
 func (s *State) Close() error {
-	s.storage.client.close()
+	s.storage.client.Close()
 	return nil
 }
 
@@ -142,27 +143,27 @@ func (s *State) Get(ctx context.Context, key string, _ state.GetOptions) (item s
 		return state.Item{}, false, err
 	case missing(a):
 		return state.Item{}, false, nil
-	case a.status != http.StatusOK:
-		return state.Item{}, false, errStatus(a)
+	case a.Status != http.StatusOK:
+		return state.Item{}, false, a.Err(place)
 	}
-	expires := a.header.Get(expiresHeader)
+	expires := a.Header.Get(expiresHeader)
 	if expired(expires) {
 		return state.Item{}, false, nil
 	}
-	item = state.Item{Value: a.body, ETag: etagOf(a.header, expires)}
+	item = state.Item{Value: a.Body, ETag: etagOf(a.Header, expires)}
 	if at, err := strconv.ParseInt(expires, 10, 64); err == nil {
 		item.Expires = time.Unix(at, 0)
 	}
 	return item, true, nil
 }
 
-func missing(a answer) bool {
-	return a.status == http.StatusNotFound && a.header.Get("x-ms-error-code") != "ContainerNotFound"
+func missing(a rest.Answer) bool {
+	return a.Status == http.StatusNotFound && a.Header.Get("x-ms-error-code") != "ContainerNotFound"
 }
 
 // lost reports whether a condition did not hold.
-func lost(a answer) bool {
-	return a.status == http.StatusPreconditionFailed || a.status == http.StatusConflict && a.header.Get("x-ms-error-code") == "BlobAlreadyExists"
+func lost(a rest.Answer) bool {
+	return a.Status == http.StatusPreconditionFailed || a.Status == http.StatusConflict && a.Header.Get("x-ms-error-code") == "BlobAlreadyExists"
 }
 
 // Put implements state.Driver.
@@ -197,24 +198,24 @@ func (s *State) Put(ctx context.Context, key string, value []byte, opt state.Put
 		return "", err
 	case lost(a), missing(a) && opt.ETag != "":
 		return "", refused()
-	case a.status != http.StatusCreated:
-		return "", errStatus(a)
+	case a.Status != http.StatusCreated:
+		return "", a.Err(place)
 	}
-	return etagOf(a.header, expires), nil
+	return etagOf(a.Header, expires), nil
 }
 
 // replaceExpired writes a blob in place of one whose item has expired. When it
 // has not, the answer is that the condition does not hold.
-func (s *State) replaceExpired(ctx context.Context, blob string, header http.Header, value []byte) (answer, error) {
+func (s *State) replaceExpired(ctx context.Context, blob string, header http.Header, value []byte) (rest.Answer, error) {
 	there, err := s.storage.do(ctx, request{method: http.MethodHead, blob: blob})
 	if err != nil {
-		return answer{}, err
+		return rest.Answer{}, err
 	}
-	if there.status != http.StatusOK || !expired(there.header.Get(expiresHeader)) {
-		return answer{status: http.StatusPreconditionFailed}, nil
+	if there.Status != http.StatusOK || !expired(there.Header.Get(expiresHeader)) {
+		return rest.Answer{Status: http.StatusPreconditionFailed}, nil
 	}
 	header.Del("If-None-Match")
-	header.Set("If-Match", there.header.Get("ETag"))
+	header.Set("If-Match", there.Header.Get("ETag"))
 	return s.storage.do(ctx, request{method: http.MethodPut, blob: blob, header: header, body: value})
 }
 
@@ -246,10 +247,10 @@ func (s *State) Delete(ctx context.Context, key string, opt state.DeleteOptions)
 	switch {
 	case err != nil:
 		return err
-	case a.status == http.StatusAccepted, missing(a) && opt.ETag == "":
+	case a.Status == http.StatusAccepted, missing(a) && opt.ETag == "":
 		return nil
 	case lost(a), missing(a):
 		return state.ErrETagMismatch()
 	}
-	return errStatus(a)
+	return a.Err(place)
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/proa-io/proa/component"
+	"github.com/proa-io/proa/driver/internal/rest"
 	"github.com/proa-io/proa/fault"
 )
 
@@ -110,7 +111,7 @@ func (c StorageConfig) address() string {
 
 // storage sends requests about the blobs of one container.
 type storage struct {
-	client   *client
+	client   *rest.Client
 	identity *identity // nil when there is a key
 	account  string
 	key      []byte
@@ -132,7 +133,7 @@ func newStorage(ctx context.Context, cfg StorageConfig) (*storage, error) {
 		s.identity = newIdentity(s.client, cfg.IdentityConfig, "https://storage.azure.com")
 	}
 	if err := s.prepare(ctx, cfg); err != nil {
-		s.client.close()
+		s.client.Close()
 		return nil, err
 	}
 	return s, nil
@@ -150,9 +151,9 @@ func (s *storage) prepare(ctx context.Context, cfg StorageConfig) error {
 	if err != nil {
 		return err
 	}
-	exists := a.status == http.StatusConflict && a.header.Get("x-ms-error-code") == "ContainerAlreadyExists"
-	if a.status != http.StatusOK && a.status != http.StatusCreated && !exists {
-		return errStatus(a)
+	exists := a.Status == http.StatusConflict && a.Header.Get("x-ms-error-code") == "ContainerAlreadyExists"
+	if a.Status != http.StatusOK && a.Status != http.StatusCreated && !exists {
+		return a.Err(place)
 	}
 	return nil
 }
@@ -169,7 +170,7 @@ type request struct {
 // storageVersion is the version of the protocol.
 const storageVersion = "2021-08-06"
 
-func (s *storage) do(ctx context.Context, r request) (answer, error) {
+func (s *storage) do(ctx context.Context, r request) (rest.Answer, error) {
 	address := s.base
 	if r.blob != "" {
 		address += "/" + escaped(r.blob)
@@ -179,7 +180,7 @@ func (s *storage) do(ctx context.Context, r request) (answer, error) {
 	}
 	req, err := http.NewRequestWithContext(ctx, r.method, address, bytes.NewReader(r.body))
 	if err != nil {
-		return answer{}, fault.Wrap(err, fault.Internal, "the request cannot be written")
+		return rest.Answer{}, fault.Wrap(err, fault.Internal, "the request cannot be written")
 	}
 	if r.header != nil {
 		req.Header = r.header
@@ -189,10 +190,10 @@ func (s *storage) do(ctx context.Context, r request) (answer, error) {
 	if s.identity == nil {
 		s.sign(req, len(r.body))
 	} else if err := s.identity.sign(req); err != nil {
-		return answer{}, err
+		return rest.Answer{}, err
 	}
-	a, err := s.client.send(req)
-	if a.status == http.StatusUnauthorized && s.identity != nil {
+	a, err := s.client.Send(req)
+	if a.Status == http.StatusUnauthorized && s.identity != nil {
 		s.identity.forget(ctx)
 	}
 	return a, err

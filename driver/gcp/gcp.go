@@ -8,10 +8,12 @@
 package gcp
 
 import (
+	"context"
 	"encoding/json"
 
 	"github.com/proa-io/proa/block/secret"
 	"github.com/proa-io/proa/component"
+	"github.com/proa-io/proa/driver/internal/rest"
 )
 
 // Specs lists what this package offers to the building blocks.
@@ -95,4 +97,13 @@ type keyFile struct {
 func parseKeyFile(text []byte) (k keyFile, err error) {
 	err = json.Unmarshal(text, &k)
 	return k, err
+}
+
+// place is what a service lacks that answers 404.
+const place = "project"
+
+// newClient returns a client for an answer with a secret, which has 64 KiB at
+// most.
+func newClient(ctx context.Context) *rest.Client {
+	return rest.New(ctx, rest.Options{MaxBody: 4 << 20, MaxIdle: 8})
 }

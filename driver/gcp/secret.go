@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/proa-io/proa/component"
+	"github.com/proa-io/proa/driver/internal/rest"
 	"github.com/proa-io/proa/fault"
 )
 
@@ -20,7 +21,7 @@ type SecretsConfig struct {
 // Secrets is a secret.Driver and a secret.Lister on Secret Manager. The hint
 // version_id names another version than the latest one.
 type Secrets struct {
-	client *client
+	client *rest.Client
 	tokens *tokens
 	base   string // the URL of the project's secrets
 }
@@ -45,7 +46,7 @@ func open(ctx context.Context, cfg SecretsConfig, service string) (*Secrets, err
 
 // Close implements io.Closer.
 func (s *Secrets) Close() error {
-	s.client.close()
+	s.client.Close()
 	return nil
 }
 
@@ -53,16 +54,16 @@ func errNoSecret() error {
 	return fault.New(fault.NotFound, "there is no such secret, or not in this version, or the version is disabled")
 }
 
-func (s *Secrets) read(ctx context.Context, address string) (answer, error) {
+func (s *Secrets) read(ctx context.Context, address string) (rest.Answer, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
-		return answer{}, errNoSecret()
+		return rest.Answer{}, errNoSecret()
 	}
 	if err := s.tokens.sign(req); err != nil {
-		return answer{}, err
+		return rest.Answer{}, err
 	}
-	a, err := s.client.send(req)
-	if a.status == http.StatusUnauthorized {
+	a, err := s.client.Send(req)
+	if a.Status == http.StatusUnauthorized {
 		s.tokens.forget(ctx)
 	}
 	return a, err
@@ -81,15 +82,15 @@ func (s *Secrets) Get(ctx context.Context, name string, metadata map[string]stri
 	switch {
 	case err != nil:
 		return nil, err
-	case a.status == http.StatusNotFound, a.status == http.StatusBadRequest: // of versions that are disabled, too
+	case a.Status == http.StatusNotFound, a.Status == http.StatusBadRequest: // of versions that are disabled, too
 		return nil, errNoSecret()
-	case a.status != http.StatusOK:
-		return nil, errStatus(a)
+	case a.Status != http.StatusOK:
+		return nil, a.Err(place)
 	}
 	var out struct {
 		Payload *struct{ Data []byte }
 	}
-	if err := json.Unmarshal(a.body, &out); err != nil || out.Payload == nil {
+	if err := json.Unmarshal(a.Body, &out); err != nil || out.Payload == nil {
 		return nil, fault.New(fault.Unavailable, "the answer of the service is not what it should be")
 	}
 	return map[string]string{name: string(out.Payload.Data)}, nil
@@ -105,14 +106,14 @@ func (s *Secrets) List(ctx context.Context, _ map[string]string, want func(name 
 		if err != nil {
 			return nil, err
 		}
-		if a.status != http.StatusOK {
-			return nil, errStatus(a)
+		if a.Status != http.StatusOK {
+			return nil, a.Err(place)
 		}
 		var out struct {
 			Secrets       []struct{ Name string }
 			NextPageToken string
 		}
-		if err := json.Unmarshal(a.body, &out); err != nil {
+		if err := json.Unmarshal(a.Body, &out); err != nil {
 			return nil, fault.New(fault.Unavailable, "the answer of the service is not what it should be")
 		}
 		for _, e := range out.Secrets {

@@ -19,6 +19,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/proa-io/proa/driver/internal/rest"
 	"github.com/proa-io/proa/fault"
 )
 
@@ -180,14 +181,14 @@ func (m machine) request(ctx context.Context) (*http.Request, error) {
 // use.
 type tokens struct {
 	source source
-	client *client
+	client *rest.Client
 
 	turn  chan struct{} // holds one token: whoever takes it may use what follows
 	token string
 	until time.Time // when to get another one
 }
 
-func newTokens(c *client, s source) *tokens {
+func newTokens(c *rest.Client, s source) *tokens {
 	t := &tokens{source: s, client: c, turn: make(chan struct{}, 1)}
 	t.turn <- struct{}{}
 	return t
@@ -199,7 +200,7 @@ func (t *tokens) sign(req *http.Request) error {
 	select {
 	case <-t.turn:
 	case <-ctx.Done():
-		return classify(ctx, ctx.Err())
+		return rest.Classify(ctx, ctx.Err())
 	}
 	defer func() { t.turn <- struct{}{} }()
 	if time.Now().After(t.until) {
@@ -229,22 +230,22 @@ func (t *tokens) renew(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a, err := t.client.send(req)
+	a, err := t.client.Send(req)
 	if err != nil {
 		return err
 	}
-	if a.status != http.StatusOK {
+	if a.Status != http.StatusOK {
 		code := fault.Unauthenticated
-		if a.status == http.StatusTooManyRequests || a.status >= 500 {
+		if a.Status == http.StatusTooManyRequests || a.Status >= 500 {
 			code = fault.Unavailable
 		}
-		return fault.Wrap(fmt.Errorf("status %d", a.status), code, "Google, or the machine, gives no token for this account")
+		return fault.Wrap(fmt.Errorf("status %d", a.Status), code, "Google, or the machine, gives no token for this account")
 	}
 	var out struct {
 		Token   string `json:"access_token"`
 		Expires int64  `json:"expires_in"` // seconds
 	}
-	if err := json.Unmarshal(a.body, &out); err != nil || out.Token == "" {
+	if err := json.Unmarshal(a.Body, &out); err != nil || out.Token == "" {
 		return fault.New(fault.Unavailable, "the answer to a request for a token is not what it should be")
 	}
 	life := time.Duration(out.Expires) * time.Second

@@ -50,8 +50,9 @@ func TestBinding(t *testing.T) {
 
 func TestStatementsAreCarriedOut(t *testing.T) {
 	t.Parallel()
-	run(t, raw(t, "bound"), "DROP TABLE IF EXISTS foo")
-	b := openBinding(t, server.Get(t).DSN("bound"))
+	schema := schemas.next("bound")
+	raw(t, schema)
+	b := openBinding(t, server.Get(t).DSN(schema))
 	for _, tc := range []struct{ operation, sql, params, data, affected string }{
 		{"exec", "CREATE TABLE foo (id bigint unsigned, v varchar(20), f double, d decimal(40,2), at datetime(3), ok boolean, b blob, l longtext, e enum('x','y')) CHARACTER SET utf8mb4", "", "", "0"},
 		{"exec", "INSERT INTO foo (id, v, f, d, at, ok, b, l, e) VALUES (?, ?, ?, 12345678901234567890.50, '2026-01-02 03:04:05.678', true, x'00ff', 'long', 'y')",
@@ -76,8 +77,9 @@ func TestStatementsAreCarriedOut(t *testing.T) {
 
 func TestStatementsThatCannotBeCarriedOut(t *testing.T) {
 	t.Parallel()
-	raw(t, "unbound")
-	b := openBinding(t, server.Get(t).DSN("unbound"))
+	schema := schemas.next("unbound")
+	raw(t, schema)
+	b := openBinding(t, server.Get(t).DSN(schema))
 	for _, tc := range []struct{ operation, sql, params, want string }{
 		{"query", "", "", "sql"},
 		{"query", "SELECT ?", "no JSON", "params"},

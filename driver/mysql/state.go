@@ -242,13 +242,13 @@ func (s *State) once(ctx context.Context, f func(context.Context) error) error {
 }
 
 // removeExpired removes expired items, unless another process did within the
-// interval: the row that says so is Dapr's too.
+// interval.
 func (s *State) removeExpired(ctx context.Context) error {
 	return s.call(ctx, func(ctx context.Context) error {
 		const margin = 100 * time.Millisecond
-		res, err := s.db.ExecContext(ctx, "INSERT INTO `"+s.cfg.MetadataTableName+"` (id, value) VALUES ('last-cleanup', CURRENT_TIMESTAMP) "+
+		res, err := s.db.ExecContext(ctx, "INSERT INTO `"+s.cfg.MetadataTableName+"` (id, value) VALUES (?, CURRENT_TIMESTAMP) "+
 			"ON DUPLICATE KEY UPDATE value = IF(CURRENT_TIMESTAMP > value + INTERVAL ? MICROSECOND, CURRENT_TIMESTAMP, value)",
-			(s.cfg.CleanupInterval.Std() - margin).Microseconds())
+			sweep.Row(s.cfg.TableName, stateDefaults().TableName), (s.cfg.CleanupInterval.Std() - margin).Microseconds())
 		if err != nil {
 			return err
 		}

@@ -53,21 +53,8 @@ func asInMySQL(t testing.TB, s *State) *State {
 	return s
 }
 
-// schemas are those of the suites, each time anew.
+// schemas are those of all tests, each time anew.
 var schemas counter
-
-// makeSchema makes the schema of a configuration: MariaDB fails when many ask at
-// once for one that does not exist.
-func makeSchema(t *testing.T, cfg StateConfig) {
-	t.Helper()
-	s, err := OpenState(t.Context(), cfg, component.Env{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-}
 
 func TestState(t *testing.T) {
 	t.Parallel()
@@ -79,7 +66,6 @@ func TestState(t *testing.T) {
 			t.Parallel()
 			var tables counter
 			cfg := configOf(server.Get(t).DSN(""), schemas.next("suite_"+strings.ReplaceAll(name, " ", "_")))
-			makeSchema(t, cfg)
 			statetest.Run(t, func(t *testing.T) state.Driver {
 				t.Parallel()
 				cfg := cfg
@@ -99,7 +85,6 @@ func TestStateOnABadNetwork(t *testing.T) {
 	srv := server.Get(t)
 	var tables counter
 	schema := schemas.next("bad_network")
-	makeSchema(t, configOf(srv.DSN(""), schema))
 	statetest.RunBadNetwork(t, srv.Addr(), func(ctx context.Context, _ *testing.T, addr string) (state.Driver, error) {
 		cfg := configOf(srv.DSNAt(addr, ""), schema)
 		cfg.TableName = tables.next("items")
@@ -170,7 +155,7 @@ func TestATableOfDaprIsTakenOver(t *testing.T) {
 	for _, charset := range []string{"utf8mb4", "latin1"} {
 		t.Run(charset, func(t *testing.T) {
 			t.Parallel()
-			schema := "dapr_" + charset
+			schema := schemas.next("dapr_" + charset + "_")
 			db := raw(t, schema)
 			run(t, db, daprTable+charset, `CREATE TABLE dapr_metadata (id VARCHAR(255) NOT NULL PRIMARY KEY, value TEXT NOT NULL)`,
 				`INSERT INTO state (id, value, isbinary, eTag) VALUES ('app||json', '{"b": 1, "a":2}', 0, 'e1'), ('app||bytes', '"AP8="', 1, 'e2')`,
@@ -220,9 +205,10 @@ func TestATableOfDaprIsTakenOver(t *testing.T) {
 // A language may take one key for another: then nobody's item is touched.
 func TestKeysThatATableTakesForEachOther(t *testing.T) {
 	t.Parallel()
-	db := raw(t, "alike")
+	schema := schemas.next("alike")
+	db := raw(t, schema)
 	run(t, db, daprTable+"utf8mb4 COLLATE utf8mb4_unicode_ci")
-	s := open(t, configOf(server.Get(t).DSN(""), "alike"))
+	s := open(t, configOf(server.Get(t).DSN(""), schema))
 	put(t, s, "k", "mine", state.PutOptions{})
 	for _, other := range []string{"K", "k ", "ḱ"} {
 		if _, found, err := s.Get(t.Context(), other, state.GetOptions{}); found || err != nil {
@@ -243,7 +229,7 @@ func TestKeysThatATableTakesForEachOther(t *testing.T) {
 	}
 	wantValue(t, s, "k", "mine")
 	run(t, db, "ALTER TABLE state MODIFY id VARBINARY(2048) NOT NULL")
-	again := open(t, configOf(server.Get(t).DSN(""), "alike"))
+	again := open(t, configOf(server.Get(t).DSN(""), schema))
 	put(t, again, "K", "theirs", state.PutOptions{})
 	wantValue(t, again, "k", "mine")
 	wantValue(t, again, "K", "theirs")
@@ -251,8 +237,9 @@ func TestKeysThatATableTakesForEachOther(t *testing.T) {
 
 func TestWhatDaprOverwritesIsNotReadFromOurColumn(t *testing.T) {
 	t.Parallel()
-	db := raw(t, "foreign_write")
-	s := asInMySQL(t, open(t, configOf(server.Get(t).DSN(""), "foreign_write")))
+	schema := schemas.next("foreign_write")
+	db := raw(t, schema)
+	s := asInMySQL(t, open(t, configOf(server.Get(t).DSN(""), schema)))
 	put(t, s, "k", `{"b" : 1,"a":2}`, state.PutOptions{})
 	run(t, db, `UPDATE state SET value = '{"a": 2, "b": 1}' WHERE id = 'k'`) // as the server would write it
 	wantValue(t, s, "k", `{"b" : 1,"a":2}`)
@@ -264,8 +251,9 @@ func TestWhatDaprOverwritesIsNotReadFromOurColumn(t *testing.T) {
 
 func TestExpiredItemsAreRemovedOncePerInterval(t *testing.T) {
 	t.Parallel()
-	db := raw(t, "cleanup")
-	cfg := configOf(server.Get(t).DSN(""), "cleanup")
+	schema := schemas.next("cleanup")
+	db := raw(t, schema)
+	cfg := configOf(server.Get(t).DSN(""), schema)
 	cfg.CleanupInterval = 0
 	s := open(t, cfg)
 	var puts []state.PutOp
@@ -298,7 +286,7 @@ func TestExpiredItemsAreRemovedOncePerInterval(t *testing.T) {
 
 func TestLivesThatTheDatabaseCannotCountAreRefused(t *testing.T) {
 	t.Parallel()
-	s := open(t, configOf(server.Get(t).DSN(""), "long_lives"))
+	s := open(t, configOf(server.Get(t).DSN(""), schemas.next("long_lives")))
 	if _, err := s.Put(t.Context(), "k", nil, state.PutOptions{TTL: 50 * 365 * 24 * time.Hour}); !fault.Is(err, fault.InvalidArgument) {
 		t.Errorf("Put: %v", err)
 	}
@@ -306,10 +294,10 @@ func TestLivesThatTheDatabaseCannotCountAreRefused(t *testing.T) {
 
 func TestManyOpenAtOnce(t *testing.T) {
 	t.Parallel()
-	errs := make(chan error)
+	errs, cfg := make(chan error), configOf(server.Get(t).DSN(""), schemas.next("at_once"))
 	for range 10 {
 		go func() {
-			s, err := OpenState(t.Context(), configOf(server.Get(t).DSN(""), "at_once"), component.Env{})
+			s, err := OpenState(t.Context(), cfg, component.Env{})
 			if err == nil {
 				_, err = s.Put(t.Context(), "k", nil, state.PutOptions{})
 				_ = s.Close()
@@ -327,8 +315,9 @@ func TestManyOpenAtOnce(t *testing.T) {
 func TestCredentialsAndRightsAreChecked(t *testing.T) {
 	t.Parallel()
 	srv := server.Get(t)
-	db := raw(t, "rights")
-	run(t, db, `CREATE USER 'limited'@'%' IDENTIFIED BY 'pw'`, `GRANT SELECT, INSERT, UPDATE, DELETE, CREATE ON rights.* TO 'limited'@'%'`)
+	schema, limited := schemas.next("rights"), schemas.next("limited")
+	db := raw(t, schema)
+	run(t, db, `CREATE USER '`+limited+`'@'%' IDENTIFIED BY 'pw'`, `GRANT SELECT, INSERT, UPDATE, DELETE, CREATE ON `+schema+`.* TO '`+limited+`'@'%'`)
 	dsn := func(user, password string) string {
 		return strings.Replace(srv.DSN(""), srv.User()+":"+srv.Password(), user+":"+password, 1)
 	}
@@ -336,15 +325,15 @@ func TestCredentialsAndRightsAreChecked(t *testing.T) {
 		user, password, schema string
 		want                   fault.Code
 	}{
-		{srv.User(), "wrong-secret", "rights", fault.Unauthenticated},
-		{"limited", "pw", "another", fault.PermissionDenied},
+		{srv.User(), "wrong-secret", schema, fault.Unauthenticated},
+		{limited, "pw", "another", fault.PermissionDenied},
 	} {
 		_, err := OpenState(t.Context(), configOf(dsn(tc.user, tc.password), tc.schema), component.Env{})
 		if !fault.Is(err, tc.want) || strings.Contains(err.Error(), "wrong-secret") {
 			t.Errorf("%s: %v, want %v", tc.user, err, tc.want)
 		}
 	}
-	put(t, open(t, configOf(dsn("limited", "pw"), "rights")), "k", "v", state.PutOptions{})
+	put(t, open(t, configOf(dsn(limited, "pw"), schema)), "k", "v", state.PutOptions{})
 }
 
 func TestSettingsSayWhatIsWrongWithThem(t *testing.T) {
@@ -383,7 +372,7 @@ func TestSettingsSayWhatIsWrongWithThem(t *testing.T) {
 func TestNothingIsLeftAfterClose(t *testing.T) {
 	dsn := server.Get(t).DSN("")
 	leak.Check(t)
-	s, err := OpenState(t.Context(), configOf(dsn, "leaks"), component.Env{})
+	s, err := OpenState(t.Context(), configOf(dsn, schemas.next("leaks")), component.Env{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -37,11 +37,12 @@ func TestConfigOnABadNetwork(t *testing.T) {
 	t.Parallel()
 	srv := server.Get(t)
 	var tables counter
+	name := databaseName(t, "")
 	configtest.RunNetwork(t, func(t testing.TB) (configtest.Store, configtest.Store, *faultnet.Proxy) {
 		proxy := faultnet.New(t, srv.Addr())
 		table := tables.next("config_bad_")
-		direct := openConfig(t, srv.URL("postgres"), table)
-		return openConfig(t, srv.URLAt(proxy.Addr(), "postgres"), table), direct, proxy
+		direct := openConfig(t, srv.URL(name), table)
+		return openConfig(t, srv.URLAt(proxy.Addr(), name), table), direct, proxy
 	})
 }
 

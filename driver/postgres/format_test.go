@@ -231,7 +231,7 @@ func TestExpiredItemsAreRemovedOncePerInterval(t *testing.T) {
 		key, expires string
 		open         func(interval time.Duration) (store, error)
 	}{
-		"items": {"last-cleanup", "expiredate", func(interval time.Duration) (store, error) {
+		"items": {"last-cleanup-items", "expiredate", func(interval time.Duration) (store, error) {
 			cfg := stateV1Defaults()
 			cfg.Config, cfg.TableName, cfg.CleanupInterval = configOf(url), "items", component.Duration(interval)
 			return orNil(OpenStateV1(t.Context(), cfg, component.Env{Log: slog.Default()}))

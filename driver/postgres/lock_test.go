@@ -34,9 +34,10 @@ func TestLockOnABadNetwork(t *testing.T) {
 	t.Parallel()
 	srv := server.Get(t)
 	var tables counter
+	name := databaseName(t, "")
 	locktest.RunNetwork(t, func(t testing.TB) (lock.Driver, *faultnet.Proxy) {
 		proxy := faultnet.New(t, srv.Addr())
-		return openLock(t, srv.URLAt(proxy.Addr(), "postgres"), tables.next("locks_bad_")), proxy
+		return openLock(t, srv.URLAt(proxy.Addr(), name), tables.next("locks_bad_")), proxy
 	})
 }
 

@@ -105,7 +105,11 @@ type State struct {
 
 // OpenStateV1 connects to PostgreSQL and prepares the tables of version 1.
 func OpenStateV1(ctx context.Context, cfg StateV1Config, env component.Env) (*State, error) {
-	return withHelpers(openTable(ctx, cfg.StateConfig, formatV1(cfg.TableName), schemaV1(cfg.TableName, cfg.MetadataTableName), "last-cleanup", env))
+	return withHelpers(openTable(ctx, cfg.StateConfig, formatV1(cfg.TableName), schemaV1(cfg.TableName, cfg.MetadataTableName), cleanupRow(cfg), env))
+}
+
+func cleanupRow(cfg StateV1Config) string {
+	return sweep.Row(cfg.TableName, stateV1Defaults().TableName)
 }
 
 // OpenStateV2 connects to PostgreSQL and prepares the tables of version 2.
@@ -120,7 +124,7 @@ func openV2(ctx context.Context, cfg StateV2Config, env component.Env) (*Table, 
 
 // OpenCockroachDB connects to CockroachDB and prepares the tables.
 func OpenCockroachDB(ctx context.Context, cfg StateV1Config, env component.Env) (*Table, error) {
-	return openTable(ctx, cfg.StateConfig, formatCockroach(cfg.TableName), schemaCockroach(cfg.TableName, cfg.MetadataTableName), "last-cleanup", env)
+	return openTable(ctx, cfg.StateConfig, formatCockroach(cfg.TableName), schemaCockroach(cfg.TableName, cfg.MetadataTableName), cleanupRow(cfg), env)
 }
 
 // OpenYugabyteDB connects to YugabyteDB and prepares the tables.
@@ -152,7 +156,7 @@ func openTable(ctx context.Context, cfg StateConfig, f format, tables schema, cl
 }
 
 // removeExpired removes expired items, unless another process did within the
-// interval: the row of account that says so is Dapr's too.
+// interval, as the row of account says.
 func (s *Table) removeExpired(ctx context.Context, account, key string, interval time.Duration) error {
 	const margin = 100 * time.Millisecond
 	tag, err := s.client.exec(ctx, `INSERT INTO `+account+` AS m (key, value) VALUES ($1::text, now()::text)

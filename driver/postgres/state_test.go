@@ -33,19 +33,28 @@ func configOf(url string) Config {
 // english is a language where texts do not order by their bytes.
 const english = "LOCALE_PROVIDER icu ICU_LOCALE 'en'"
 
+// databases are those of all tests, each time anew.
+var databases counter
+
 // database creates an empty database and returns its URL.
 func database(t testing.TB, options string) string {
+	t.Helper()
+	return server.Get(t).URL(databaseName(t, options))
+}
+
+// databaseName creates an empty database and returns its name.
+func databaseName(t testing.TB, options string) string {
 	t.Helper()
 	admin, err := connect(t.Context(), configOf(server.Get(t).URL("postgres")))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer admin.close()
-	name := fmt.Sprintf("db_%p", admin)
+	name := databases.next("db_")
 	if _, err := admin.exec(t.Context(), `CREATE DATABASE `+name+` TEMPLATE template0 `+options); err != nil {
 		t.Fatal(err)
 	}
-	return server.Get(t).URL(name)
+	return name
 }
 
 // store is what all kinds of store can do.
@@ -114,7 +123,8 @@ func TestStateOnABadNetwork(t *testing.T) {
 	t.Parallel()
 	srv := server.Get(t)
 	var tables counter
+	name := databaseName(t, "")
 	statetest.RunBadNetwork(t, srv.Addr(), func(ctx context.Context, _ *testing.T, addr string) (state.Driver, error) {
-		return kinds["v2"](ctx, srv.URLAt(addr, "postgres"), tables.next("bad_"))
+		return kinds["v2"](ctx, srv.URLAt(addr, name), tables.next("bad_"))
 	})
 }

@@ -145,13 +145,13 @@ func (s *State) call(ctx context.Context, f func(context.Context) error) error {
 }
 
 // removeExpired removes expired items, unless another process did within the
-// interval: the row of account that says so is Dapr's too.
+// interval.
 func (s *State) removeExpired(ctx context.Context) error {
 	now := time.Now()
 	return s.call(ctx, func(ctx context.Context) error {
 		due := now.Add(100*time.Millisecond - s.cfg.CleanupInterval.Std())
-		res, err := s.write.ExecContext(ctx, `INSERT INTO `+quoted(s.cfg.MetadataTableName)+` AS m (key, value) VALUES ('last-cleanup', ?)
-ON CONFLICT (key) DO UPDATE SET value = excluded.value WHERE m.value < ?`, timeText(now), timeText(due))
+		res, err := s.write.ExecContext(ctx, `INSERT INTO `+quoted(s.cfg.MetadataTableName)+` AS m (key, value) VALUES (?, ?)
+ON CONFLICT (key) DO UPDATE SET value = excluded.value WHERE m.value < ?`, sweep.Row(s.cfg.TableName, stateDefaults().TableName), timeText(now), timeText(due))
 		if err != nil {
 			return err
 		}

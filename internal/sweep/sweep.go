@@ -51,3 +51,16 @@ func (s *Sweeper) Stop() {
 	s.cancel()
 	s.wg.Wait()
 }
+
+// Row returns the name of the row that says when expired items were last removed
+// from a table, in a table of such rows that Dapr shares. Dapr has one row for
+// all tables, so that of several with one interval only the fastest is ever
+// cleaned: here only the table of the default name goes by that row, and others
+// have their own.
+func Row(table, byDefault string) string {
+	const row = "last-cleanup"
+	if table == byDefault {
+		return row
+	}
+	return row + "-" + table
+}

@@ -69,3 +69,11 @@ func TestWithoutAnIntervalNothingIsDone(t *testing.T) {
 	}).Stop()
 	Start(t.Context(), -time.Second, nil, nil).Stop()
 }
+
+func TestTablesDoNotShareTheRowThatSaysWhenTheyWereCleaned(t *testing.T) {
+	for table, want := range map[string]string{"state": "last-cleanup", "items": "last-cleanup-items", "apart.state": "last-cleanup-apart.state"} {
+		if got := Row(table, "state"); got != want {
+			t.Errorf("the row of %q is %q, want %q", table, got, want)
+		}
+	}
+}

@@ -235,8 +235,9 @@ func (p *Process) launch() error {
 	defer out.Close()
 	cmd := exec.Command(p.spec.program, p.args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = p.dir, out, out
+	cmd.Env = p.environ()
 	if p.spec.env != nil {
-		cmd.Env = append(os.Environ(), p.spec.env(p.dir, p.port)...)
+		cmd.Env = append(cmd.Env, p.spec.env(p.dir, p.port)...)
 	}
 	cmd.SysProcAttr = dieWithParent()
 	p.user.apply(cmd)
@@ -310,6 +311,11 @@ func (p *Process) lingering(err error) bool {
 	return p.spec.lingers != "" && errors.Is(err, errExited) && strings.Contains(err.Error(), p.spec.lingers)
 }
 
+// environ is the environment of all that is run for the server. Its folder for
+// temporary files is its own: a MariaDB that starts removes those of every other one
+// in the same folder, which then fails.
+func (p *Process) environ() []string { return append(os.Environ(), "TMPDIR="+p.dir) }
+
 // runToEnd runs a program as the user that the server will run as.
 func (p *Process) runToEnd(program string, args ...string) error { return p.feed("", program, args...) }
 
@@ -317,7 +323,7 @@ func (p *Process) runToEnd(program string, args ...string) error { return p.feed
 func (p *Process) feed(text, program string, args ...string) error {
 	cmd := exec.Command(program, args...)
 	cmd.Stdin = strings.NewReader(text)
-	cmd.Dir, cmd.Env = p.dir, append(os.Environ(), "LC_ALL=C", "HOME="+p.dir)
+	cmd.Dir, cmd.Env = p.dir, append(p.environ(), "LC_ALL=C", "HOME="+p.dir)
 	p.user.apply(cmd)
 	out, err := cmd.CombinedOutput()
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -129,7 +130,7 @@ type rig struct {
 func newRig(t *testing.T, p pair, settings map[string]string) *rig {
 	t.Helper()
 	r := &rig{dir: t.TempDir(), broker: p.broker(t)}
-	unique := strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()) + strconv.FormatInt(time.Now().UnixNano(), 36)
+	unique := strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()) + "-" + rand.Text()
 	r.topic = "orders-" + unique
 	store := p.store(t)
 	merged := map[string]string{"outboxPublishPubsub": "broker", "outboxPublishTopic": r.topic, "keyPrefix": strings.ToLower(unique)}
