@@ -7,15 +7,13 @@ import (
 	"slices"
 	"time"
 
-	"github.com/proa-io/proa/test/bench/proc"
 	"github.com/proa-io/proa/test/bench/sidecar"
 )
 
 // fact is something that is measured once.
 type fact struct{ name, value string }
 
-// measureFacts measures how soon a sidecar is ready and what it takes when there
-// is nothing to do.
+// measureFacts measures what there is one of.
 func (r *rig) measureFacts(ctx context.Context) ([]fact, error) {
 	ready, err := r.startToReady(ctx)
 	if err != nil {
@@ -29,38 +27,13 @@ func (r *rig) measureFacts(ctx context.Context) ([]fact, error) {
 		{fmt.Sprintf("from start to ready (median of %d, `/v1.0/healthz/outbound` answers)", startRuns), fmt.Sprint(ready.Round(100 * time.Microsecond))},
 		{"stripped binary", megabytes(program.Size())},
 	}
-	idle, err := r.idle(ctx)
 	for _, f := range out {
 		fmt.Fprintf(os.Stderr, "%s: %s\n", f.name, f.value)
 	}
-	return append(out, idle...), err
+	return out, nil
 }
 
 func megabytes(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }
-
-// restTime is how long a sidecar is left alone until it counts as idle.
-const restTime = 2 * time.Second
-
-// idle measures what an idle sidecar takes, with the engine in it and without.
-func (r *rig) idle(ctx context.Context) (out []fact, err error) {
-	for _, f := range []struct{ name, id string }{
-		{"idle resident memory, with the embedded engine and the default components", "alone"}, // the first of its home
-		{"idle resident memory, engine in another process", "second"},
-	} {
-		s, err := r.launch(ctx, "idle", f.id, nil, nil)
-		if err != nil {
-			return nil, err
-		}
-		defer s.Stop()
-		time.Sleep(restTime)
-		rss, err := proc.RSS(s.PID())
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, fact{f.name, megabytes(rss)})
-	}
-	return out, nil
-}
 
 // startRuns is how often the start is measured.
 const startRuns = 9

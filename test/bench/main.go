@@ -82,7 +82,12 @@ func run(ctx context.Context, o options) (err error) {
 	if p.flows, err = r.measureFlows(ctx); err != nil {
 		return err
 	}
-	if o.wants("start", "memory", "size") {
+	if o.wants("resident") {
+		if p.memory, err = r.measureMemory(ctx); err != nil {
+			return err
+		}
+	}
+	if o.wants("start", "size") {
 		if p.facts, err = r.measureFacts(ctx); err != nil {
 			return err
 		}

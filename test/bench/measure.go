@@ -87,8 +87,8 @@ type lane struct {
 	pool   *load.Pool
 	pids   []int
 	calls  int
-	before float64 // allocations
-	scrape float64 // allocations of asking for them
+	allocs float64 // of the calls
+	scrape float64 // allocations of asking how many there were
 }
 
 // measureCase measures the contenders of a case in turns.
@@ -117,13 +117,13 @@ func (r *rig) measureCase(ctx context.Context, c benchCase, s shape) (rows []*ro
 			if err := ctx.Err(); err != nil {
 				return nil, err
 			}
-			if err := l.turn(r.duration); err != nil {
+			if err := l.turn(ctx, r.duration); err != nil {
 				return nil, fmt.Errorf("%s: %w", l.row.contender, err)
 			}
 		}
 	}
 	for _, l := range lanes {
-		if err := l.finish(ctx); err != nil {
+		if err := l.finish(); err != nil {
 			return nil, fmt.Errorf("%s: %w", l.row.contender, err)
 		}
 		rows = append(rows, l.row)
@@ -178,13 +178,28 @@ func (l *lane) prepare(ctx context.Context, warmUp time.Duration) error {
 	if err := proc.ResetPeak(l.pids...); err != nil {
 		return err
 	}
-	first, err := l.allocations(ctx)
-	if err != nil {
-		return err
+	if len(l.sidecars) == 0 {
+		return nil
 	}
-	l.before, err = l.allocations(ctx)
-	l.scrape = l.before - first
-	return err
+	return l.priceOfAsking(ctx)
+}
+
+// priceOfAsking finds out what asking for the allocations allocates.
+func (l *lane) priceOfAsking(ctx context.Context) error {
+	var prices []float64
+	last := -1.0
+	for range 4 {
+		now, err := l.allocations(ctx)
+		if err != nil {
+			return err
+		}
+		if last >= 0 {
+			prices = append(prices, now-last)
+		}
+		last = now
+	}
+	l.scrape = load.Median(prices)
+	return nil
 }
 
 func (l *lane) allocations(ctx context.Context) (total float64, err error) {
@@ -199,7 +214,11 @@ func (l *lane) allocations(ctx context.Context) (total float64, err error) {
 }
 
 // turn is one round of a lane.
-func (l *lane) turn(d time.Duration) error {
+func (l *lane) turn(ctx context.Context, d time.Duration) error {
+	allocs, err := l.allocations(ctx)
+	if err != nil {
+		return err
+	}
 	before, err := proc.CPU(l.pids...)
 	if err != nil {
 		return err
@@ -212,8 +231,13 @@ func (l *lane) turn(d time.Duration) error {
 	if err != nil {
 		return err
 	}
+	more, err := l.allocations(ctx)
+	if err != nil {
+		return err
+	}
 	n := res.Latency.Count()
 	l.calls += n
+	l.allocs += more - allocs - l.scrape
 	l.row.rate = append(l.row.rate, res.Rate())
 	l.row.cpu = append(l.row.cpu, ms(after-before)*1000/float64(n))
 	for p, to := range map[float64]*[]float64{50: &l.row.p50, 99: &l.row.p99, 99.9: &l.row.p999} {
@@ -223,16 +247,12 @@ func (l *lane) turn(d time.Duration) error {
 }
 
 // finish completes the row.
-func (l *lane) finish(ctx context.Context) error {
+func (l *lane) finish() error {
 	if !l.row.costs {
 		return nil
 	}
 	if len(l.sidecars) > 0 {
-		after, err := l.allocations(ctx)
-		if err != nil {
-			return err
-		}
-		l.row.allocs = max(0, after-l.before-l.scrape) / float64(l.calls)
+		l.row.allocs = max(0, l.allocs) / float64(l.calls)
 	}
 	peak, err := proc.Peak(l.pids...)
 	l.row.peak = float64(peak) / 1e6

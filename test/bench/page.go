@@ -19,6 +19,7 @@ type page struct {
 	machine string
 	rows    []*row
 	flows   []flowRow
+	memory  []memoryRow
 	facts   []fact
 }
 
@@ -82,8 +83,11 @@ it. `+"`added`"+` is what the median takes longer than redis itself. What is on 
 	if len(p.flows) > 0 {
 		b.WriteString("\n## Messages\n" + renderFlows(p.flows))
 	}
+	if len(p.memory) > 0 {
+		b.WriteString(renderMemory(p.memory))
+	}
 	if len(p.facts) > 0 {
-		b.WriteString("\n## Start and memory\n\n| fact | value |\n|---|---|\n")
+		b.WriteString("\n## Start and size\n\n| fact | value |\n|---|---|\n")
 		for _, f := range p.facts {
 			fmt.Fprintf(&b, "| %s | %s |\n", f.name, f.value)
 		}

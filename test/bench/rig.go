@@ -201,17 +201,22 @@ func (r *rig) startPeer(ctx context.Context, name string) (*peer.Peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	start := peer.StartNginx
-	if name == "haproxy" {
-		start = peer.StartHaproxy
-	}
-	p, err := start(ctx, peer.Options{
-		Dir: dir, Cores: r.cores, HTTPApp: r.httpApp.Addr().String(), GRPCApp: r.grpcApp.Addr().String(), MaxConnection: fewConnections,
-	})
+	p, err := r.newPeer(ctx, name, dir, fewConnections)
 	if err == nil {
 		r.peers[name] = p
 	}
 	return p, err
+}
+
+// newPeer starts nginx or haproxy, with its files in dir.
+func (r *rig) newPeer(ctx context.Context, name, dir string, connections int) (*peer.Peer, error) {
+	start := peer.StartNginx
+	if name == "haproxy" {
+		start = peer.StartHaproxy
+	}
+	return start(ctx, peer.Options{
+		Dir: dir, Cores: r.cores, HTTPApp: r.httpApp.Addr().String(), GRPCApp: r.grpcApp.Addr().String(), MaxConnection: connections,
+	})
 }
 
 // startRedis returns the address of redis; "" when it is not installed.

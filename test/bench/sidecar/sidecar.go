@@ -101,6 +101,7 @@ func get(ctx context.Context, url string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	req.Close = true // no connection of ours is to count among those that are measured
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return nil, err

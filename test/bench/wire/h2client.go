@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -24,6 +25,9 @@ type GRPC struct {
 	// other side echoes them, and what is measured is a message and its echo. With
 	// 0 each stream is a unary call.
 	InFlight int
+	// ReadSize is the size of the buffer that frames are read with, which the
+	// largest has to fit into; 64 KiB by default.
+	ReadSize int
 }
 
 // prefixLen is the length of a gRPC message's prefix.
@@ -70,7 +74,7 @@ func DialH2(addr string, g GRPC) (*H2, error) {
 		return nil, err
 	}
 	c := &H2{next: 1, streams: map[uint32]*clientStream{}, g: g}
-	c.h2conn = newH2conn(conn, c.field)
+	c.h2conn = newH2conn(conn, cmp.Or(g.ReadSize, readSize), c.field)
 	c.out = append(c.out, preface...)
 	c.settings()
 	for _, f := range [][2]string{

@@ -75,8 +75,8 @@ func (f *h2frame) end() bool {
 
 // newH2conn makes a connection whose first output are our settings. emit gets
 // the fields of the peer's headers.
-func newH2conn(conn net.Conn, emit func(hpack.HeaderField)) *h2conn {
-	c := &h2conn{conn: conn, in: bufio.NewReaderSize(conn, readSize), window: firstWindow, peerWindow: firstWindow, maxStreams: 1 << 30}
+func newH2conn(conn net.Conn, size int, emit func(hpack.HeaderField)) *h2conn {
+	c := &h2conn{conn: conn, in: bufio.NewReaderSize(conn, size), window: firstWindow, peerWindow: firstWindow, maxStreams: 1 << 30}
 	c.enc = hpack.NewEncoder(&c.encoded)
 	c.dec = hpack.NewDecoder(4096, emit)
 	return c

@@ -13,7 +13,7 @@ import (
 // returns when the listener is closed.
 func EchoH2(l net.Listener) {
 	serve(l, func(conn net.Conn) {
-		e := &echo{h2conn: newH2conn(conn, func(hpack.HeaderField) {}), streams: map[uint32]*echoStream{}}
+		e := &echo{h2conn: newH2conn(conn, readSize, func(hpack.HeaderField) {}), streams: map[uint32]*echoStream{}}
 		_ = e.run() // the client sees that its calls break off, and says so
 	})
 }

@@ -3,6 +3,7 @@ package wire
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +21,7 @@ type Request struct {
 	Fields       map[string]string
 	Body         []byte
 	Want         int // the status
+	ReadSize     int // of the buffer that answers are read with; 8 KiB by default
 }
 
 // bytes is the request as it is sent.
@@ -53,7 +55,7 @@ func DialHTTP1(addr string, r Request) (*HTTP1, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &HTTP1{conn: conn, in: bufio.NewReaderSize(conn, 8<<10), request: r.bytes(addr), want: r.Want}, nil
+	return &HTTP1{conn: conn, in: bufio.NewReaderSize(conn, cmp.Or(r.ReadSize, 8<<10)), request: r.bytes(addr), want: r.Want}, nil
 }
 
 // Run implements load.Worker.
