@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"context"
 	"crypto/tls"
 	"log/slog"
 	"net"
@@ -8,9 +9,11 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/proa-io/proa/fault"
 	"github.com/proa-io/proa/mesh/discovery"
 	"github.com/proa-io/proa/mesh/http1"
 	"github.com/proa-io/proa/mesh/http2"
+	"github.com/proa-io/proa/mesh/identity"
 	"github.com/proa-io/proa/mesh/proxy"
 )
 
@@ -20,7 +23,8 @@ type transports struct {
 	log     *slog.Logger
 	maxHead int // of what they answer, in bytes
 	secure  *security
-	peers   sync.Map // peerKey → *http2.Client
+	refused seldom   // logs those that cannot be called
+	peers   sync.Map // peerKey → *peerClient
 	origins sync.Map // "https://host:port" → *http1.Client
 }
 
@@ -38,16 +42,40 @@ func (t *transports) peer(svc discovery.Service, ep discovery.Endpoint) proxy.Ro
 		key.expect = svc
 	}
 	if c, ok := t.peers.Load(key); ok {
-		return c.(*http2.Client) //nolint:forcetypeassert // only clients are stored
+		return c.(*peerClient) //nolint:forcetypeassert // only clients are stored
 	}
-	client := &http2.Client{
+	client := &peerClient{service: svc, refused: &t.refused, log: t.log}
+	client.Client = http2.Client{
 		Addr: ep.Address, Config: http2.Config{KeepAlive: http2.PeerKeepAlive, MaxHeaderBytes: t.maxHead}, Log: t.log,
 	}
 	if key.expect != (discovery.Service{}) {
-		client.TLS = t.secure.client(svc)
+		client.Dial, client.Retire = t.secure.dial(svc, ep.Address), t.secure.retireClient
 	}
 	c, _ := t.peers.LoadOrStore(key, client)
-	return c.(*http2.Client) //nolint:forcetypeassert // only clients are stored
+	return c.(*peerClient) //nolint:forcetypeassert // only clients are stored
+}
+
+// peerClient is the transport to one sidecar.
+type peerClient struct {
+	http2.Client
+	service discovery.Service
+	refused *seldom
+	log     *slog.Logger
+}
+
+// RoundTrip implements proxy.RoundTripper. When the two sidecars do not trust
+// each other, or do not speak the same, the error says so.
+func (p *peerClient) RoundTrip(ctx context.Context, r *proxy.Request, o proxy.RoundTripOptions) (*proxy.Response, error) {
+	resp, err := p.Client.RoundTrip(ctx, r, o)
+	if err == nil {
+		return resp, nil
+	}
+	err = explainRefusal(identity.Explain(err))
+	if reason := fault.ReasonOf(err); strings.HasPrefix(string(reason), "identity.") {
+		p.refused.log(p.log, p.Addr+" "+string(reason), "the sidecar of an application cannot be called",
+			"callee", p.service.String(), "address", p.Addr, "error", err)
+	}
+	return nil, err
 }
 
 // origin returns the client for an origin outside.
@@ -87,7 +115,7 @@ func hostPort(u *url.URL) string {
 // close closes all connections.
 func (t *transports) close() {
 	t.peers.Range(func(_, c any) bool {
-		c.(*http2.Client).Close() //nolint:forcetypeassert // only clients are stored
+		c.(*peerClient).Close() //nolint:forcetypeassert // only clients are stored
 		return true
 	})
 	t.origins.Range(func(_, c any) bool {

@@ -53,6 +53,12 @@ func (b *logBuffer) String() string {
 // by the names of their files; change may adjust the configuration.
 func newRig(t *testing.T, files map[string]string, change func(*Config)) *rig {
 	t.Helper()
+	return newWiredRig(t, files, change, func(*Runtime) {})
+}
+
+// newWiredRig is newRig; wired may change what was made before it runs.
+func newWiredRig(t *testing.T, files map[string]string, change func(*Config), wired func(*Runtime)) *rig {
+	t.Helper()
 	r := &rig{t: t, dir: t.TempDir(), reloads: make(chan Reload, 1000), log: &logBuffer{}}
 	for name, text := range files {
 		r.write(name, text)
@@ -70,6 +76,7 @@ func newRig(t *testing.T, files map[string]string, change func(*Config)) *rig {
 	if r.Runtime, err = New(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}
+	wired(r.Runtime)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()

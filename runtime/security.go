@@ -4,13 +4,10 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
-	"net"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/proa-io/proa/block/invoke"
@@ -48,6 +45,7 @@ type security struct {
 	mode   string
 	domain string // trust domain
 	source identity.Source
+	now    func() time.Time // time.Now, but in tests
 }
 
 // AuthorityFile is where the sidecars of a home folder have their authority.
@@ -66,7 +64,7 @@ func newSecurity(cfg *Config, c *resource.Configuration) (*security, error) {
 	default:
 		return nil, fmt.Errorf("mtls %q is not known; there is %s, %s, %s", mode, MTLSOff, MTLSPermissive, MTLSStrict)
 	}
-	s := &security{mode: mode, domain: invoke.DefaultTrustDomain}
+	s := &security{mode: mode, domain: invoke.DefaultTrustDomain, now: time.Now}
 	if a := c.Spec.AccessControl; a != nil {
 		s.domain = cmp.Or(a.TrustDomain, s.domain)
 	}
@@ -123,7 +121,37 @@ func (s *security) toPeer(ep discovery.Endpoint) bool {
 // client returns the TLS configuration to call the sidecar of an application,
 // which must be of the same trust domain.
 func (s *security) client(svc discovery.Service) *tls.Config {
-	return identity.Client(s.source, identity.ID{TrustDomain: s.domain, Namespace: svc.Namespace, AppID: svc.AppID}, identity.Options{})
+	return identity.Client(s.source, identity.ID{TrustDomain: s.domain, Namespace: svc.Namespace, AppID: svc.AppID}, s.options())
+}
+
+// server returns the TLS configuration for the sidecars of others.
+func (s *security) server() *tls.Config { return identity.Server(s.source, s.options()) }
+
+func (s *security) options() identity.Options {
+	return identity.Options{NextProtos: []string{http2.Protocol}, Now: s.now}
+}
+
+// A connection ends in good order before one of its certificates does: what is
+// under way on it goes on, and what comes goes to another one, made with the
+// certificates of that time. The caller sees to it, which can do so without asking
+// anybody, when about a fifth of the time is left, a different part for each
+// connection; if it has not, the callee does when a tenth is left.
+func (s *security) retireClient(state *tls.ConnectionState) time.Time {
+	return s.retire(state, 0.15+0.1*rand.Float64())
+}
+
+func (s *security) retireServer(state *tls.ConnectionState) time.Time { return s.retire(state, 0.1) }
+
+// leastLife is the least that a connection may last, as a part of the life of
+// certificates: where they are not renewed connections are not made anew ever
+// more often as their end is near.
+const leastLife = 1.0 / 100
+
+func (s *security) retire(state *tls.ConnectionState, spare float64) time.Time {
+	leaf := s.source.Current().Certificate.Leaf
+	left := identity.Ends(s.source, state).Sub(s.now())
+	least := time.Duration(leastLife * float64(leaf.NotAfter.Sub(leaf.NotBefore)))
+	return time.Now().Add(max(time.Duration((1-spare)*float64(left)), least))
 }
 
 // caller returns who is on the other side, when the connection proves it.
@@ -134,109 +162,4 @@ func (s *security) caller(ex proxy.Exchange) (invoke.Caller, bool) {
 	}
 	id, err := identity.Peer(*state)
 	return invoke.Caller(id), err == nil
-}
-
-// servePeers serves other sidecars.
-func servePeers(handler proxy.Handler, cfg *Config, s *security, l net.Listener) func(context.Context) error {
-	return func(ctx context.Context) error {
-		server := func(tc *tls.Config) *http2.Server {
-			return &http2.Server{Handler: handler, Log: cfg.Log, Config: http2.Config{MaxHeaderBytes: cfg.maxHead()}, TLS: tc}
-		}
-		if s == nil {
-			h2 := server(nil)
-			return serveUntil(ctx, []net.Listener{l}, h2.Serve, h2.Shutdown, h2.Close)
-		}
-		secure := server(identity.Server(s.source, identity.Options{NextProtos: []string{"h2"}}))
-		if s.mode == MTLSStrict {
-			return serveUntil(ctx, []net.Listener{l}, secure.Serve, secure.Shutdown, secure.Close)
-		}
-		both := &eitherServer{plain: server(nil), secure: secure, listener: l}
-		return serveUntil(ctx, []net.Listener{l}, both.serve, both.shutdown, both.close)
-	}
-}
-
-// eitherServer takes TLS and plain text on one listener.
-type eitherServer struct {
-	plain, secure *http2.Server
-	listener      net.Listener
-	stopping      atomic.Bool
-}
-
-const (
-	// firstByteTimeout is how long a client may keep silent before it is known
-	// what it speaks.
-	firstByteTimeout = 10 * time.Second
-	// recordHandshake is the first byte of TLS (RFC 8446, section 5.1).
-	recordHandshake = 0x16
-	// maxEitherConns is how many connections are served at a time.
-	maxEitherConns = 10_000
-)
-
-// serve accepts until the listener is closed, and waits for the connections.
-func (e *eitherServer) serve(l net.Listener) error {
-	var work sync.WaitGroup
-	defer work.Wait()
-	room := make(chan struct{}, maxEitherConns)
-	for {
-		c, err := l.Accept()
-		switch {
-		case err == nil:
-		case e.stopping.Load():
-			return nil
-		default:
-			return err
-		}
-		room <- struct{}{}
-		work.Go(func() {
-			e.serveConn(c)
-			<-room
-		})
-	}
-}
-
-// serveConn finds out what a client speaks, and serves it.
-func (e *eitherServer) serveConn(c net.Conn) {
-	var first [1]byte
-	_ = c.SetReadDeadline(time.Now().Add(firstByteTimeout))
-	_, err := c.Read(first[:])
-	_ = c.SetReadDeadline(time.Time{})
-	switch {
-	case err != nil || e.stopping.Load():
-		_ = c.Close()
-	case first[0] == recordHandshake: // how a connection ends is its server's to log
-		_ = e.secure.ServeConn(&begun{Conn: c, first: first[:]}, nil)
-	default:
-		_ = e.plain.ServeConn(c, first[:])
-	}
-}
-
-func (e *eitherServer) shutdown(ctx context.Context) error {
-	e.stopping.Store(true)
-	closed := e.listener.Close()
-	other := make(chan error, 1)
-	go func() { other <- e.plain.Shutdown(ctx) }()
-	return errors.Join(e.secure.Shutdown(ctx), <-other, closed)
-}
-
-func (e *eitherServer) close() {
-	e.stopping.Store(true)
-	_ = e.listener.Close()
-	e.plain.Close()
-	e.secure.Close()
-}
-
-// begun is a connection of which the first bytes have been read.
-type begun struct {
-	net.Conn
-	first []byte
-}
-
-// Read implements io.Reader.
-func (b *begun) Read(p []byte) (int, error) {
-	if len(b.first) > 0 {
-		n := copy(p, b.first)
-		b.first = b.first[n:]
-		return n, nil
-	}
-	return b.Conn.Read(p)
 }

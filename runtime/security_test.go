@@ -1,13 +1,17 @@
 package runtime
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -41,27 +45,37 @@ func TestSidecarsOfEveryModeOfMutualTLS(t *testing.T) {
 	t.Cleanup(app.Close)
 	port, err := strconv.Atoi(app.URL[strings.LastIndex(app.URL, ":")+1:])
 	must(t, err)
-	for _, tc := range []struct {
-		caller, callee string
-		works          bool
-	}{
-		{MTLSStrict, MTLSStrict, true},
-		{MTLSStrict, MTLSPermissive, true},
-		{MTLSPermissive, MTLSStrict, true},
-		{MTLSPermissive, MTLSPermissive, true},
-		{MTLSOff, MTLSPermissive, true},
-		{MTLSPermissive, MTLSOff, true},
-		{MTLSOff, MTLSStrict, false},
-		{MTLSStrict, MTLSOff, false},
+	const secure, plainText, refused = "mutual TLS", "plain text", "nothing"
+	for _, tc := range []struct{ caller, callee, speak string }{
+		{MTLSStrict, MTLSStrict, secure},
+		{MTLSStrict, MTLSPermissive, secure},
+		{MTLSPermissive, MTLSStrict, secure},
+		{MTLSPermissive, MTLSPermissive, secure},
+		{MTLSOff, MTLSOff, plainText},
+		{MTLSOff, MTLSPermissive, plainText},
+		{MTLSPermissive, MTLSOff, plainText},
+		{MTLSOff, MTLSStrict, refused},
+		{MTLSStrict, MTLSOff, refused},
 	} {
 		t.Run(tc.caller+" to "+tc.callee, func(t *testing.T) {
 			t.Parallel()
 			home := t.TempDir()
-			callee := newRig(t, nil, func(c *Config) { c.Engine.Dir, c.AppPort, c.MTLS = home, port, tc.callee })
+			wire := &tap{}
+			callee := newWiredRig(t, nil, func(c *Config) { c.Engine.Dir, c.AppPort, c.MTLS = home, port, tc.callee }, wire.on)
 			caller := newRig(t, nil, func(c *Config) { c.AppID, c.Engine.Dir, c.MTLS = "front", home, tc.caller })
 			status, body := invokeShop(t, caller.Addresses().HTTPPort)
-			if works := status == 200 && body == "front.default"; works != tc.works {
+			if works := status == 200 && body == "front.default"; works != (tc.speak != refused) {
 				t.Errorf("status %d: %s", status, body)
+			}
+			spoken := refused
+			switch in, out := wire.seen(); {
+			case bytes.Contains(in, []byte("PRI * HTTP/2.0")) && bytes.Contains(out, []byte("front.default")):
+				spoken = plainText
+			case in[0] == recordHandshake && out[0] == recordHandshake && !bytes.Contains(out, []byte("front.default")):
+				spoken = secure
+			}
+			if spoken != tc.speak {
+				t.Errorf("%s was spoken, want %s", spoken, tc.speak)
 			}
 			// Whoever has no certificate can say that it is somebody else, unless
 			// certificates are what counts.
@@ -70,6 +84,48 @@ func TestSidecarsOfEveryModeOfMutualTLS(t *testing.T) {
 			}
 		})
 	}
+}
+
+// tap is a listener that keeps what went over its connections.
+type tap struct {
+	net.Listener
+	mu      sync.Mutex
+	in, out bytes.Buffer
+}
+
+// on puts the tap before the port for other sidecars.
+func (w *tap) on(rt *Runtime) { w.Listener, rt.listeners.internal = rt.listeners.internal, w }
+
+func (w *tap) Accept() (net.Conn, error) {
+	nc, err := w.Listener.Accept()
+	return &tapped{nc, w}, err
+}
+
+// seen returns what callers have sent so far, and what they were sent.
+func (w *tap) seen() (in, out []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.in.Bytes()), slices.Clone(w.out.Bytes())
+}
+
+type tapped struct {
+	net.Conn
+	w *tap
+}
+
+func (c *tapped) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	c.w.in.Write(p[:n])
+	return n, err
+}
+
+func (c *tapped) Write(p []byte) (int, error) {
+	c.w.mu.Lock()
+	c.w.out.Write(p)
+	c.w.mu.Unlock()
+	return c.Conn.Write(p)
 }
 
 // plain calls the port for other sidecars in plain text and returns the answer.

@@ -31,6 +31,10 @@ type Client struct {
 	TLS *tls.Config
 	// Config bounds what a connection may cost.
 	Config Config
+	// Retire, when not nil, says of a TLS connection when it is to end in good
+	// order, however busy it is: streams that are open then go on, new ones go to
+	// another connection. The zero time is never.
+	Retire func(*tls.ConnectionState) time.Time
 	// Log tells of connections that ended because of what the peer did; nil
 	// for nothing.
 	Log *slog.Logger
@@ -66,6 +70,7 @@ type Client struct {
 	mu      sync.Mutex
 	all     map[*conn]struct{}
 	dialing int
+	last    error // why the last connection that ended did
 	waiters []*waiter
 	closing bool
 	active  sync.WaitGroup // connections and dials
@@ -121,7 +126,7 @@ func (cl *Client) acquire(ctx context.Context) (*conn, error) {
 		}
 		if len(*cl.conns.Load()) == 0 {
 			if futile++; futile > maxFutile {
-				return nil, fault.New(fault.Unavailable, "connections to %s end as soon as they are made", cl.name())
+				return nil, fault.Wrap(cl.lastEnd(), fault.Unavailable, "connections to %s end as soon as they are made", cl.name())
 			}
 		}
 		w, err := cl.enqueue()
@@ -260,10 +265,18 @@ func (cl *Client) dialed(c *conn, err error) {
 	}
 }
 
-// drop takes a connection out of those that take new streams.
+// lastEnd returns why the last connection that ended did.
+func (cl *Client) lastEnd() error {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	return cl.last
+}
+
+// drop takes a connection out of those that take new streams. c.mu is held.
 func (cl *Client) drop(c *conn) {
 	cl.mu.Lock()
 	defer cl.mu.Unlock()
+	cl.last = c.goneFault()
 	conns := *cl.conns.Load()
 	if i := slices.Index(conns, c); i >= 0 {
 		rest := slices.Delete(slices.Clone(conns), i, i+1)

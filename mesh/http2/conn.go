@@ -134,6 +134,7 @@ type connOptions struct {
 	workers *workers
 	seed    []byte // what was read from nc already
 	tls     *tls.ConnectionState
+	retire  func(*tls.ConnectionState) time.Time
 }
 
 func newConn(nc net.Conn, o connOptions) *conn {
@@ -158,6 +159,9 @@ func newConn(nc net.Conn, o connOptions) *conn {
 	c.block = newBlock(o.cfg, o.client)
 	c.guard = newGuard(o.cfg)
 	c.output.init(c)
+	if o.retire != nil && o.tls != nil {
+		c.retire = o.retire(o.tls)
+	}
 	return c
 }
 

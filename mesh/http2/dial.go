@@ -27,6 +27,7 @@ func (cl *Client) dial() {
 	}
 	c := newConn(nc, connOptions{
 		cfg: &cl.cfg, role: cl, client: true, log: cl.log, mem: &cl.mem, workers: &cl.workers, tls: state,
+		retire: cl.Retire,
 	})
 	c.slots.Store(assumedStreams)
 	c.begin()

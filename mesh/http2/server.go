@@ -31,6 +31,8 @@ type Server struct {
 	// TLS, when not nil, makes Serve and ServeConn do a TLS handshake on
 	// connections that are not TLS yet. ALPN must select "h2".
 	TLS *tls.Config
+	// Retire is as Client.Retire.
+	Retire func(*tls.ConnectionState) time.Time
 	// Log tells of panics of the handler, and of connections that ended
 	// because of what the peer did; nil for nothing.
 	Log *slog.Logger
@@ -211,6 +213,7 @@ func (s *Server) serve(nc net.Conn, seed []byte) error {
 	}
 	c := newConn(nc, connOptions{
 		cfg: &s.cfg, role: s, log: s.log, mem: &s.mem, workers: &s.workers, seed: seed, tls: state,
+		retire: s.Retire,
 	})
 	c.begin()
 	if !s.add(c) {

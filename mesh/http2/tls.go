@@ -11,6 +11,9 @@ import (
 	"github.com/proa-io/proa/fault"
 )
 
+// Protocol is what ALPN calls HTTP/2 over TLS (RFC 9113, section 3.1).
+const Protocol = wire.NextProtoTLS
+
 // tlsHandshake completes the handshake of a TLS connection and checks that the
 // two ends have agreed on HTTP/2.
 func tlsHandshake(ctx context.Context, tc *tls.Conn, limit time.Duration) (*tls.ConnectionState, error) {

@@ -16,6 +16,7 @@ type watch struct {
 	watchRead  progress
 	pinged     time.Time // when the PING was sent whose answer is due; zero: none
 	draining   time.Time
+	retire     time.Time // when the connection begins to end; zero: never
 }
 
 // progress notices that a counter stands still.
@@ -66,6 +67,9 @@ func (c *conn) period() time.Duration {
 	consider(busy, c.cfg.KeepAlive)
 	consider(!c.pinged.IsZero(), c.cfg.KeepAliveTimeout)
 	consider(c.drain == drainSoon, drainWait)
+	if !c.retire.IsZero() && c.drain == drainNot {
+		d = min(d, max(time.Until(c.retire), minTick))
+	}
 	return d
 }
 
@@ -83,6 +87,9 @@ func (c *conn) tick() {
 	}
 	c.resetStalled(now)
 	c.probe(now)
+	if !c.retire.IsZero() && !now.Before(c.retire) {
+		c.startDrainLocked()
+	}
 	if c.drain == drainSoon && now.Sub(c.draining) >= drainWait {
 		c.finishDrain()
 	}
@@ -181,6 +188,10 @@ func (c *conn) idleOut(now time.Time) {
 func (c *conn) startDrain() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.startDrainLocked()
+}
+
+func (c *conn) startDrainLocked() {
 	if c.drain != drainNot || c.err != nil {
 		return
 	}

@@ -158,11 +158,14 @@ func (d *Document) verify(chain []*x509.Certificate, now time.Time) (ID, error) 
 	for _, c := range chain[1:] {
 		intermediates.AddCert(c)
 	}
-	_, err = leaf.Verify(x509.VerifyOptions{
+	chains, err := leaf.Verify(x509.VerifyOptions{
 		Roots: d.pool, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	})
 	if err != nil {
-		return ID{}, untrusted("the certificate of %s: %v", id, err)
+		return ID{}, d.untrustedChain(id, leaf, now, err)
+	}
+	if !standsFor(chains, id.TrustDomain) {
+		return ID{}, untrusted("the certificate of %s is signed by the authority of another trust domain", id)
 	}
 	return id, nil
 }

@@ -38,7 +38,8 @@ func Client(src Source, expect ID, o Options) *tls.Config {
 			return err
 		}
 		if id, err := Peer(s); err != nil || id != expect {
-			return fault.New(fault.Unauthenticated, "it is %s, not %s", id, expect).WithReason(ReasonMismatch)
+			return fault.New(fault.Unauthenticated,
+				"it is %s, not %s: the name resolution is out of date, or somebody else listens in its place", id, expect).WithReason(ReasonMismatch)
 		}
 		return nil
 	}
@@ -52,8 +53,12 @@ func base(src Source, o Options) *tls.Config {
 	}
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13, NextProtos: o.NextProtos, Time: now,
-		// A resumed session would show certificates of the past.
+		// A resumed session would show certificates of the past; and connections
+		// are kept and shared, so that there is little to gain.
 		SessionTicketsDisabled: true,
+		// What is written at once goes out in one record, if it fits: small records
+		// help browsers that show the beginning of a page, not sidecars.
+		DynamicRecordSizingDisabled: true,
 		VerifyConnection: func(s tls.ConnectionState) error {
 			doc := src.Current()
 			if doc == nil {
@@ -86,6 +91,16 @@ func Peer(s tls.ConnectionState) (ID, error) {
 		return ID{}, untrusted("it shows no certificate")
 	}
 	return Of(s.PeerCertificates[0])
+}
+
+// Ends returns when the first of the two certificates of a connection ends: that
+// of src and that of the other side.
+func Ends(src Source, s *tls.ConnectionState) time.Time {
+	ends := src.Current().Expiry()
+	if len(s.PeerCertificates) > 0 {
+		ends = earliest(ends, s.PeerCertificates[0].NotAfter)
+	}
+	return ends
 }
 
 // Of returns the identity that a certificate is for. It verifies nothing.
