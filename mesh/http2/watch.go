@@ -87,7 +87,7 @@ func (c *conn) tick() {
 	}
 	c.resetStalled(now)
 	c.probe(now)
-	if !c.retire.IsZero() && !now.Before(c.retire) {
+	if c.gotPeer && !c.retire.IsZero() && !now.Before(c.retire) {
 		c.startDrainLocked()
 	}
 	if c.drain == drainSoon && now.Sub(c.draining) >= drainWait {
