@@ -38,11 +38,28 @@ const (
 // the response has come and
 //   - nothing of the request can have reached the server's application (no byte
 //     was written, or the server had closed the connection before it received
-//     any, which TCP on Linux can tell), or
-//   - its method is idempotent (GET, HEAD, OPTIONS, TRACE, PUT, DELETE) and it
-//     has no content, or content so short that it was sent with the head.
+//     any, which TCP on Linux can tell),
+//   - the server reset the connection without having read all of the request
+//     (see below), or
+//   - its method is idempotent (GET, HEAD, OPTIONS, TRACE, PUT, DELETE)
 //
-// It never does so for a connection that was new.
+// and its content, if any, was so short that it was sent with the head. It never
+// does so for a connection that was new.
+//
+// A server that closes a connection just as a request arrives does not know of
+// the request, which lies in the kernel unread. The kernel then resets the
+// connection, while one whose bytes were all read ends in good order, also when
+// the server crashes. So a reset without a byte of a response tells that the
+// request was not read, and a POST is sent again, too, under conditions that
+// leave no other explanation but a server that resets connections on purpose:
+// the server is on the same host, so that nothing in between can have reset it;
+// the request has no more than 4 KiB, which servers read at once or not at all;
+// and the reset came within a second.
+//
+// What remains: a POST or PATCH that meets such a moment fails with
+// fault.Unavailable when it is larger, when its content was streamed, when the
+// server is on another host or TLS is spoken. To make it rare, connections are
+// not used that a server has closed, or will soon by its Keep-Alive field.
 type Client struct {
 	// Network is "tcp" (the default) or "unix"; Address is a host and port, or
 	// the path of a socket; required.
@@ -200,6 +217,9 @@ func (cl *Client) takeIdle() *clientConn {
 
 func (cl *Client) expired(c *clientConn, now time.Time) bool {
 	d := orDefault(cl.IdleTimeout, DefaultClientIdle)
+	if c.keepFor > 0 && (d < 0 || c.keepFor < d) {
+		d = c.keepFor
+	}
 	return d >= 0 && now.Sub(c.idleSince) >= d
 }
 

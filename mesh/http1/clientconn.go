@@ -31,9 +31,12 @@ type clientConn struct {
 	header proxy.Header
 	head   responseHead
 
+	sameHost  bool // the server is on this host
 	used      bool // there was a round trip before
 	idleSince time.Time
-	readBy    time.Time // the deadline for reads that is set; zero: none
+	keepFor   time.Duration // how long the server keeps it idle; 0: it did not say
+	asked     time.Time     // when the request was about to be written
+	readBy    time.Time     // the deadline for reads that is set; zero: none
 
 	// For the round trip under way.
 	ctx      context.Context //nolint:containedctx // of the round trip that the connection is at
@@ -50,6 +53,7 @@ type clientConn struct {
 	inline   bool   // the request is in the buffer as a whole
 	lost     bool   // the connection ended before it answered
 	stale    bool   // it had ended before anything was asked
+	unread   bool   // the server closed it without having read the request
 	before   uint64 // bytes that were sent on the connection before
 	sender   *sender
 }
@@ -65,6 +69,7 @@ func newClientConn(cl *Client, nc net.Conn) *clientConn {
 	c.w.init(nc, c.rd.sock, &cl.bufs, orDefault(cl.StallTimeout, DefaultStallTimeout))
 	c.body.rd, c.body.owner, c.body.lenient = &c.rd, c, true
 	c.cancel = c.onCancel
+	c.sameHost = isSameHost(nc)
 	return c
 }
 
@@ -78,7 +83,8 @@ func (c *clientConn) begin(ctx context.Context, headTimeout time.Duration, out [
 		c.headBy = time.Now().Add(headTimeout)
 	}
 	c.w.out, c.wsKey, c.before = out, wsKey, c.w.total
-	c.answered, c.wrote, c.consumed, c.inline, c.lost, c.stale = false, false, false, false, false, false
+	c.answered, c.wrote, c.consumed, c.inline = false, false, false, false
+	c.lost, c.stale, c.unread = false, false, false
 	c.header = c.header[:0]
 	c.head = responseHead{}
 }
@@ -296,7 +302,7 @@ func (c *clientConn) tunnel(resp *response) (*proxy.Response, error) {
 // mayRepeat reports whether the request that failed can be sent again by the
 // client itself.
 func (c *clientConn) mayRepeat(r *proxy.Request) bool {
-	return c.lost && c.inline && (!c.wrote || isIdempotent(r.Method))
+	return c.lost && c.inline && (!c.wrote || c.unread || isIdempotent(r.Method))
 }
 
 func isIdempotent(method string) bool {
@@ -315,8 +321,11 @@ func (c *clientConn) abandon(err error) error {
 		return err
 	}
 	c.answered = c.answered || c.rd.buffered() > 0
-	if err == io.EOF && c.inline && !c.answered && c.nothingArrived(c.before) {
-		c.wrote = false
+	if c.inline && !c.answered {
+		if err == io.EOF && c.nothingArrived(c.before) {
+			c.wrote = false
+		}
+		c.unread = c.resetUnread(err)
 	}
 	c.nc.Close()
 	if c.sender != nil {

@@ -105,6 +105,7 @@ func (c *clientConn) allowRead(by time.Time) {
 	c.hardBy = by
 	if c.stopCtx == nil {
 		now := time.Now()
+		c.asked = now
 		if soon := now.Add(ctxDelay); by.IsZero() || soon.Before(by) {
 			// A deadline that was set for an earlier wait will do, unless too
 			// little is left of it.

@@ -3,6 +3,7 @@ package http1
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/proa-io/proa/mesh/proxy"
 )
@@ -30,6 +31,7 @@ type fields struct {
 	transferEncoding bool // there was such a field, understood or not
 	expectContinue   bool
 	expectOther      bool
+	keepFor          time.Duration // of Keep-Alive; 0: none
 }
 
 // connectionOptions are the options of the Connection fields. Options that name
@@ -145,11 +147,33 @@ func (f *fields) note(kind fieldKind, value string) (keep bool, err error) {
 			f.expectOther = true
 		}
 		return true, nil
+	case fieldKeepAlive:
+		f.keepFor = parseKeepAlive(value)
 	case fieldDate:
 		return true, nil
 	}
 	return false, nil
 }
+
+// parseKeepAlive returns for how long a connection may be used that a server
+// keeps idle for as long as the parameter "timeout" says, in seconds: somewhat
+// less. It returns 0 if there is none that makes sense.
+func parseKeepAlive(value string) time.Duration {
+	for part := range strings.SplitSeq(value, ",") {
+		name, seconds, _ := strings.Cut(part, "=")
+		if !strings.EqualFold(trimSpace(name), "timeout") {
+			continue
+		}
+		if n, ok := parseLength(trimSpace(seconds)); ok && n > 0 && n <= maxKeepAlive {
+			d := time.Duration(n) * time.Second
+			return d - min(d/2, time.Second)
+		}
+	}
+	return 0
+}
+
+// maxKeepAlive bounds, in seconds, what is believed of a Keep-Alive field.
+const maxKeepAlive = 24 * 60 * 60
 
 // maxNamed bounds how many other fields Connection may name.
 const maxNamed = 16

@@ -92,6 +92,7 @@ func (c *clientConn) finish() {
 	}
 	h := &c.head
 	keep := whole && h.keepAlive() && c.body.kind != bodyClose && !(h.transferEncoding && h.contentLength >= 0)
+	c.keepFor = h.keepFor
 	c.giveBack(keep)
 }
 

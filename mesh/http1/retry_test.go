@@ -10,7 +10,6 @@ import (
 	"net/http/httptest"
 	"runtime"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -213,33 +212,6 @@ func TestARequestThatProvablyReachedNobodyIsSentAgain(t *testing.T) {
 			}
 		})
 	}
-}
-
-func TestAServerThatClosesIdleConnectionsNeverFailsARequest(t *testing.T) {
-	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		io.WriteString(w, "ok")
-	}))
-	srv.Config.IdleTimeout = 2 * time.Millisecond
-	srv.Start()
-	defer srv.Close()
-	cl := newClient(t, srv.Listener.Addr().String())
-	var wg sync.WaitGroup
-	for g := range 4 {
-		wg.Go(func() {
-			for i := range 300 {
-				// Around the time at which the server closes.
-				time.Sleep(2*time.Millisecond + time.Duration((i*7+g)%40-20)*10*time.Microsecond)
-				resp, err := cl.RoundTrip(t.Context(), get("/"), proxy.RoundTripOptions{})
-				if err != nil {
-					t.Errorf("request %d: %v", i, err)
-					return
-				}
-				io.Copy(io.Discard, resp.Body)
-				resp.Body.Close()
-			}
-		})
-	}
-	wg.Wait()
 }
 
 func TestIdleConnectionsAreBounded(t *testing.T) {
