@@ -41,27 +41,18 @@ type CallStats struct {
 }
 
 // boundCall is what the metrics of an operation are under certain settings.
+// Series are made when they are first needed.
 type boundCall struct {
-	g       *generation
-	topic   metric // of metrics by topic, and by operation of a binding; numMetrics for none
-	ok, bad boundSeries
-	byCode  [32]boundSeries // by fault code; 0 stands for success
-}
-
-// boundSeries is a series that is made when it is first needed.
-type boundSeries struct {
-	metric metric
-	values values
-	series atomic.Pointer[series]
-}
-
-func (b *boundSeries) get(g *generation) *series {
-	if s := b.series.Load(); s != nil {
-		return s
-	}
-	s := g.with(b.metric, b.values)
-	b.series.Store(s)
-	return s
+	g *generation
+	// timed is the metric that times the operation, and operation what Dapr
+	// calls it there.
+	timed     metric
+	operation string
+	calls     few // by fault code and one; 0 stands for success
+	ends      few // by what came of the call
+	// keys has what is measured by topic, or by operation of a binding; empty
+	// for what is not.
+	keys keyed
 }
 
 // Call returns the metrics of an operation. A nil *Metrics returns nil.
@@ -90,55 +81,67 @@ func (s *CallStats) Observe(r CallResult) {
 		b = s.bind(g)
 		s.bound.Store(b)
 	}
-	code := 0
+	code, success := 0, 1
 	if r.Err != nil {
-		code = int(fault.CodeOf(r.Err)) + 1
+		code, success = int(fault.CodeOf(r.Err))+1, 0
 	}
-	b.byCode[code].get(g).counter.Inc()
-	if b.topic != numMetrics {
-		s.observeByKey(g, b, &r)
+	count := b.calls.get(code)
+	if count == nil {
+		count = s.countOf(b, code)
+	}
+	count.number.Add(1)
+	if b.keys.table != nil {
+		s.observeByKey(b, &r, success)
 		return
 	}
-	end := &b.ok
-	if r.Err != nil {
-		end = &b.bad
+	end := b.ends.get(success)
+	if end == nil {
+		end = g.keep(&b.ends, success, b.timed, s.valuesOf(b, success))
 	}
-	d := milliseconds(r.Duration)
-	if end.metric == callSeconds {
-		d = r.Duration.Seconds()
+	if b.timed == callSeconds {
+		end.observe(r.Duration.Seconds())
+		return
 	}
-	end.get(g).histogram.Observe(d)
+	end.observe(milliseconds(r.Duration))
 }
-
-const (
-	yes = "true"
-	no  = "false"
-)
 
 // bind finds out which metrics an operation has.
 func (s *CallStats) bind(g *generation) *boundCall {
-	b := &boundCall{g: g, topic: numMetrics}
-	call := values{s.block, s.component, s.op, s.direction}
-	b.byCode[0].metric, b.byCode[0].values = calls, values{call[0], call[1], call[2], call[3], "ok"}
-	for _, code := range fault.Codes() {
-		c := &b.byCode[int(code)+1]
-		c.metric, c.values = calls, values{call[0], call[1], call[2], call[3], code.String()}
-	}
-	which, operation := timedAs(s.block, s.op)
-	b.ok.metric, b.bad.metric = which, which
-	switch which {
-	case callSeconds:
-		b.ok.values, b.bad.values = call, call
-	case jobLatency:
-		b.ok.values, b.bad.values = values{operation, yes}, values{operation, no}
-	case inputBindingLatency, conversationLatency:
-		b.ok.values, b.bad.values = values{s.component, yes}, values{s.component, no}
+	b := &boundCall{g: g}
+	b.timed, b.operation = timedAs(s.block, s.op)
+	switch b.timed {
 	case outputBindingLatency, egressLatency, bulkEgressLatency, ingressLatency, bulkIngressLatency:
-		b.topic = which
+		b.keys = newKeyed()
 	default:
-		b.ok.values, b.bad.values = values{s.component, operation, yes}, values{s.component, operation, no}
 	}
 	return b
+}
+
+// countOf returns the counter of the calls that ended with a code, and one.
+func (s *CallStats) countOf(b *boundCall, code int) *series {
+	text := "ok"
+	if code > 0 {
+		text = fault.Code(code - 1).String() //nolint:gosec // it was one
+	}
+	return b.g.keep(&b.calls, code, calls, values{s.block, s.component, s.op, s.direction, text})
+}
+
+// outcomes are the labels of what succeeded and what did not.
+func outcomes() [2]string { return [...]string{"false", "true"} }
+
+// valuesOf returns the labels of the metric that times the operation.
+func (s *CallStats) valuesOf(b *boundCall, success int) values {
+	ended := outcomes()[success]
+	switch b.timed {
+	case callSeconds:
+		return values{s.block, s.component, s.op, s.direction}
+	case jobLatency:
+		return values{b.operation, ended}
+	case inputBindingLatency, conversationLatency:
+		return values{s.component, ended}
+	default:
+		return values{s.component, b.operation, ended}
+	}
 }
 
 // timedAs returns the metric that times an operation, and what Dapr calls the
@@ -198,50 +201,101 @@ func eventsTimedAs(block, op string) (metric, string) {
 	return callSeconds, ""
 }
 
+// The parts of a call that are counted by key, as numbers of a few; those before
+// are successes and processStates.
+const (
+	partDone = iota + numStates
+	partRejected
+	partFailed
+)
+
 // observeByKey records a call whose series depends on what it was about.
-func (s *CallStats) observeByKey(g *generation, b *boundCall, r *CallResult) {
-	d, success := milliseconds(r.Duration), yes
-	if r.Err != nil {
-		success = no
-	}
-	switch b.topic {
-	case outputBindingLatency:
-		g.observe(b.topic, d, values{s.component, r.Key, success})
-	case egressLatency:
-		g.observe(b.topic, d, values{s.component, success, r.Key})
-	case bulkEgressLatency:
-		g.observe(b.topic, d, values{s.component, success, r.Key})
-		if t := r.Tally; t != nil && t.Done > 0 {
-			g.count(bulkEgressEvents, float64(t.Done), values{s.component, yes, r.Key})
-		}
+func (s *CallStats) observeByKey(b *boundCall, r *CallResult, success int) {
+	of, end := b.keys.of(r.Key), success
+	switch b.timed {
 	case ingressLatency:
-		process, status := processStatus(r)
-		g.observe(b.topic, d, values{s.component, process, status, r.Key})
+		end = stateOf(r)
 	case bulkIngressLatency:
-		g.observe(b.topic, d, values{s.component, "", r.Key})
-		if t := r.Tally; t != nil {
-			for _, part := range [...]struct {
-				n    int
-				what string
-			}{{t.Done, "success"}, {t.Rejected, "drop"}, {t.Failed, "retry"}} {
-				if part.n > 0 {
-					g.count(bulkIngressEvents, float64(part.n), values{s.component, part.what, r.Key})
-				}
-			}
-		}
+		end = 0
 	default:
+	}
+	timed := of.get(end)
+	if timed == nil {
+		timed = b.g.keep(of, end, b.timed, s.valuesByKey(b, r.Key, end))
+	}
+	timed.observe(milliseconds(r.Duration))
+	if t := r.Tally; t != nil {
+		s.countParts(b, r.Key, t)
 	}
 }
 
-// processStatus returns what the sidecar makes of an event, and what came back
-// from the application.
-func processStatus(r *CallResult) (process, status string) {
+// valuesByKey returns the labels of the metric that times the operation.
+func (s *CallStats) valuesByKey(b *boundCall, key string, end int) values {
+	switch b.timed {
+	case outputBindingLatency:
+		return values{s.component, key, outcomes()[end]}
+	case ingressLatency:
+		process, status := processState(end)
+		return values{s.component, process, status, key}
+	case bulkIngressLatency:
+		return values{s.component, "", key}
+	default:
+		return values{s.component, outcomes()[end], key}
+	}
+}
+
+// countParts counts the events of a batch.
+func (s *CallStats) countParts(b *boundCall, key string, t *CallTally) {
+	which, names := bulkIngressEvents, [...]string{"success", "drop", "retry"}
+	switch b.timed {
+	case bulkEgressLatency:
+		which, names = bulkEgressEvents, [...]string{"true", "", ""}
+	case bulkIngressLatency:
+	default:
+		return
+	}
+	of := b.keys.of(key)
+	for i, n := range [...]int{t.Done, t.Rejected, t.Failed} {
+		if n == 0 || names[i] == "" {
+			continue
+		}
+		part := of.get(partDone + i)
+		if part == nil {
+			part = b.g.keep(of, partDone+i, which, values{s.component, names[i], key})
+		}
+		part.number.Add(int64(n))
+	}
+}
+
+// What the sidecar makes of an event, and what came back from the application.
+const (
+	stateRetry = iota
+	stateSuccess
+	stateRejected
+	stateUnwanted
+	numStates
+)
+
+func stateOf(r *CallResult) int {
 	switch {
 	case r.Err != nil:
-		return "retry", "retry"
+		return stateRetry
 	case r.Outcome == Rejected:
-		return "drop", "success"
+		return stateRejected
 	case r.Outcome == Unwanted:
+		return stateUnwanted
+	}
+	return stateSuccess
+}
+
+// processState returns the labels of a state.
+func processState(state int) (process, status string) {
+	switch state {
+	case stateRetry:
+		return "retry", "retry"
+	case stateRejected:
+		return "drop", "success"
+	case stateUnwanted:
 		return "drop", "drop"
 	}
 	return "success", "success"

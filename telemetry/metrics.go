@@ -40,7 +40,7 @@ func NewMetrics(appID, namespace string) *Metrics {
 		panic(err) // the default settings are well-formed; the tests say so
 	}
 	m.now.Store(g)
-	g.with(reloadOK, values{}).gauge.Set(1)
+	g.set(reloadOK, 1, values{})
 	m.registry.MustRegister(present{m},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
@@ -81,16 +81,20 @@ func (m *Metrics) Enabled() bool { return m != nil && !m.now.Load().settings.Dis
 // are.
 func (m *Metrics) Registry() *prometheus.Registry { return m.registry }
 
+// number is 1 for true.
+func number(yes bool) int64 {
+	if yes {
+		return 1
+	}
+	return 0
+}
+
 // ComponentReady records whether a component is open.
 func (m *Metrics) ComponentReady(component, typ string, ready bool) {
 	if m == nil {
 		return
 	}
-	v := 0.0
-	if ready {
-		v = 1
-	}
-	m.now.Load().with(componentReady, values{component, typ}).gauge.Set(v)
+	m.now.Load().set(componentReady, number(ready), values{component, typ})
 }
 
 // ComponentGone forgets a component that no longer exists.
@@ -127,11 +131,7 @@ func (m *Metrics) Reloaded(result string, ok bool) {
 	}
 	g := m.now.Load()
 	g.count(reloads, 1, values{result})
-	v := 0.0
-	if ok {
-		v = 1
-	}
-	g.with(reloadOK, values{}).gauge.Set(v)
+	g.set(reloadOK, number(ok), values{})
 }
 
 // ErrorCode counts an error that a caller of the API was told of, by its code

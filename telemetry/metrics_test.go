@@ -3,9 +3,12 @@ package telemetry_test
 import (
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net/http/httptest"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -296,6 +299,9 @@ func TestSettingsThatCannotWorkAreRefused(t *testing.T) {
 	}{
 		{telemetry.MetricSettings{LatencyBuckets: []float64{1, 1}}, "ascend"},
 		{telemetry.MetricSettings{LatencyBuckets: []float64{-1, 1}}, "above 0"},
+		{telemetry.MetricSettings{LatencyBuckets: []float64{1, math.NaN(), 2}}, "above 0"},
+		{telemetry.MetricSettings{LatencyBuckets: []float64{1, math.Inf(1)}}, "above 0"},
+		{telemetry.MetricSettings{LatencyBuckets: make([]float64, 1000)}, "the most is"},
 		{telemetry.MetricSettings{PathMatching: []string{"orders"}}, `begins with "/"`},
 		{telemetry.MetricSettings{PathMatching: []string{"/a{b}"}}, "neither a text"},
 		{telemetry.MetricSettings{PathMatching: []string{"/{a...}/b"}}, "must be the last"},
@@ -395,7 +401,8 @@ func TestErrorCodesAreCountedOnDemand(t *testing.T) {
 func TestMeasuringAllocatesNothing(t *testing.T) {
 	m := telemetry.NewMetrics("shop", "default")
 	get, publish := m.Call("state", "c", "get", false), m.Call("pubsub", "c", "publish", false)
-	retry := m.Policy("", "retry", "app_orders", false)
+	retry, bulk := m.Policy("", "retry", "app_orders", false), m.Call("pubsub", "c", "bulk_deliver", true)
+	tally := &telemetry.CallTally{Done: 1, Rejected: 1, Failed: 1}
 	for name, f := range map[string]func(){
 		"a call":            func() { get.Observe(telemetry.CallResult{Duration: time.Millisecond}) },
 		"a publication":     func() { publish.Observe(telemetry.CallResult{Key: "topic"}) },
@@ -404,9 +411,98 @@ func TestMeasuringAllocatesNothing(t *testing.T) {
 		"a gRPC call":       func() { m.GRPCServed(telemetry.GRPCCall{Method: "/a.B/C"}) },
 		"a policy":          func() { retry.Executed("") },
 		"a call of the app": func() { m.HTTPCalled(telemetry.HTTPRequest{Method: "POST", Path: "/orders", Status: 200}) },
+		"a probe":           func() { m.HTTPProbed(200, 0); m.GRPCProbed(0, 0) },
+		"a breaker":         func() { retry.Activated("open"); retry.InState("open") },
+		"a batch": func() {
+			bulk.Observe(telemetry.CallResult{Key: "topic", Tally: tally})
+		},
 	} {
 		if n := testing.AllocsPerRun(100, f); n != 0 {
 			t.Errorf("%s costs %v allocations", name, n)
+		}
+	}
+	for name, f := range crossings(m) {
+		if n := testing.AllocsPerRun(100, f); n != 0 {
+			t.Errorf("%s costs %v allocations", name, n)
+		}
+	}
+}
+
+func TestMeasuringWhatHasNoRoomAllocatesNothing(t *testing.T) {
+	m := telemetry.NewMetrics("shop", "default")
+	path := make([]string, 5000)
+	for i := range path {
+		path[i] = "/" + random(i)
+		m.HTTPServed(telemetry.HTTPRequest{Method: "GET", Path: path[i], Status: 200})
+	}
+	i := len(path) - 1000
+	if n := testing.AllocsPerRun(500, func() { m.HTTPServed(telemetry.HTTPRequest{Method: "GET", Path: path[i], Status: 200}); i++ }); n != 0 {
+		t.Errorf("a request to one path of many costs %v allocations", n)
+	}
+}
+
+func TestWhatManyMeasureAtOnceIsCountedOnce(t *testing.T) {
+	m := telemetry.NewMetrics("shop", "default")
+	s := m.Call("pubsub", "broker", "publish", false)
+	var wg sync.WaitGroup
+	for w := range 4 {
+		wg.Go(func() {
+			for i := range 1000 {
+				key := fmt.Sprint("topic-", (i*7+w)%(telemetry.MaxLabelValues+50))
+				s.Observe(telemetry.CallResult{Key: key, Duration: time.Millisecond})
+				m.InvocationSent(key)
+				if i%200 == 0 {
+					scrape(m)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	total := map[string]float64{}
+	for _, line := range scrape(m) {
+		name, rest, _ := strings.Cut(line, "{")
+		if _, value, ok := strings.Cut(rest, "} "); ok {
+			n, err := strconv.ParseFloat(value, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			total[name] += n
+		}
+	}
+	for _, name := range []string{"dapr_component_pubsub_egress_count", "dapr_component_pubsub_egress_latencies_sum",
+		"dapr_component_pubsub_egress_latencies_count", "dapr_runtime_service_invocation_req_sent_total"} {
+		if total[name] != 4000 {
+			t.Errorf("%s counts %v, want 4000", name, total[name])
+		}
+	}
+}
+
+func TestEachObservationIsInTheBucketOfItsSize(t *testing.T) {
+	for _, bounds := range [][]float64{
+		telemetry.DefaultMetricSettings().LatencyBuckets, {1}, {5e-324, 1e-300, 1, 1e300}, {1, 1.01, 1.02, 1.03, 1.04, 1.05, 2},
+	} {
+		m := telemetry.NewMetrics("shop", "default")
+		if err := m.Configure(telemetry.MetricSettings{LatencyBuckets: bounds}); err != nil {
+			t.Fatal(err)
+		}
+		s := m.Call("state", "c", "get", false)
+		want := make([]int, len(bounds))
+		for range 2000 {
+			d := time.Duration(math.Exp(rand.Float64()*26)) * time.Nanosecond
+			if rand.IntN(3) == 0 {
+				d = time.Duration(bounds[rand.IntN(len(bounds))] * float64(time.Millisecond))
+			}
+			d = max(d, 0)
+			for i, b := range bounds {
+				if float64(d)/float64(time.Millisecond) <= b {
+					want[i]++
+				}
+			}
+			s.Observe(telemetry.CallResult{Duration: d})
+		}
+		for i, b := range bounds {
+			wantLines(t, m, fmt.Sprintf(`dapr_component_state_latencies_bucket{app_id="shop",component="c",namespace="default",operation="get",success="true",le="%v"} %d`,
+				strconv.FormatFloat(b, 'g', -1, 64), want[i]))
 		}
 	}
 }

@@ -226,15 +226,3 @@ func (g *generation) pathLabel(path string) string {
 	}
 	return generalPath(path)
 }
-
-// methodLabel returns the label for the method of a request; "" for none.
-func (g *generation) methodLabel(method string) string {
-	if g.settings.ExcludeVerbs {
-		return ""
-	}
-	switch method {
-	case "GET", "PUT", "POST", "PATCH", "DELETE", "HEAD", "OPTIONS", "CONNECT", "TRACE":
-		return method
-	}
-	return "UNKNOWN"
-}

@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"strconv"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -39,12 +40,50 @@ func statusLabel(status int) string {
 	return strconv.Itoa(status)
 }
 
-// codeLabel returns the name of a gRPC code, "NotFound".
-func codeLabel(code int) string {
-	if code < 0 || code > int(codes.Unauthenticated) {
-		code = int(codes.Unknown)
+// statusNumber is a status as a number below 1<<10; all that have one label have
+// one number.
+func statusNumber(status int) int {
+	if status < 0 || status > 999 {
+		return 1000
 	}
-	return codes.Code(code).String() //nolint:gosec // checked
+	return status
+}
+
+// codeNumber is a gRPC code that there is.
+func codeNumber(code int) int {
+	if code < 0 || code > int(codes.Unauthenticated) {
+		return int(codes.Unknown)
+	}
+	return code
+}
+
+// methods are the labels of methods, by methodNumber.
+func methods() [10]string {
+	return [...]string{"UNKNOWN", "GET", "PUT", "POST", "PATCH", "DELETE", "HEAD", "OPTIONS", "CONNECT", "TRACE"}
+}
+
+func methodNumber(method string) int {
+	switch method {
+	case "GET":
+		return 1
+	case "PUT":
+		return 2
+	case "POST":
+		return 3
+	case "PATCH":
+		return 4
+	case "DELETE":
+		return 5
+	case "HEAD":
+		return 6
+	case "OPTIONS":
+		return 7
+	case "CONNECT":
+		return 8
+	case "TRACE":
+		return 9
+	}
+	return 0
 }
 
 // HTTPRequest is a request that was answered.
@@ -57,32 +96,69 @@ type HTTPRequest struct {
 	Duration       time.Duration
 }
 
+// measuring returns what there is to measure with; nil when nothing is measured.
+func (m *Metrics) measuring() *generation {
+	if m == nil {
+		return nil
+	}
+	if g := m.now.Load(); !g.settings.Disabled {
+		return g
+	}
+	return nil
+}
+
+// numberOf tells the series of a metric apart within a few: by a number below
+// 1<<16.
+func numberOf(m metric, n int) int { return int(m)<<16 | n }
+
+// httpSeries returns a series by method, path and status. A metric without the
+// label of a status has the status 0.
+func (g *generation) httpSeries(of *few, m metric, r *HTTPRequest, path string, status int) *series {
+	method := methodNumber(r.Method)
+	n := numberOf(m, method<<10|statusNumber(status))
+	if s := of.get(n); s != nil {
+		return s
+	}
+	label := methods()[method]
+	if g.settings.ExcludeVerbs {
+		label = ""
+	}
+	v := values{label, path, ""}
+	if len(g.vectors[m].def.labels) > 2 {
+		v[2] = statusLabel(status)
+	}
+	return g.keep(of, n, m, v)
+}
+
+func (g *generation) observeSize(m metric, n int64) { g.vectors[m].only.observe(float64(n)) }
+
 // HTTPServed records a request to the API.
 func (m *Metrics) HTTPServed(r HTTPRequest) {
-	if !m.Enabled() {
+	g := m.measuring()
+	if g == nil {
 		return
 	}
-	g := m.now.Load()
 	path := ""
 	if g.paths != nil || g.settings.IncreasedCardinality {
 		path = g.pathLabel(r.Path)
 	}
-	g.observe(httpServerLatency, milliseconds(r.Duration), values{g.methodLabel(r.Method), path, statusLabel(r.Status)})
-	g.observe(httpServerReceived, float64(max(r.Received, 0)), values{})
-	g.observe(httpServerSent, float64(max(r.Sent, 0)), values{})
+	g.httpSeries(g.byPath.of(path), httpServerLatency, &r, path, r.Status).observe(milliseconds(r.Duration))
+	g.observeSize(httpServerReceived, r.Received)
+	g.observeSize(httpServerSent, r.Sent)
 }
 
 // HTTPCalled records a request to the application. Received is the content of
 // its answer.
 func (m *Metrics) HTTPCalled(r HTTPRequest) {
-	if !m.Enabled() {
+	g := m.measuring()
+	if g == nil {
 		return
 	}
-	g := m.now.Load()
-	method, path := g.methodLabel(r.Method), g.pathLabel(r.Path)
-	g.observe(httpClientSent, float64(max(r.Sent, 0)), values{method, path, ""})
-	g.observe(httpClientLatency, milliseconds(r.Duration), values{method, path, statusLabel(r.Status)})
-	g.observe(httpClientReceived, float64(max(r.Received, 0)), values{})
+	path := g.pathLabel(r.Path)
+	of := g.byPath.of(path)
+	g.httpSeries(of, httpClientSent, &r, path, 0).observe(float64(r.Sent))
+	g.httpSeries(of, httpClientLatency, &r, path, r.Status).observe(milliseconds(r.Duration))
+	g.observeSize(httpClientReceived, r.Received)
 }
 
 // HTTPProbed records a probe of the health of an HTTP application.
@@ -113,23 +189,36 @@ func (m *Metrics) GRPCCalled(c GRPCCall) {
 }
 
 func (m *Metrics) grpc(c GRPCCall, latency, received, sent metric) {
-	if !m.Enabled() {
+	g := m.measuring()
+	if g == nil {
 		return
 	}
-	g := m.now.Load()
-	g.observe(latency, milliseconds(c.Duration), values{c.Method, codeLabel(c.Code)})
+	of := g.byMethod.of(c.Method)
+	code := codeNumber(c.Code)
+	ended := of.get(numberOf(latency, code))
+	if ended == nil {
+		ended = g.keep(of, numberOf(latency, code), latency, values{c.Method, codes.Code(code).String()}) //nolint:gosec // it is one
+	}
+	ended.observe(milliseconds(c.Duration))
 	if c.Received >= 0 {
-		g.observe(received, float64(c.Received), values{c.Method})
+		g.grpcSize(of, received, c.Method).observe(float64(c.Received))
 	}
 	if c.Sent >= 0 {
-		g.observe(sent, float64(c.Sent), values{c.Method})
+		g.grpcSize(of, sent, c.Method).observe(float64(c.Sent))
 	}
+}
+
+func (g *generation) grpcSize(of *few, m metric, method string) *series {
+	if s := of.get(numberOf(m, 0)); s != nil {
+		return s
+	}
+	return g.keep(of, numberOf(m, 0), m, values{method})
 }
 
 // GRPCProbed records a probe of the health of a gRPC application.
 func (m *Metrics) GRPCProbed(code int, d time.Duration) {
 	if m.Enabled() {
-		m.now.Load().observe(grpcProbeLatency, milliseconds(d), values{codeLabel(code)})
+		m.now.Load().observe(grpcProbeLatency, milliseconds(d), values{codes.Code(codeNumber(code)).String()}) //nolint:gosec // it is one
 	}
 }
 
@@ -137,35 +226,47 @@ func (m *Metrics) GRPCProbed(code int, d time.Duration) {
 // a stream does not show.
 const unary = "unary"
 
+// appSeries returns a series by the application at the other end and the status;
+// -1 for a metric without that label. last is what other labels there are.
+func (g *generation) appSeries(m metric, app string, status int, last string) *series {
+	of, n := g.byApp.of(app), numberOf(m, statusNumber(status))
+	if s := of.get(n); s != nil {
+		return s
+	}
+	v := values{app, last}
+	if status >= 0 {
+		v = values{app, statusLabel(status), last}
+	}
+	return g.keep(of, n, m, v)
+}
+
 // InvocationSent records a request to another application.
 func (m *Metrics) InvocationSent(to string) {
-	if m.Enabled() {
-		m.now.Load().count(invocationSent, 1, values{to, unary})
+	if g := m.measuring(); g != nil {
+		g.appSeries(invocationSent, to, -1, unary).number.Add(1)
 	}
 }
 
 // InvocationAnswer records the answer of another application: its HTTP status,
 // or the code of a gRPC call. d is how long it took.
 func (m *Metrics) InvocationAnswer(from string, status int, d time.Duration) {
-	if !m.Enabled() {
-		return
+	if g := m.measuring(); g != nil {
+		g.appSeries(invocationAnswers, from, statusNumber(status), unary).number.Add(1)
+		g.appSeries(invocationLatency, from, statusNumber(status), "").observe(milliseconds(d))
 	}
-	g, text := m.now.Load(), statusLabel(status)
-	g.count(invocationAnswers, 1, values{from, text, unary})
-	g.observe(invocationLatency, milliseconds(d), values{from, text})
 }
 
 // InvocationReceived records a request of another application.
 func (m *Metrics) InvocationReceived(from string) {
-	if m.Enabled() {
-		m.now.Load().count(invocationReceived, 1, values{from})
+	if g := m.measuring(); g != nil {
+		g.appSeries(invocationReceived, from, -1, "").number.Add(1)
 	}
 }
 
 // InvocationAnswered records the answer to a request of another application.
 func (m *Metrics) InvocationAnswered(to string, status int) {
-	if m.Enabled() {
-		m.now.Load().count(invocationAnswered, 1, values{to, statusLabel(status)})
+	if g := m.measuring(); g != nil {
+		g.appSeries(invocationAnswered, to, statusNumber(status), "").number.Add(1)
 	}
 }
 
@@ -180,17 +281,29 @@ type AccessDecision struct {
 
 // AccessDecided records a decision.
 func (m *Metrics) AccessDecided(d AccessDecision) {
-	if !m.Enabled() {
+	g := m.measuring()
+	if g == nil {
 		return
 	}
-	which := aclGlobalBlocked
+	s := g.decisions.get(d)
+	if s == nil {
+		s = g.with(d.metric(), values{d.AppID, d.TrustDomain, d.Namespace})
+		if !g.decisions.full() && len(d.AppID)+len(d.TrustDomain)+len(d.Namespace) <= 3*maxLabelBytes {
+			d.AppID, d.TrustDomain, d.Namespace = strings.Clone(d.AppID), strings.Clone(d.TrustDomain), strings.Clone(d.Namespace)
+			g.decisions.add(d, s)
+		}
+	}
+	s.number.Add(1)
+}
+
+func (d *AccessDecision) metric() metric {
 	switch {
 	case d.ByPolicy && d.Allowed:
-		which = aclAppAllowed
+		return aclAppAllowed
 	case d.ByPolicy:
-		which = aclAppBlocked
+		return aclAppBlocked
 	case d.Allowed:
-		which = aclGlobalAllowed
+		return aclGlobalAllowed
 	}
-	m.now.Load().count(which, 1, values{d.AppID, d.TrustDomain, d.Namespace})
+	return aclGlobalBlocked
 }

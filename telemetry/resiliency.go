@@ -52,7 +52,7 @@ func (p *PolicyStats) Executed(status string) {
 		last = &executed{g, status, g.with(resiliencyCount, values{p.name, p.policy, p.direction, p.target, status})}
 		p.last.Store(last)
 	}
-	last.series.counter.Inc()
+	last.series.number.Add(1)
 }
 
 // Activated counts that the policy did something. status is the new state of a
@@ -71,10 +71,6 @@ func (p *PolicyStats) InState(state string) {
 	}
 	g := p.m.now.Load()
 	for _, s := range [...]string{"closed", "half-open", "open", "unknown"} {
-		v := 0.0
-		if s == state {
-			v = 1
-		}
-		g.with(resiliencyBreaker, values{p.name, p.policy, p.direction, p.target, s}).gauge.Set(v)
+		g.set(resiliencyBreaker, number(s == state), values{p.name, p.policy, p.direction, p.target, s})
 	}
 }

@@ -3,6 +3,7 @@ package telemetry
 import (
 	"fmt"
 	"maps"
+	"math"
 	"regexp"
 	"slices"
 	"strings"
@@ -62,18 +63,23 @@ type generation struct {
 	settings MetricSettings
 	paths    *pathTemplates // nil for none
 	vectors  [numMetrics]*vector
+
+	// What requests need, by what tells them apart: the label of the path, the
+	// gRPC method, the application at the other end, the decision.
+	byPath, byMethod, byApp keyed
+	decisions               *table[AccessDecision, *series]
 }
 
 func newGeneration(m *Metrics, s MetricSettings) (*generation, error) {
 	if len(s.LatencyBuckets) == 0 {
 		s.LatencyBuckets = DefaultMetricSettings().LatencyBuckets
 	}
-	for i, b := range s.LatencyBuckets {
-		if b <= 0 || i > 0 && b <= s.LatencyBuckets[i-1] {
-			return nil, fmt.Errorf("latency buckets want numbers above 0 that ascend; %v does not", b)
-		}
+	if err := checkBuckets(s.LatencyBuckets); err != nil {
+		return nil, err
 	}
-	g := &generation{settings: s}
+	g := &generation{
+		settings: s, byPath: newKeyed(), byMethod: newKeyed(), byApp: newKeyed(), decisions: newTable[AccessDecision, *series](maxKeyed),
+	}
 	var err error
 	if g.paths, err = newPathTemplates(s.PathMatching); err != nil {
 		return nil, err
@@ -87,6 +93,21 @@ func newGeneration(m *Metrics, s MetricSettings) (*generation, error) {
 		g.vectors[i] = newVector(m, &defs[i], &s, rules)
 	}
 	return g, nil
+}
+
+// maxBuckets bounds the buckets of a histogram.
+const maxBuckets = 200
+
+func checkBuckets(list []float64) error {
+	if len(list) > maxBuckets {
+		return fmt.Errorf("there are %d latency buckets; the most is %d", len(list), maxBuckets)
+	}
+	for i, b := range list {
+		if !(b > 0) || math.IsInf(b, 1) || i > 0 && b <= list[i-1] {
+			return fmt.Errorf("latency buckets want numbers above 0 that ascend; %v does not", b)
+		}
+	}
+	return nil
 }
 
 // labelRule is a MetricRule for one label, compiled.
@@ -143,17 +164,26 @@ func HasMetric(name, label string) bool {
 	return false
 }
 
+// keep looks up a series that of does not have yet under n, and adds it.
+func (g *generation) keep(of *few, n int, m metric, v values) *series {
+	s := g.with(m, v)
+	of.add(n, s)
+	return s
+}
+
 func (g *generation) with(m metric, v values) *series { return g.vectors[m].with(v) }
 
-func (g *generation) count(m metric, n float64, v values) {
+func (g *generation) count(m metric, n int64, v values) {
 	if !g.settings.Disabled {
-		g.with(m, v).counter.Add(n)
+		g.with(m, v).number.Add(n)
 	}
 }
 
+func (g *generation) set(m metric, n int64, v values) { g.with(m, v).number.Store(n) }
+
 func (g *generation) observe(m metric, x float64, v values) {
 	if !g.settings.Disabled {
-		g.with(m, v).histogram.Observe(x)
+		g.with(m, v).observe(x)
 	}
 }
 

@@ -1,12 +1,15 @@
 package telemetry
 
 import (
+	"math"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
+	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 // Bounds of what callers can make the process remember.
@@ -33,29 +36,31 @@ const maxLabels = 5
 // values are those of a definition's labels, in order; the rest is empty.
 type values [maxLabels]string
 
-// series is one of a family. One field is set.
+// series is one of a family. It is safe for concurrent use.
 type series struct {
-	values    values // after rules and bounds
-	counter   prometheus.Counter
-	gauge     prometheus.Gauge
-	histogram prometheus.Observer
+	values     values // after rules and bounds
+	labels     []*dto.LabelPair
+	since      *timestamppb.Timestamp
+	number     atomic.Int64 // of a counter or a gauge
+	*histogram              // nil for others
 }
 
-// vector is a family under certain settings.
+// vector is a family under certain settings. Series that are there are found
+// without a lock.
 type vector struct {
-	def      *definition
-	rules    []labelRule
-	counters *prometheus.CounterVec
-	gauges   *prometheus.GaugeVec
-	hists    *prometheus.HistogramVec
-	counts   []countOf
-	only     *series // of a family without labels that differ; nil for others
+	def    *definition
+	desc   *prometheus.Desc
+	rules  []labelRule
+	bounds *bounds // of a histogram; nil for others
+	counts []countOf
+	only   *series // of a family without labels that differ; nil for others
 
-	mu      sync.RWMutex
-	series  map[values]*series // also under values that count as others
-	own     int                // how many series there are
-	aliases int
-	known   [maxLabels]map[string]struct{} // of open labels
+	series *table[values, *series] // also under values that count as others
+	known  [maxLabels]*table[string, bool]
+
+	mu      sync.Mutex   // held by who makes a series
+	own     int          // how many series there are
+	aliases atomic.Int64 // values that count as others
 }
 
 // countOf renders a derived counter.
@@ -65,7 +70,7 @@ type countOf struct {
 }
 
 func newVector(m *Metrics, d *definition, s *MetricSettings, rules []labelRule) *vector {
-	v := &vector{def: d, rules: rules, series: map[values]*series{}}
+	v := &vector{def: d, rules: rules}
 	constant := prometheus.Labels{"app_id": m.appID}
 	switch d.scope {
 	case ofApp:
@@ -74,36 +79,35 @@ func newVector(m *Metrics, d *definition, s *MetricSettings, rules []labelRule) 
 	case ofNobody:
 		constant = nil
 	}
+	room := 64
 	for i, l := range d.labels {
 		if slices.Contains(d.open, l) {
-			v.known[i] = map[string]struct{}{}
+			v.known[i] = newTable[string, bool](MaxLabelValues)
+			room = maxSeries
 		}
 	}
-	histogram := func(buckets []float64) {
-		v.hists = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: d.name, Help: d.help, ConstLabels: constant, Buckets: buckets}, d.labels)
-		for _, c := range d.counts {
-			if c.detailed && !s.IncreasedCardinality {
-				continue
-			}
-			labels := slices.DeleteFunc(slices.Clone(d.labels), func(l string) bool { return l == c.where })
-			v.counts = append(v.counts, countOf{c, prometheus.NewDesc(c.name, c.help, labels, constant)})
-		}
-	}
+	v.series = newTable[values, *series](room)
+	v.series.most = math.MaxInt // bound and learn see to it
+	v.desc = prometheus.NewDesc(d.name, d.help, d.labels, constant)
 	switch d.kind {
-	case counter:
-		v.counters = prometheus.NewCounterVec(prometheus.CounterOpts{Name: d.name, Help: d.help, ConstLabels: constant}, d.labels)
-	case gauge:
-		v.gauges = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: d.name, Help: d.help, ConstLabels: constant}, d.labels)
+	case counter, gauge:
 	case latency:
-		histogram(s.LatencyBuckets)
+		v.bounds = newBounds(s.LatencyBuckets)
 	case size:
-		histogram(sizeBuckets())
+		v.bounds = newBounds(sizeBuckets())
 	case seconds:
-		histogram(secondsBuckets())
+		v.bounds = newBounds(secondsBuckets())
+	}
+	for _, c := range d.counts {
+		if c.detailed && !s.IncreasedCardinality {
+			continue
+		}
+		labels := slices.DeleteFunc(slices.Clone(d.labels), func(l string) bool { return l == c.where })
+		v.counts = append(v.counts, countOf{c, prometheus.NewDesc(c.name, c.help, labels, constant)})
 	}
 	if len(d.labels) == 0 {
 		v.only, v.own = v.create(values{}), 1
-		v.series[values{}] = v.only
+		v.series.add(values{}, v.only)
 	}
 	return v
 }
@@ -119,19 +123,16 @@ func secondsBuckets() []float64 {
 	return []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}
 }
 
-// with returns the series of some values. It allocates nothing when it knows
-// them.
+// with returns the series of some values. It allocates nothing and takes no lock
+// when it knows them.
 func (v *vector) with(vals values) *series {
 	if v.only != nil {
 		return v.only
 	}
-	v.mu.RLock()
-	s := v.series[vals]
-	v.mu.RUnlock()
-	if s == nil {
-		s = v.learn(vals)
+	if s := v.series.get(vals); s != nil {
+		return s
 	}
-	return s
+	return v.learn(vals)
 }
 
 func (v *vector) learn(raw values) *series {
@@ -142,130 +143,131 @@ func (v *vector) learn(raw values) *series {
 	for i := range v.def.labels {
 		vals[i] = strings.ToValidUTF8(vals[i], "?")
 	}
+	if settled := vals; v.aliases.Load() >= maxAliases && v.settle(&settled) {
+		if s := v.series.get(settled); s != nil {
+			return s
+		}
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.bound(&vals)
-	s := v.series[vals]
+	s := v.series.get(vals)
 	if s == nil {
 		for i := range vals { // what a caller sent must not be kept alive, or change
 			vals[i] = strings.Clone(vals[i])
 		}
 		s = v.create(vals)
-		v.series[vals] = s
+		v.series.add(vals, s)
 		v.own++
 	}
-	if raw != vals && v.aliases < maxAliases {
+	if raw != vals && v.aliases.Load() < maxAliases {
 		for i := range raw {
 			if len(raw[i]) > 2*maxLabelBytes {
 				return s
 			}
 			raw[i] = strings.Clone(raw[i])
 		}
-		v.series[raw] = s
-		v.aliases++
+		v.series.add(raw, s)
+		v.aliases.Add(1)
 	}
 	return s
 }
 
+// settle does what bound does where that depends on nothing that changes: each
+// value is known, or there is no more room for any. It reports whether it could.
+func (v *vector) settle(vals *values) bool {
+	for i := range v.def.labels {
+		known := v.known[i]
+		switch {
+		case known == nil || vals[i] == "" || vals[i] == OtherValue || known.get(vals[i]):
+		case !known.full():
+			return false
+		default:
+			vals[i] = OtherValue
+		}
+	}
+	return true
+}
+
 // bound replaces values that there is no more room for. v.mu is held.
 func (v *vector) bound(vals *values) {
-	full := v.own >= maxSeries && v.series[*vals] == nil
+	full := v.own >= maxSeries && v.series.get(*vals) == nil
 	for i := range v.def.labels {
 		known := v.known[i]
 		if known == nil || vals[i] == "" || vals[i] == OtherValue {
 			continue
 		}
-		if _, ok := known[vals[i]]; ok && !full {
+		if known.get(vals[i]) && !full {
 			continue
 		}
-		if full || len(known) >= MaxLabelValues || len(vals[i]) > maxLabelBytes {
+		if full || known.full() || len(vals[i]) > maxLabelBytes {
 			vals[i] = OtherValue
 			continue
 		}
-		known[strings.Clone(vals[i])] = struct{}{}
+		known.add(strings.Clone(vals[i]), true)
 	}
 }
 
 func (v *vector) create(vals values) *series {
-	list := vals[:len(v.def.labels)]
-	s := &series{values: vals}
-	switch {
-	case v.counters != nil:
-		s.counter = v.counters.WithLabelValues(list...)
-	case v.gauges != nil:
-		s.gauge = v.gauges.WithLabelValues(list...)
-	default:
-		s.histogram = v.hists.WithLabelValues(list...)
+	s := &series{values: vals, labels: prometheus.MakeLabelPairs(v.desc, vals[:len(v.def.labels)]), since: timestamppb.Now()}
+	if v.bounds != nil {
+		s.histogram = newHistogram(v.bounds)
 	}
 	return s
 }
 
-// forget removes a series.
+// forget removes a series of a gauge.
 func (v *vector) forget(vals values) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	s := v.series[vals]
-	if s == nil || v.gauges == nil {
+	s := v.series.get(vals)
+	if s == nil || v.def.kind != gauge {
 		return
 	}
-	v.gauges.DeleteLabelValues(s.values[:len(v.def.labels)]...)
-	for k, other := range v.series {
-		if other == s {
-			delete(v.series, k)
+	v.series.remove(func(other *series) bool { return other == s })
+	v.own--
+}
+
+// each calls yield with each series, once.
+func (v *vector) each(yield func(*series)) {
+	for vals, s := range v.series.all() {
+		if vals == s.values {
+			yield(s)
 		}
 	}
-	v.own--
 }
 
 // collect sends all series, and the counters that go with them.
 func (v *vector) collect(ch chan<- prometheus.Metric) {
-	switch {
-	case v.counters != nil:
-		v.counters.Collect(ch)
-		return
-	case v.gauges != nil:
-		v.gauges.Collect(ch)
-		return
-	}
-	v.mu.RLock()
-	all := make([]*series, 0, v.own)
-	for vals, s := range v.series {
-		if vals == s.values {
-			all = append(all, s)
+	v.each(func(s *series) {
+		n := float64(s.number.Load())
+		switch v.def.kind {
+		case counter:
+			ch <- written{v.desc, &dto.Metric{Label: s.labels, Counter: &dto.Counter{Value: &n, CreatedTimestamp: s.since}}}
+		case gauge:
+			ch <- written{v.desc, &dto.Metric{Label: s.labels, Gauge: &dto.Gauge{Value: &n}}}
+		default:
+			v.collectHistogram(ch, s)
 		}
-	}
-	v.mu.RUnlock()
-	for _, s := range all {
-		v.collectHistogram(ch, s)
-	}
+	})
 }
 
 // collectHistogram sends one state of a histogram and of its counters, so that
 // they agree.
 func (v *vector) collectHistogram(ch chan<- prometheus.Metric, s *series) {
-	m, ok := s.histogram.(prometheus.Metric)
-	if !ok {
-		return
-	}
-	var now dto.Metric
-	if err := m.Write(&now); err != nil {
-		ch <- prometheus.NewInvalidMetric(m.Desc(), err)
-		return
-	}
-	ch <- written{m.Desc(), &now}
+	now := s.read()
+	now.CreatedTimestamp = s.since
+	ch <- written{v.desc, &dto.Metric{Label: s.labels, Histogram: now}}
 	for _, c := range v.counts {
-		list := make([]string, 0, maxLabels)
-		wanted := true
-		for i, l := range v.def.labels {
-			if l == c.where {
-				wanted = s.values[i] == c.equals
+		labels := s.labels
+		if i := slices.Index(v.def.labels, c.where); i >= 0 {
+			if s.values[i] != c.equals {
 				continue
 			}
-			list = append(list, s.values[i])
+			labels = slices.DeleteFunc(slices.Clone(labels), func(l *dto.LabelPair) bool { return l.GetName() == c.where })
 		}
-		if wanted {
-			ch <- prometheus.MustNewConstMetric(c.desc, prometheus.CounterValue, float64(now.GetHistogram().GetSampleCount()), list...)
-		}
+		n := float64(now.GetSampleCount())
+		ch <- written{c.desc, &dto.Metric{Label: labels, Counter: &dto.Counter{Value: &n, CreatedTimestamp: s.since}}}
 	}
 }
 
@@ -280,27 +282,21 @@ func (w written) Desc() *prometheus.Desc { return w.desc }
 
 // Write implements prometheus.Metric.
 func (w written) Write(to *dto.Metric) error {
-	to.Label, to.Histogram = w.now.GetLabel(), w.now.GetHistogram()
+	to.Label, to.Counter, to.Gauge, to.Histogram = w.now.GetLabel(), w.now.GetCounter(), w.now.GetGauge(), w.now.GetHistogram()
 	return nil
 }
 
 // carry takes over the values of another vector of the same family.
 func (v *vector) carry(from *vector) {
-	if v.hists != nil {
+	if v.bounds != nil {
 		return
 	}
-	from.mu.RLock()
-	defer from.mu.RUnlock()
-	for vals, s := range from.series {
-		if vals != s.values {
-			continue
+	from.each(func(s *series) {
+		n := s.number.Load()
+		if v.def.kind == counter {
+			v.with(s.values).number.Add(n)
+			return
 		}
-		var now dto.Metric
-		if s.counter != nil && s.counter.Write(&now) == nil {
-			v.with(vals).counter.Add(now.GetCounter().GetValue())
-		}
-		if s.gauge != nil && s.gauge.Write(&now) == nil {
-			v.with(vals).gauge.Set(now.GetGauge().GetValue())
-		}
-	}
+		v.with(s.values).number.Store(n)
+	})
 }
