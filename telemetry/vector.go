@@ -6,10 +6,10 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
-	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 // Bounds of what callers can make the process remember.
@@ -209,7 +209,13 @@ func (v *vector) bound(vals *values) {
 }
 
 func (v *vector) create(vals values) *series {
-	s := &series{values: vals, labels: prometheus.MakeLabelPairs(v.desc, vals[:len(v.def.labels)]), since: timestamppb.Now()}
+	list := vals[:len(v.def.labels)]
+	s := &series{values: vals, labels: prometheus.MakeLabelPairs(v.desc, list), begun: &dto.Counter{}}
+	var now dto.Metric
+	begun, err := prometheus.NewConstMetricWithCreatedTimestamp(v.desc, prometheus.CounterValue, 0, time.Now(), list...)
+	if err == nil && begun.Write(&now) == nil {
+		s.begun = now.GetCounter()
+	}
 	if v.bounds != nil {
 		s.histogram = newHistogram(v.bounds)
 	}
@@ -243,7 +249,7 @@ func (v *vector) collect(ch chan<- prometheus.Metric) {
 		n := float64(s.number.Load())
 		switch v.def.kind {
 		case counter:
-			ch <- written{v.desc, &dto.Metric{Label: s.labels, Counter: &dto.Counter{Value: &n, CreatedTimestamp: s.since}}}
+			ch <- written{v.desc, &dto.Metric{Label: s.labels, Counter: &dto.Counter{Value: &n, CreatedTimestamp: s.begun.GetCreatedTimestamp()}}}
 		case gauge:
 			ch <- written{v.desc, &dto.Metric{Label: s.labels, Gauge: &dto.Gauge{Value: &n}}}
 		default:
@@ -256,7 +262,7 @@ func (v *vector) collect(ch chan<- prometheus.Metric) {
 // they agree.
 func (v *vector) collectHistogram(ch chan<- prometheus.Metric, s *series) {
 	now := s.read()
-	now.CreatedTimestamp = s.since
+	now.CreatedTimestamp = s.begun.GetCreatedTimestamp()
 	ch <- written{v.desc, &dto.Metric{Label: s.labels, Histogram: now}}
 	for _, c := range v.counts {
 		labels := s.labels
@@ -267,7 +273,7 @@ func (v *vector) collectHistogram(ch chan<- prometheus.Metric, s *series) {
 			labels = slices.DeleteFunc(slices.Clone(labels), func(l *dto.LabelPair) bool { return l.GetName() == c.where })
 		}
 		n := float64(now.GetSampleCount())
-		ch <- written{c.desc, &dto.Metric{Label: labels, Counter: &dto.Counter{Value: &n, CreatedTimestamp: s.since}}}
+		ch <- written{c.desc, &dto.Metric{Label: labels, Counter: &dto.Counter{Value: &n, CreatedTimestamp: s.begun.GetCreatedTimestamp()}}}
 	}
 }
 
