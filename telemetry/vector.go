@@ -40,7 +40,7 @@ type values [maxLabels]string
 type series struct {
 	values     values // after rules and bounds
 	labels     []*dto.LabelPair
-	since      *timestamppb.Timestamp
+	begun      *dto.Counter // its CreatedTimestamp
 	number     atomic.Int64 // of a counter or a gauge
 	*histogram              // nil for others
 }
