@@ -15,7 +15,9 @@ type block struct {
 	maxSize, maxFields int
 	client             bool // we are the client: it is a response
 
-	dec *hpack.Decoder
+	dec     *hpack.Decoder            // of the connection
+	take    func(f hpack.HeaderField) // emit
+	scratch proxy.Header              // client: memory for header
 
 	id     uint32
 	end    bool // the HEADERS frame had END_STREAM
@@ -58,13 +60,37 @@ const (
 
 const seenRequest = seenMethod | seenScheme | seenAuthority | seenPath | seenProtocol
 
-func newBlock(cfg *Config, client bool) *block {
-	b := &block{maxSize: cfg.MaxHeaderBytes, maxFields: cfg.MaxHeaderFields, client: client}
-	b.dec = hpack.NewDecoder(dynamicTableSize, b.emit)
-	// A string beyond this ends the connection, since the decoder gives up;
-	// up to it, only the message is refused.
-	b.dec.SetMaxStringLength(2 * cfg.MaxHeaderBytes)
+// ensureBlock sees to it that the connection has a block, and the decoder for
+// it.
+func (c *conn) ensureBlock() {
+	if c.block != nil {
+		return
+	}
+	b := c.mem.block()
+	b.maxSize, b.maxFields, b.client = c.cfg.MaxHeaderBytes, c.cfg.MaxHeaderFields, c.client
+	if c.dec == nil {
+		c.dec = hpack.NewDecoder(dynamicTableSize, nil)
+		// A string beyond this ends the connection, since the decoder gives
+		// up; up to it, only the message is refused.
+		c.dec.SetMaxStringLength(2 * c.cfg.MaxHeaderBytes)
+	}
+	c.dec.SetEmitFunc(b.take)
+	b.dec, c.block = c.dec, b
+}
+
+func (m *memory) block() *block {
+	if b, ok := m.blocks.Get().(*block); ok {
+		return b
+	}
+	b := &block{}
+	b.take = b.emit
 	return b
+}
+
+func (m *memory) freeBlock(b *block) {
+	clear(b.scratch)
+	*b = block{take: b.take, scratch: b.scratch[:0]}
+	m.blocks.Put(b)
 }
 
 // dynamicTableSize is SETTINGS_HEADER_TABLE_SIZE, which is left at its default.
@@ -73,7 +99,7 @@ const dynamicTableSize = 4096
 // begin starts the block of stream id, whose regular fields are appended to h.
 func (b *block) begin(id uint32, end bool, h proxy.Header) {
 	*b = block{
-		maxSize: b.maxSize, maxFields: b.maxFields, client: b.client, dec: b.dec,
+		maxSize: b.maxSize, maxFields: b.maxFields, client: b.client, dec: b.dec, take: b.take, scratch: b.scratch,
 		id: id, end: end, header: h, length: -1, cookie: -1, open: true,
 	}
 	b.dec.SetEmitEnabled(true)

@@ -1,6 +1,9 @@
 package http2
 
 import (
+	"encoding/binary"
+	"math"
+
 	wire "golang.org/x/net/http2"
 
 	"github.com/proa-io/proa/fault"
@@ -9,15 +12,15 @@ import (
 
 // beginHeaders implements role.
 func (cl *Client) beginHeaders(c *conn, fh wire.FrameHeader) {
-	clear(c.scratch)
-	c.block.begin(fh.StreamID, fh.Flags.Has(wire.FlagHeadersEndStream), c.scratch[:0])
+	clear(c.block.scratch)
+	c.block.begin(fh.StreamID, fh.Flags.Has(wire.FlagHeadersEndStream), c.block.scratch[:0])
 }
 
 // headers implements role.
 func (cl *Client) headers(c *conn) error {
 	b := c.block
 	if cap(b.header) <= maxReused {
-		c.scratch = b.header
+		b.scratch = b.header
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -115,16 +118,24 @@ func (cl *Client) date() string { return "" }
 
 // onGoAway takes in that the peer takes no new streams, and that it has not
 // acted on those above a number.
-func (c *conn) onGoAway(f *wire.GoAwayFrame) error {
+func (c *conn) onGoAway(fh wire.FrameHeader, p []byte) error {
+	switch {
+	case fh.StreamID != 0:
+		return connErrorf(codeProtocol, "a GOAWAY frame has a stream")
+	case len(p) < 8:
+		return connErrorf(codeFrameSize, "a GOAWAY frame has %d bytes, fewer than 8", len(p))
+	}
+	last := binary.BigEndian.Uint32(p) & math.MaxInt32
+	code := Code(binary.BigEndian.Uint32(p[4:]))
+	debug := p[8:]
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.client {
 		return nil // it opens no more streams; those there are go on
 	}
-	reason := string(f.DebugData()[:min(len(f.DebugData()), maxDebug)])
-	c.goneAway = &ResetError{Code: f.ErrCode, ByPeer: true, Reason: reason}
+	c.goneAway = &ResetError{Code: code, ByPeer: true, Reason: string(debug[:min(len(debug), maxDebug)])}
 	for id, st := range c.streams {
-		if id > f.LastStreamID {
+		if id > last {
 			st.client.unsent = true
 			st.kill(c.fault(fault.Unavailable, c.goneAway,
 				"the server closes the connection and has not acted on stream %d", id), closedByPeer)

@@ -11,8 +11,7 @@ import (
 	"time"
 
 	wire "golang.org/x/net/http2"
-
-	"github.com/proa-io/proa/mesh/proxy"
+	"golang.org/x/net/http2/hpack"
 )
 
 // role is what differs between the two ends of a connection. Its methods are
@@ -40,7 +39,6 @@ type conn struct {
 	cfg     *Config
 	role    role
 	client  bool
-	peer    string // for errors
 	tls     *tls.ConnectionState
 	log     *slog.Logger
 	mem     *memory
@@ -48,8 +46,8 @@ type conn struct {
 
 	// Of the reading goroutine alone.
 	in        input
-	fr        *wire.Framer
-	block     *block
+	block     *block         // nil while no header block is there
+	dec       *hpack.Decoder // nil before the first header block
 	guard     guard
 	pending   *stream   // server: the stream that block may become
 	ready     []*stream // new streams whose handlers are to be started
@@ -60,10 +58,11 @@ type conn struct {
 	mu      sync.Mutex
 	err     error // why the connection ended; nil while it has not
 	streams map[uint32]*stream
-	running int           // handlers
-	opened  uint64        // streams so far
-	wakes   []semaphore   // to be woken before the reading goroutine waits
-	closed  [64]closedOne // the last streams that ended
+	running int            // handlers
+	opened  uint64         // streams so far
+	rested  uint64         // how many they were when memory was given back
+	wakes   []semaphore    // to be woken before the reading goroutine waits
+	closed  *[64]closedOne // the last streams that ended
 	nclosed int
 
 	peerID   uint32 // the highest stream the peer has opened
@@ -88,7 +87,6 @@ type conn struct {
 
 	slots    atomic.Int64 // client: how many more streams may be opened
 	goneAway *ResetError  // client: what the server's GOAWAY says
-	scratch  proxy.Header // client, of the reading goroutine: memory for block
 
 	output
 	watch
@@ -113,10 +111,12 @@ const (
 	closedByPeer                  // the peer reset it
 )
 
-type closedOne struct {
-	id  uint32
-	how closedHow
-}
+// A closedOne is how a stream ended, in the lowest two bits, and its number,
+// which is odd, so that its own lowest bit needs no room.
+type closedOne uint32
+
+func (c closedOne) id() uint32     { return uint32(c)>>2<<1 | 1 }
+func (c closedOne) how() closedHow { return closedHow(c & 3) }
 
 const (
 	initialWindow = 65535 // RFC 9113, section 6.9.2
@@ -140,8 +140,6 @@ type connOptions struct {
 func newConn(nc net.Conn, o connOptions) *conn {
 	c := &conn{
 		nc: nc, cfg: o.cfg, role: o.role, client: o.client, log: o.log, mem: o.mem, workers: o.workers, tls: o.tls,
-		peer:    peerName(nc, o.client),
-		streams: map[uint32]*stream{},
 		nextID:  1,
 		lastID:  maxWindow,
 		recvWin: initialWindow, recvInit: max(initialWindow, int64(o.cfg.StreamWindow)),
@@ -153,14 +151,12 @@ func newConn(nc net.Conn, o connOptions) *conn {
 	if len(o.seed) > 0 {
 		c.in.seed(o.seed)
 	}
-	c.fr = wire.NewFramer(nil, &c.in)
-	c.fr.SetMaxReadFrameSize(minFrame)
-	c.fr.SetReuseFrames()
-	c.block = newBlock(o.cfg, o.client)
 	c.guard = newGuard(o.cfg)
-	c.output.init(c)
+	c.room.L = &c.mu
+	c.table = dynamicTableSize
+	c.started = time.Now()
 	if o.retire != nil && o.tls != nil {
-		c.retire = o.retire(o.tls)
+		c.retireAt(o.retire(o.tls))
 	}
 	return c
 }
@@ -168,6 +164,9 @@ func newConn(nc net.Conn, o connOptions) *conn {
 // assumedStreams is how many streams a client opens before it knows how many
 // the server allows.
 const assumedStreams = 100
+
+// peer names the peer for errors.
+func (c *conn) peer() string { return peerName(c.nc, c.client) }
 
 func peerName(nc net.Conn, client bool) string {
 	who := "HTTP/2 client "
@@ -208,7 +207,7 @@ func (c *conn) begin() {
 // it ended as it should.
 func (c *conn) run() error {
 	err := c.readFrames()
-	ce := c.asConnError(err)
+	ce := asConnError(err)
 	c.mu.Lock()
 	drained := c.drain == drainClosed
 	first := c.err == nil
@@ -239,13 +238,7 @@ func (c *conn) readFrames() error {
 		}
 	}
 	for {
-		c.in.inside = c.block.open
-		err := c.in.fill(frameHeader)
-		c.in.inside = true
-		var fh wire.FrameHeader
-		if err == nil {
-			fh, err = c.fr.ReadFrameHeader()
-		}
+		fh, err := c.nextFrame()
 		if err == nil {
 			err = c.frame(fh)
 		}
@@ -281,6 +274,10 @@ func (c *conn) digest() (quiet bool) {
 	c.admit()
 	c.wakeBatch, c.wakes = c.wakes, c.wakeBatch[:0]
 	quiet = len(c.streams) == 0
+	if c.block != nil && !c.block.open {
+		c.mem.freeBlock(c.block)
+		c.block = nil
+	}
 	write := c.urgent && !c.flushing
 	c.urgent = false
 	if write {
@@ -321,6 +318,28 @@ func (c *conn) admit() {
 	c.ready = kept
 	c.handlers.Add(len(kept))
 	c.closeIfDrained()
+}
+
+// rest gives back the memory that only a connection with streams needs. c.mu is
+// held.
+func (c *conn) rest() {
+	c.rested = c.opened
+	c.streams = nil
+	if len(c.wakes) == 0 {
+		c.wakes = nil
+	}
+	if c.enc != nil {
+		c.enc, c.forgot, c.resized = nil, true, true
+	}
+}
+
+// enroll puts a new stream into the table. c.mu is held.
+func (c *conn) enroll(st *stream) {
+	if c.streams == nil {
+		c.streams = map[uint32]*stream{}
+	}
+	c.streams[st.id] = st
+	c.opened++
 }
 
 // failLocked ends the connection for all who use it. What was not written will
@@ -393,7 +412,10 @@ func (c *conn) remove(st *stream, how closedHow) {
 }
 
 func (c *conn) noteClosed(id uint32, how closedHow) {
-	c.closed[c.nclosed%len(c.closed)] = closedOne{id, how}
+	if c.closed == nil {
+		c.closed = new([64]closedOne)
+	}
+	c.closed[c.nclosed%len(c.closed)] = closedOne(id>>1<<2) | closedOne(how)
 	c.nclosed++
 }
 
@@ -401,8 +423,8 @@ func (c *conn) noteClosed(id uint32, how closedHow) {
 // last ones.
 func (c *conn) howClosed(id uint32) (closedHow, bool) {
 	for i := range min(c.nclosed, len(c.closed)) {
-		if c.closed[i].id == id {
-			return c.closed[i].how, true
+		if c.closed[i].id() == id {
+			return c.closed[i].how(), true
 		}
 	}
 	return 0, false

@@ -3,8 +3,9 @@
 // a proxy.RoundTripper. gRPC of all four kinds of streams passes through it as
 // ordinary requests with streamed bodies and trailers; nothing is re-encoded.
 //
-// Parsing stands on the Framer and the hpack package of golang.org/x/net/http2;
-// the stream table, flow control, scheduling and shutdown are this package's.
+// Field compression stands on the hpack package of golang.org/x/net/http2; the
+// frames, the stream table, flow control, scheduling and shutdown are this
+// package's, and are tested against that of golang.org/x/net/http2.
 //
 // # Goroutines
 //
@@ -27,4 +28,12 @@
 // holds up nothing but its own stream until Config.ConnBuffer is spent, and the
 // connection after that. Output is bounded too: who writes more than the peer
 // takes, waits.
+//
+// # Memory
+//
+// A connection waits for the beginning of a frame without a buffer. What it needs
+// for streams it makes with the first one, and gives back when it has been idle
+// for a while, except for the table of the HPACK decoder, which is the peer's to
+// fill. One timer serves all connections. An idle connection takes some 6 KB, of
+// which 4 are the stack of the goroutine that reads.
 package http2

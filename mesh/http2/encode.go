@@ -89,7 +89,7 @@ func (c *conn) put(name, value string) {
 	case how == indexYes || c.resized:
 		// After a change of the table's size the encoder has to begin the
 		// block. Its writer is the output, which takes everything.
-		_ = c.enc.WriteField(hpack.HeaderField{Name: name, Value: value, Sensitive: how != indexYes})
+		_ = c.encoder().WriteField(hpack.HeaderField{Name: name, Value: value, Sensitive: how != indexYes})
 		c.resized = false
 	case how == indexNot:
 		c.putLiteral(literalPlain, name, value)

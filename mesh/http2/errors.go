@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"strings"
 
 	wire "golang.org/x/net/http2"
 
@@ -60,31 +59,18 @@ type streamError struct {
 
 func (e *streamError) Error() string { return e.reason }
 
-// asConnError classifies what the Framer and the network return: either an
-// error to tell the peer about, or nil when there is nobody to tell.
-func (c *conn) asConnError(err error) *connError {
+// asConnError finds in an error what to tell the peer, or nil when there is
+// nobody to tell.
+func asConnError(err error) *connError {
 	if ce, ok := errors.AsType[*connError](err); ok {
 		return ce
-	}
-	if code, ok := errors.AsType[wire.ConnectionError](err); ok {
-		reason := "a malformed frame"
-		if detail := c.fr.ErrorDetail(); detail != nil {
-			reason = detail.Error()
-		}
-		return &connError{Code(code), reason}
-	}
-	if errors.Is(err, wire.ErrFrameTooLarge) {
-		if strings.Contains(err.Error(), "HTTP/1.1") {
-			return &connError{wire.ErrCodeProtocol, "the peer speaks HTTP/1.1, not HTTP/2"}
-		}
-		return &connError{wire.ErrCodeFrameSize, "a frame is larger than SETTINGS_MAX_FRAME_SIZE"}
 	}
 	return nil
 }
 
 // fault returns an error about the connection's peer.
 func (c *conn) fault(code fault.Code, cause error, format string, args ...any) error {
-	text := c.peer + ": " + fmt.Sprintf(format, args...)
+	text := c.peer() + ": " + fmt.Sprintf(format, args...)
 	if cause == nil {
 		return fault.New(code, "%s", text)
 	}

@@ -41,7 +41,7 @@ func (x *exchange) recover() {
 	if v == nil {
 		return
 	}
-	x.c.log.Error("handler panicked", "peer", x.c.peer, "panic", v, "stack", stack())
+	x.c.log.Error("handler panicked", "peer", x.c.peer(), "panic", v, "stack", stack())
 	x.Abort()
 }
 

@@ -7,10 +7,35 @@ import (
 	wire "golang.org/x/net/http2"
 )
 
-// frame takes in the frame whose header was read. The Framer has checked its
-// length against SETTINGS_MAX_FRAME_SIZE, and its place among HEADERS and
-// CONTINUATIONs. Frequent frames are taken from the input as they lie there,
-// the others through the Framer.
+// nextFrame waits for the next frame and reads its header. It checks the length
+// against SETTINGS_MAX_FRAME_SIZE, and the place among HEADERS and
+// CONTINUATIONs.
+func (c *conn) nextFrame() (fh wire.FrameHeader, err error) {
+	midst := c.block != nil && c.block.open
+	c.in.inside = midst
+	p, err := c.in.next(frameHeader)
+	c.in.inside = true
+	if err != nil {
+		return fh, err
+	}
+	fh = wire.FrameHeader{
+		Length: uint32(p[0])<<16 | uint32(p[1])<<8 | uint32(p[2]), Type: wire.FrameType(p[3]), Flags: wire.Flags(p[4]),
+		StreamID: binary.BigEndian.Uint32(p[5:]) & math.MaxInt32,
+	}
+	switch {
+	case fh.Length > minFrame && string(p) == "HTTP/1.1 ":
+		err = connErrorf(codeProtocol, "the peer speaks HTTP/1.1, not HTTP/2")
+	case fh.Length > minFrame:
+		err = connErrorf(codeFrameSize, "a frame of %d bytes is larger than SETTINGS_MAX_FRAME_SIZE", fh.Length)
+	case midst && (fh.Type != wire.FrameContinuation || fh.StreamID != c.block.id):
+		err = connErrorf(codeProtocol, "a %s frame of stream %d came within the header block of stream %d", fh.Type, fh.StreamID, c.block.id)
+	case !midst && fh.Type == wire.FrameContinuation:
+		err = connErrorf(codeProtocol, "a CONTINUATION frame continues no header block")
+	}
+	return fh, err
+}
+
+// frame takes in the frame whose header was read.
 func (c *conn) frame(fh wire.FrameHeader) error {
 	if !c.gotPeer && (fh.Type != wire.FrameSettings || fh.Flags.Has(wire.FlagSettingsAck)) {
 		return connErrorf(codeProtocol, "the first frame is %s, not SETTINGS", fh.Type)
@@ -30,11 +55,11 @@ func (c *conn) frame(fh wire.FrameHeader) error {
 		if err := c.guard.junk(c); err != nil {
 			return err
 		}
-		f, err := c.fr.ReadFrameForHeader(fh)
+		p, err := c.in.next(int(fh.Length))
 		if err != nil {
 			return err
 		}
-		return c.rareFrame(f)
+		return c.rareFrame(fh, p)
 	}
 	// Unknown types are ignored (RFC 9113, section 5.5).
 	if err := c.guard.junk(c); err != nil {
@@ -43,18 +68,25 @@ func (c *conn) frame(fh wire.FrameHeader) error {
 	return c.in.discard(int(fh.Length))
 }
 
-func (c *conn) rareFrame(f wire.Frame) error {
-	switch f := f.(type) {
-	case *wire.SettingsFrame:
-		return c.onSettings(f)
-	case *wire.PingFrame:
-		return c.onPing(f)
-	case *wire.GoAwayFrame:
-		return c.onGoAway(f)
-	case *wire.PushPromiseFrame:
+func (c *conn) rareFrame(fh wire.FrameHeader, p []byte) error {
+	switch fh.Type {
+	case wire.FrameSettings:
+		return c.onSettings(fh, p)
+	case wire.FramePing:
+		return c.onPing(fh, p)
+	case wire.FrameGoAway:
+		return c.onGoAway(fh, p)
+	case wire.FramePushPromise:
 		return connErrorf(codeProtocol, "a PUSH_PROMISE came, and push is not enabled")
 	}
-	return nil // PRIORITY means nothing any more (RFC 9113, section 5.3.2)
+	// PRIORITY means nothing any more (RFC 9113, section 5.3.2).
+	switch {
+	case fh.StreamID == 0:
+		return connErrorf(codeProtocol, "a PRIORITY frame has no stream")
+	case len(p) != 5:
+		return connErrorf(codeFrameSize, "a PRIORITY frame has %d bytes, not 5", len(p))
+	}
+	return nil
 }
 
 // unpad strips the padding of a DATA or HEADERS frame.
@@ -85,6 +117,7 @@ func (c *conn) onHeaders(fh wire.FrameHeader) error {
 		}
 		p = p[5:]
 	}
+	c.ensureBlock()
 	c.role.beginHeaders(c, fh)
 	return c.fragment(p, fh.Flags.Has(wire.FlagHeadersEndHeaders))
 }
@@ -331,13 +364,19 @@ func (c *conn) checkOutput() error {
 	return nil
 }
 
-func (c *conn) onPing(f *wire.PingFrame) error {
+func (c *conn) onPing(fh wire.FrameHeader, p []byte) error {
+	switch {
+	case len(p) != 8:
+		return connErrorf(codeFrameSize, "a PING frame has %d bytes, not 8", len(p))
+	case fh.StreamID != 0:
+		return connErrorf(codeProtocol, "a PING frame has a stream")
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if f.IsAck() {
-		c.pong(f.Data)
+	if fh.Flags.Has(wire.FlagPingAck) {
+		c.pong([8]byte(p))
 		return nil
 	}
-	c.appendPing(true, f.Data)
+	c.appendPing(true, [8]byte(p))
 	return c.checkOutput()
 }

@@ -6,18 +6,13 @@ import "time"
 // useful. Only the reading goroutine uses it. Its clock is looked at only when
 // a budget is spent.
 type guard struct {
-	frames, frameBudget float64
-	resets, resetBudget float64
-	framesAt, resetsAt  time.Time
-	credit, ended       int64 // of the connection, when last looked at
+	frames, resets     float64
+	framesAt, resetsAt time.Duration // since the connection began
+	credit, ended      int64         // of the connection, when last looked at
 }
 
 func newGuard(cfg *Config) guard {
-	now := time.Now()
-	return guard{
-		frames: float64(cfg.FrameBudget), frameBudget: float64(cfg.FrameBudget), framesAt: now,
-		resets: float64(cfg.ResetBudget), resetBudget: float64(cfg.ResetBudget), resetsAt: now,
-	}
+	return guard{frames: float64(cfg.FrameBudget), resets: float64(cfg.ResetBudget)}
 }
 
 // junk counts a frame that carries nothing.
@@ -26,9 +21,9 @@ func (g *guard) junk(c *conn) error {
 		g.frames--
 		return nil
 	}
-	now, credit := time.Now(), c.credit.Load()
-	g.frames += g.frameBudget*now.Sub(g.framesAt).Seconds() + float64(credit-g.credit)
-	g.frames = min(g.frames, g.frameBudget)
+	now, credit, budget := c.age(), c.credit.Load(), float64(c.cfg.FrameBudget)
+	g.frames += budget*(now-g.framesAt).Seconds() + float64(credit-g.credit)
+	g.frames = min(g.frames, budget)
 	g.framesAt, g.credit = now, credit
 	if g.frames < 1 {
 		return connErrorf(codeCalm, "too many frames that carry nothing")
@@ -60,9 +55,9 @@ func (g *guard) reset(c *conn) error {
 		g.resets--
 		return nil
 	}
-	now, ended := time.Now(), c.ended.Load()
-	g.resets += g.resetBudget*now.Sub(g.resetsAt).Seconds() + float64(ended-g.ended)
-	g.resets = min(g.resets, g.resetBudget)
+	now, ended, budget := c.age(), c.ended.Load(), float64(c.cfg.ResetBudget)
+	g.resets += budget*(now-g.resetsAt).Seconds() + float64(ended-g.ended)
+	g.resets = min(g.resets, budget)
 	g.resetsAt, g.ended = now, ended
 	if g.resets < 1 {
 		return connErrorf(codeCalm, "too many streams were reset")

@@ -19,7 +19,6 @@ type input struct {
 	buf  []byte
 	r, w int // what is buffered is buf[r:w]
 	step int // index of inputSizes
-	full bool
 
 	socket socket
 
@@ -32,6 +31,7 @@ type input struct {
 	// midway tells that what is being waited for is the rest of something.
 	midway atomic.Bool
 	inside bool // the same, as far as the one who reads knows
+	full   bool // the last read filled the buffer
 }
 
 // seed puts bytes into the buffer that were read from the network already.
@@ -124,15 +124,19 @@ func (in *input) fill(n int) error {
 	return nil
 }
 
-// read reads once from the network, on the way to n bytes. A quiet connection
-// waits without a buffer.
+// read reads once from the network, on the way to n bytes. Where the system
+// allows it, it waits for the beginning of a frame without a buffer.
 func (in *input) read(n int, quiet bool) (int, error) {
 	midway := in.inside || in.w > in.r
 	in.midway.Store(midway)
-	if quiet && !midway {
-		if ok, err := in.socket.fill(); ok {
-			return in.w, err
+	if !midway && in.socket.able() {
+		switch {
+		case in.full:
+			in.step = min(in.step+1, len(inputSizes)-1)
+		case quiet:
+			in.step = 0
 		}
+		return in.w, in.socket.fill()
 	}
 	in.makeRoom(n, quiet)
 	k, err := in.nc.Read(in.buf[in.w:])

@@ -16,11 +16,13 @@ const (
 	slab128K
 )
 
-// memory is what the connections of one server or client use again.
+// memory is what the connections of one server or client share and use again.
 type memory struct {
 	slabs   [len(slabSizes)]sync.Pool
 	streams sync.Pool
+	blocks  sync.Pool
 	timers  sync.Pool
+	clock   clock
 }
 
 func (m *memory) timer(d time.Duration) *time.Timer {

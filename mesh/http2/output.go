@@ -33,15 +33,27 @@ type output struct {
 	flushes  uint64 // writes so far
 	room     sync.Cond
 	writers  sync.WaitGroup
-	enc      *hpack.Encoder
-	resized  bool         // the size of its table has changed since it was used
-	credit   atomic.Int64 // what the guard allows the peer for what was sent
-	ended    atomic.Int64 // streams that ended well, for the guard
+	enc      *hpack.Encoder // nil before the first field that it encodes
+	resized  bool           // the size of its table has changed since it was used
+	forgot   bool           // an earlier encoder was given up
+	table    uint32         // the size of its table
+	credit   atomic.Int64   // what the guard allows the peer for what was sent
+	ended    atomic.Int64   // streams that ended well, for the guard
 }
 
-func (o *output) init(c *conn) {
-	o.room.L = &c.mu
-	o.enc = hpack.NewEncoder((*encoded)(c))
+// encoder returns the HPACK encoder of the connection. c.mu is held.
+func (c *conn) encoder() *hpack.Encoder {
+	if c.enc == nil {
+		c.enc = hpack.NewEncoder((*encoded)(c))
+		if c.forgot {
+			// The peer is to forget what it has, too: the size of the table
+			// is 0 for a moment (RFC 7541, section 4.2).
+			c.enc.SetMaxDynamicTableSize(0)
+			c.enc.SetMaxDynamicTableSizeLimit(c.table)
+			c.enc.SetMaxDynamicTableSize(c.table)
+		}
+	}
+	return c.enc
 }
 
 // encoded is where the HPACK encoder writes: the output.

@@ -119,7 +119,7 @@ func (res *response) ctxFault(err error) error {
 	if err != errDone {
 		return err
 	}
-	return fault.Wrap(context.Cause(res.ctx), fault.CodeOf(res.ctx.Err()), "%s: the call was given up", res.c.peer)
+	return fault.Wrap(context.Cause(res.ctx), fault.CodeOf(res.ctx.Err()), "%s: the call was given up", res.c.peer())
 }
 
 // inTime returns err, or that the deadline has passed if that is why the server

@@ -234,8 +234,7 @@ func (rt *roundTrip) open(ctx context.Context, c *conn) (res *response, unsent b
 	st.sendWin, st.recvWin, st.target = c.sendInit, c.recvInit, c.recvInit
 	st.recvLeft, st.sendLeft = proxy.UnknownLength, proxy.UnknownLength
 	st.client = clientSide{res: res, head: rt.r.Method == "HEAD", connect: rt.streams()}
-	c.streams[st.id] = st
-	c.opened++
+	c.enroll(st)
 	if c.nextID >= lastStream {
 		c.finishDrain() // there are no more numbers for streams
 	}

@@ -83,8 +83,7 @@ func (s *Server) open(c *conn, b *block) error {
 		st.remoteEnd = true
 		st.recvLeft = 0
 	}
-	c.streams[b.id] = st
-	c.opened++
+	c.enroll(st)
 	if b.large {
 		return c.answerTooLarge(st)
 	}

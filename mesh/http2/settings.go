@@ -1,23 +1,36 @@
 package http2
 
 import (
+	"encoding/binary"
+
 	wire "golang.org/x/net/http2"
 )
 
 // maxSettings bounds the parameters in one SETTINGS frame.
 const maxSettings = 64
 
-func (c *conn) onSettings(f *wire.SettingsFrame) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if f.IsAck() {
-		return c.settingsAcked()
-	}
-	if f.NumSettings() > maxSettings {
+// settingSize is how many bytes a parameter takes.
+const settingSize = 6
+
+func (c *conn) onSettings(fh wire.FrameHeader, p []byte) error {
+	switch ack := fh.Flags.Has(wire.FlagSettingsAck); {
+	case ack && len(p) > 0:
+		return connErrorf(codeFrameSize, "an acknowledgement of SETTINGS has parameters")
+	case fh.StreamID != 0:
+		return connErrorf(codeProtocol, "a SETTINGS frame has a stream")
+	case len(p)%settingSize != 0:
+		return connErrorf(codeFrameSize, "a SETTINGS frame has %d bytes, which is no multiple of %d", len(p), settingSize)
+	case len(p) > maxSettings*settingSize:
 		return connErrorf(codeCalm, "a SETTINGS frame has more than %d parameters", maxSettings)
 	}
-	for i := range f.NumSettings() {
-		if err := c.set(f.Setting(i)); err != nil {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if fh.Flags.Has(wire.FlagSettingsAck) {
+		return c.settingsAcked()
+	}
+	for ; len(p) > 0; p = p[settingSize:] {
+		err := c.set(wire.Setting{ID: wire.SettingID(binary.BigEndian.Uint16(p)), Val: binary.BigEndian.Uint32(p[2:])})
+		if err != nil {
 			return err
 		}
 	}
@@ -54,9 +67,13 @@ func (c *conn) settingsAcked() error {
 func (c *conn) set(s wire.Setting) error {
 	switch s.ID {
 	case wire.SettingHeaderTableSize:
-		c.enc.SetMaxDynamicTableSizeLimit(min(s.Val, dynamicTableSize))
-		c.enc.SetMaxDynamicTableSize(min(s.Val, dynamicTableSize))
-		c.resized = true
+		size := min(s.Val, dynamicTableSize)
+		if size == c.table {
+			break
+		}
+		c.encoder().SetMaxDynamicTableSizeLimit(size)
+		c.enc.SetMaxDynamicTableSize(size)
+		c.table, c.resized = size, true
 	case wire.SettingEnablePush:
 		if s.Val > 1 || c.client && s.Val == 1 {
 			return connErrorf(codeProtocol, "SETTINGS_ENABLE_PUSH is %d", s.Val)

@@ -8,4 +8,6 @@ type socket struct{}
 
 func (*socket) init(*input) {}
 
-func (*socket) fill() (bool, error) { return false, nil }
+func (*socket) able() bool { return false }
+
+func (*socket) fill() error { return nil }

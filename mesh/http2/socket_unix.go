@@ -27,24 +27,24 @@ func (s *socket) init(in *input) {
 	s.in, s.try = in, s.readable
 }
 
+// able reports whether the connection is one that fill can wait for.
+func (s *socket) able() bool { return s.raw != nil }
+
 // fill waits for bytes and reads them into a buffer that it takes only then.
-// The input must be empty. It reports whether it can do that at all.
-func (s *socket) fill() (bool, error) {
-	if s.raw == nil {
-		return false, nil
-	}
+// The input must be empty.
+func (s *socket) fill() error {
 	s.in.release()
 	s.err = nil
 	if err := s.raw.Read(s.try); err != nil {
-		return true, err
+		return err
 	}
-	return true, s.err
+	return s.err
 }
 
 // readable is called when the socket may be readable, and tries to read.
 func (s *socket) readable(fd uintptr) bool {
 	in := s.in
-	in.take(0)
+	in.take(in.step)
 	n, err := syscall.Read(int(fd), in.buf)
 	for err == syscall.EINTR {
 		n, err = syscall.Read(int(fd), in.buf)

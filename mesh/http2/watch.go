@@ -4,33 +4,35 @@ import (
 	"time"
 )
 
-// watch is the clock of a connection: one timer that looks now and then whether
-// something takes too long. What it looks at are counters, so that exchanges do
-// not have to read the time. Bounds are kept to within a quarter of themselves.
+// watch looks now and then, when the clock ticks, whether something takes too
+// long. What it looks at are counters, so that exchanges do not have to read the
+// time. Times are those since the connection began. Bounds are kept to within a
+// quarter of themselves.
 type watch struct {
-	timer      *time.Timer
+	due        time.Duration // the next tick; the clock's
+	place      int           // in the queue of the clock, from 1 on; the clock's
 	started    time.Time
 	watchIdle  progress
 	watchWrite progress
 	watchFrame progress
 	watchRead  progress
-	pinged     time.Time // when the PING was sent whose answer is due; zero: none
-	draining   time.Time
-	retire     time.Time // when the connection begins to end; zero: never
+	pinged     time.Duration // when the PING was sent whose answer is due; 0: none
+	draining   time.Duration
+	retire     time.Duration // when the connection begins to end; 0: never
 }
 
 // progress notices that a counter stands still.
 type progress struct {
 	mark  uint64
-	since time.Time
+	since time.Duration // 0: nothing was noticed yet
 }
 
 // stuck reports whether mark has not changed for the duration.
-func (p *progress) stuck(now time.Time, mark uint64, limit time.Duration) bool {
-	if p.since.IsZero() || p.mark != mark {
+func (p *progress) stuck(now time.Duration, mark uint64, limit time.Duration) bool {
+	if p.since == 0 || p.mark != mark {
 		p.mark, p.since = mark, now
 	}
-	return limit > 0 && now.Sub(p.since) >= limit
+	return limit > 0 && now-p.since >= limit
 }
 
 const (
@@ -40,15 +42,20 @@ const (
 )
 
 func (c *conn) startWatch() {
-	c.started = time.Now()
-	c.timer = time.AfterFunc(c.period(), c.tick)
+	c.mem.clock.set(c, c.period())
 }
 
-func (c *conn) stopWatch() {
-	if c.timer != nil {
-		c.timer.Stop()
+// retireAt makes the connection begin to end at a time, the zero time for never.
+func (c *conn) retireAt(at time.Time) {
+	if !at.IsZero() {
+		c.retire = max(at.Sub(c.started), 1)
 	}
 }
+
+// age is how long ago the connection began.
+func (c *conn) age() time.Duration { return time.Since(c.started) }
+
+func (c *conn) stopWatch() { c.mem.clock.remove(c) }
 
 // period returns when to look next.
 func (c *conn) period() time.Duration {
@@ -65,10 +72,10 @@ func (c *conn) period() time.Duration {
 	consider(true, c.cfg.FrameTimeout)
 	consider(busy, c.cfg.StallTimeout)
 	consider(busy, c.cfg.KeepAlive)
-	consider(!c.pinged.IsZero(), c.cfg.KeepAliveTimeout)
+	consider(c.pinged != 0, c.cfg.KeepAliveTimeout)
 	consider(c.drain == drainSoon, drainWait)
-	if !c.retire.IsZero() && c.drain == drainNot {
-		d = min(d, max(time.Until(c.retire), minTick))
+	if c.retire != 0 && c.drain == drainNot {
+		d = min(d, max(c.retire-c.age(), minTick))
 	}
 	return d
 }
@@ -80,30 +87,29 @@ func (c *conn) tick() {
 	if c.err != nil {
 		return
 	}
-	now := time.Now()
+	now := c.age()
 	if late := c.late(now); late != nil {
 		c.endLocked(late)
 		return
 	}
-	c.resetStalled(now)
+	c.resetStalled()
 	c.probe(now)
-	if c.gotPeer && !c.retire.IsZero() && !now.Before(c.retire) {
+	if c.gotPeer && c.retire != 0 && now >= c.retire {
 		c.startDrainLocked()
 	}
-	if c.drain == drainSoon && now.Sub(c.draining) >= drainWait {
+	if c.drain == drainSoon && now-c.draining >= drainWait {
 		c.finishDrain()
 	}
 	c.idleOut(now)
-	c.timer.Reset(c.period())
+	c.mem.clock.set(c, c.period())
 }
 
 // late finds what the connection has to end for.
-func (c *conn) late(now time.Time) *connError {
-	open := now.Sub(c.started)
+func (c *conn) late(now time.Duration) *connError {
 	switch limit := c.cfg.HandshakeTimeout; {
-	case limit > 0 && open >= limit && !c.gotPeer:
+	case limit > 0 && now >= limit && !c.gotPeer:
 		return &connError{codeSettings, "the peer sent no SETTINGS within " + limit.String()}
-	case limit > 0 && open >= limit && !c.acked:
+	case limit > 0 && now >= limit && !c.acked:
 		return &connError{codeSettings, "the peer did not acknowledge SETTINGS within " + limit.String()}
 	}
 	if !c.flushing {
@@ -116,20 +122,20 @@ func (c *conn) late(now time.Time) *connError {
 	} else if c.watchFrame.stuck(now, c.in.reads.Load(), c.cfg.FrameTimeout) {
 		return &connError{codeCalm, "the rest of a frame did not come within " + c.cfg.FrameTimeout.String()}
 	}
-	if !c.pinged.IsZero() && now.Sub(c.pinged) >= c.cfg.KeepAliveTimeout && c.cfg.KeepAliveTimeout > 0 {
+	if c.pinged != 0 && now-c.pinged >= c.cfg.KeepAliveTimeout && c.cfg.KeepAliveTimeout > 0 {
 		return &connError{codeNo, "the peer did not answer a PING within " + c.cfg.KeepAliveTimeout.String()}
 	}
 	return nil
 }
 
 // resetStalled resets streams that wait too long for a window.
-func (c *conn) resetStalled(now time.Time) {
+func (c *conn) resetStalled() {
 	limit := c.cfg.StallTimeout
 	if limit == 0 {
 		return
 	}
 	for _, st := range c.streams {
-		if !st.blocked.IsZero() && now.Sub(st.blocked) >= limit {
+		if !st.blocked.IsZero() && time.Since(st.blocked) >= limit {
 			st.reset(codeCancel, st.resetFault(codeCancel, false, "the peer did not open its window within "+limit.String()))
 			c.kick()
 		}
@@ -137,16 +143,16 @@ func (c *conn) resetStalled(now time.Time) {
 }
 
 // probe sends a PING when nothing has come for KeepAlive.
-func (c *conn) probe(now time.Time) {
+func (c *conn) probe(now time.Duration) {
 	reads := c.in.reads.Load()
 	if reads != c.watchRead.mark {
-		c.pinged = time.Time{}
+		c.pinged = 0
 	}
 	if len(c.streams) == 0 {
 		c.watchRead = progress{}
 		return
 	}
-	if c.watchRead.stuck(now, reads, c.cfg.KeepAlive) && c.pinged.IsZero() {
+	if c.watchRead.stuck(now, reads, c.cfg.KeepAlive) && c.pinged == 0 {
 		c.pinged = now
 		c.appendPing(false, pingProbe)
 		c.kick()
@@ -163,7 +169,7 @@ var (
 func (c *conn) pong(data [8]byte) {
 	switch data {
 	case pingProbe:
-		c.pinged = time.Time{}
+		c.pinged = 0
 	case pingDrain:
 		if c.drain == drainSoon {
 			c.finishDrain()
@@ -172,10 +178,13 @@ func (c *conn) pong(data [8]byte) {
 }
 
 // idleOut ends a connection that had no streams for IdleTimeout.
-func (c *conn) idleOut(now time.Time) {
+func (c *conn) idleOut(now time.Duration) {
 	if len(c.streams) > 0 || c.running > 0 {
 		c.watchIdle = progress{}
 		return
+	}
+	if c.watchIdle.mark == c.opened && c.watchIdle.since != 0 && c.rested != c.opened {
+		c.rest() // it was idle at the last look, too
 	}
 	if c.watchIdle.stuck(now, c.opened, c.cfg.IdleTimeout) && c.drain < drainNow {
 		c.finishDrain()
@@ -200,11 +209,11 @@ func (c *conn) startDrainLocked() {
 		return
 	}
 	c.drain = drainSoon
-	c.draining = time.Now()
+	c.draining = c.age()
 	c.appendGoAway(maxWindow, codeNo, "")
 	c.appendPing(false, pingDrain)
 	c.kick()
-	c.timer.Reset(c.period())
+	c.mem.clock.set(c, c.period())
 }
 
 // finishDrain tells the peer which streams were the last; when they have ended,
