@@ -11,7 +11,7 @@ LDFLAGS = -s -w -X main.version=$(VERSION)
 TAGS = grpcnotrace
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test check bench gen test-deps clean
+.PHONY: help build demo test check bench soak gen test-deps clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,11 @@ check: ## the fast loop: format, vet, lint, generated code, unit tests
 bench: build ## measure against nginx, haproxy and direct calls; writes docs/reference/performance.md
 	@test/bench/deps.sh
 	$(GO) run ./test/bench --proa $(BIN) --out docs/reference/performance.md
+
+SOAK ?= 10m
+soak: build ## full load for ten minutes (SOAK=2m for two): fails unless memory, goroutines and files stay flat
+	@test/bench/deps.sh
+	$(GO) run ./test/bench/soak --proa $(BIN) --duration $(SOAK)
 
 gen: ## regenerate api/gen and docs/reference
 	api/gen.sh

@@ -290,3 +290,21 @@ func (c *H2) ended(s *clientStream) error {
 	}
 	return nil
 }
+
+// Begin begins a call, sends half of its message and, when reset is set, gives it
+// up again with RST_STREAM. Only further calls of Begin, and Close, are to follow.
+func (c *H2) Begin(reset bool) error {
+	id := c.next
+	c.next += 2
+	if err := c.headers(id, false, c.fields); err != nil {
+		return err
+	}
+	window := c.peerWindow
+	c.data(id, &window, c.message[:len(c.message)/2], false)
+	if reset {
+		const cancel = 8
+		c.frame(frameReset, 0, id, 4)
+		c.out = binary.BigEndian.AppendUint32(c.out, cancel)
+	}
+	return c.flush()
+}

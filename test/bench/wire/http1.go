@@ -185,3 +185,15 @@ func echoHTTP1(conn net.Conn) {
 		}
 	}
 }
+
+// Begin sends the first half of a request and returns. Only Close is to follow.
+func (c *HTTP1) Begin() error {
+	_, err := c.conn.Write(c.request[:len(c.request)-len(c.request)/2])
+	return err
+}
+
+// Send sends a request and does not wait for the answer. Only Close is to follow.
+func (c *HTTP1) Send() error {
+	_, err := c.conn.Write(c.request)
+	return err
+}
