@@ -10,6 +10,9 @@ import (
 // Socket is not there on this platform.
 type Socket struct{}
 
+// Writes is not needed.
+type Writes struct{}
+
 // Of returns nil.
 func Of(net.Conn) *Socket { return nil }
 
@@ -25,7 +28,7 @@ func (*Socket) Ask([]byte, Buffer, bool) (wrote, n int, err error) {
 }
 
 // TryWrite fails.
-func (*Socket) TryWrite(...[]byte) (int, error) { return 0, errors.ErrUnsupported }
+func (*Socket) TryWrite(*Writes, ...[]byte) (int, error) { return 0, errors.ErrUnsupported }
 
 // Peek cannot look.
 func (*Socket) Peek() State { return Quiet }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 	"syscall"
 )
 
@@ -14,29 +15,44 @@ import (
 type Socket struct {
 	raw syscall.RawConn
 	in  input
-	out output
 }
 
 // input are the operands and the outcome of a read.
 type input struct {
 	turn     func(fd uintptr) (done bool) // s.turn
-	peek     func(fd uintptr)             // s.peekFD
 	to       Buffer                       // takes what comes; nil: p does
 	p        []byte
-	question []byte // is written before the answer is awaited; nil: was written
-	fresh    bool   // there is no need to look before
-	wrote    int
 	n        int
-	state    State
 	err      error
+	question []byte // is written before the answer is awaited; nil: was written
+	wrote    int
+	fresh    bool // there is no need to look before
 }
 
-// output are those of a write.
+// Writes keeps what writes need while they last, so that a Socket which waits
+// does not hold it. The zero value is ready. One serves any number of Sockets.
+type Writes struct{ pool sync.Pool }
+
+// output are the operands and the outcome of a write.
 type output struct {
-	try   func(fd uintptr) // s.tryFD
+	try   func(fd uintptr) // tryFD
 	parts [3][]byte
 	n     int
 	err   error
+}
+
+func (w *Writes) get() *output {
+	out, _ := w.pool.Get().(*output)
+	if out == nil {
+		out = new(output)
+		out.try = out.tryFD
+	}
+	return out
+}
+
+func (w *Writes) put(out *output) {
+	out.parts, out.n, out.err = [3][]byte{}, 0, nil
+	w.pool.Put(out)
 }
 
 // Of returns the socket that nc is, or nil if it is none or something above one,
@@ -56,7 +72,7 @@ func Of(nc net.Conn) *Socket {
 		return nil
 	}
 	s := &Socket{raw: raw}
-	s.in.turn, s.in.peek, s.out.try = s.turn, s.peekFD, s.tryFD
+	s.in.turn = s.turn
 	return s
 }
 
@@ -94,25 +110,25 @@ func (s *Socket) Ask(question []byte, to Buffer, fresh bool) (wrote, n int, err 
 
 // TryWrite writes as much of the parts, up to three, as the socket takes without
 // waiting.
-func (s *Socket) TryWrite(parts ...[]byte) (int, error) {
-	s.out.n, s.out.err = 0, nil
-	copy(s.out.parts[:], parts)
-	err := s.raw.Control(s.out.try)
-	s.out.parts = [3][]byte{}
-	if err == nil {
-		err = s.out.err
+func (s *Socket) TryWrite(w *Writes, parts ...[]byte) (int, error) {
+	out := w.get()
+	defer w.put(out)
+	copy(out.parts[:], parts)
+	if err := s.raw.Control(out.try); err != nil {
+		return 0, err
 	}
-	return s.out.n, err
+	return out.n, out.err
 }
 
 // Peek reports what a read would find now. It does not wait and consumes
-// nothing. It is for the reader.
+// nothing.
 func (s *Socket) Peek() State {
+	state := Ended
 	// Control, unlike Read, works whatever the deadline of the connection is.
-	if s.raw.Control(s.in.peek) != nil {
+	if s.raw.Control(func(fd uintptr) { state = peek(int(fd)) }) != nil {
 		return Ended
 	}
-	return s.in.state
+	return state
 }
 
 // Control calls f with the descriptor, which is valid until it returns.
@@ -178,10 +194,7 @@ func (s *Socket) read(fd int, p []byte) (done bool) {
 	return true
 }
 
-func (s *Socket) peekFD(fd uintptr) { s.in.state = peek(int(fd)) }
-
-func (s *Socket) tryFD(fd uintptr) {
-	out := &s.out
+func (out *output) tryFD(fd uintptr) {
 	n, err := writeAll(int(fd), &out.parts)
 	out.n = max(n, 0)
 	if err != nil && err != syscall.EAGAIN {

@@ -50,7 +50,7 @@ func TestReadsAndWrites(t *testing.T) {
 		t.Run(network, func(t *testing.T) {
 			ours, theirs := pair(t, network)
 			s := Of(ours)
-			if n, err := s.TryWrite([]byte("ab"), nil, []byte("c")); n != 3 || err != nil {
+			if n, err := s.TryWrite(new(Writes), []byte("ab"), nil, []byte("c")); n != 3 || err != nil {
 				t.Fatalf("wrote %d, %v", n, err)
 			}
 			buf := make([]byte, 10)
@@ -121,7 +121,7 @@ func TestAWriteToAFullSocketIsShort(t *testing.T) {
 	ours, _ := pair(t, "tcp")
 	s, p := Of(ours), bytes.Repeat([]byte("x"), 1<<20)
 	for total := 0; ; {
-		n, err := s.TryWrite(p, p)
+		n, err := s.TryWrite(new(Writes), p, p)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -138,11 +138,11 @@ func TestWritingToABrokenConnectionFails(t *testing.T) {
 	ours, theirs := pair(t, "unix")
 	s := Of(ours)
 	theirs.Close()
-	if n, err := s.TryWrite([]byte("x")); err == nil {
+	if n, err := s.TryWrite(new(Writes), []byte("x")); err == nil {
 		t.Errorf("wrote %d", n)
 	}
 	ours.Close()
-	if _, err := s.TryWrite([]byte("x")); !errors.Is(err, net.ErrClosed) {
+	if _, err := s.TryWrite(new(Writes), []byte("x")); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("after Close: %v", err)
 	}
 	if _, err := s.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {

@@ -34,8 +34,9 @@ type clientConn struct {
 	sameHost  bool // the server is on this host
 	used      bool // there was a round trip before
 	idleSince time.Time
-	keepFor   time.Duration // how long the server keeps it idle; 0: it did not say
+	keepFor   time.Duration // how long it may be idle, as the server says; 0: it did not
 	asked     time.Time     // when the request was about to be written
+	readErr   error         // of a read before, that the next one returns
 	readBy    time.Time     // the deadline for reads that is set; zero: none
 
 	// For the round trip under way.
@@ -66,7 +67,7 @@ func newClientConn(cl *Client, nc net.Conn) *clientConn {
 	if c.bare = c.rd.sock; c.bare == nil {
 		c.bare = sockio.Of(bareConn(nc))
 	}
-	c.w.init(nc, c.rd.sock, &cl.bufs, orDefault(cl.StallTimeout, DefaultStallTimeout))
+	c.w.init(&c.rd, orDefault(cl.StallTimeout, DefaultStallTimeout))
 	c.body.rd, c.body.owner, c.body.lenient = &c.rd, c, true
 	c.cancel = c.onCancel
 	c.sameHost = isSameHost(nc)
@@ -84,7 +85,7 @@ func (c *clientConn) begin(ctx context.Context, headTimeout time.Duration, out [
 	}
 	c.w.out, c.wsKey, c.before = out, wsKey, c.w.total
 	c.answered, c.wrote, c.consumed, c.inline = false, false, false, false
-	c.lost, c.stale, c.unread = false, false, false
+	c.lost, c.stale, c.unread, c.readErr = false, false, false, nil
 	c.header = c.header[:0]
 	c.head = responseHead{}
 }
@@ -156,19 +157,24 @@ func (c *clientConn) ended() bool {
 func (c *clientConn) ask() error {
 	c.allowRead(c.headBy)
 	wrote, n, err := c.rd.sock.Ask(c.w.out, &c.rd, !c.used)
+	if wrote == 0 && errors.Is(err, os.ErrDeadlineExceeded) && c.goOn() {
+		// The short wait was over before it was begun.
+		wrote, n, err = c.rd.sock.Ask(c.w.out, &c.rd, !c.used)
+	}
 	c.w.total += uint64(wrote)
 	c.wrote = wrote > 0
 	c.rd.w = n
 	switch {
 	case wrote < len(c.w.out) && err == nil:
 		_, err = c.w.write(c.w.out[wrote:])
+		c.wrote = true
 		return err
 	case wrote < len(c.w.out):
 		return err
 	case errors.Is(err, os.ErrDeadlineExceeded) && c.goOn():
 		return nil
 	}
-	c.rd.err = err
+	c.readErr = err
 	return nil
 }
 
@@ -295,7 +301,7 @@ func (c *clientConn) tunnel(resp *response) (*proxy.Response, error) {
 	resp.c = nil
 	resp.Body = proxy.NoBody{}
 	resp.Upgraded = &stream{nc: c.nc, rd: &c.rd}
-	c.rd.src, c.rd.err = c.nc, nil
+	c.rd.src = c.nc
 	return &resp.Response, nil
 }
 

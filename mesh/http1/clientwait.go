@@ -55,6 +55,10 @@ type patientReader clientConn
 
 func (p *patientReader) Read(b []byte) (n int, err error) {
 	c := (*clientConn)(p)
+	if err = c.readErr; err != nil {
+		c.readErr = nil
+		return 0, err
+	}
 	for {
 		if c.rd.sock != nil {
 			n, err = c.rd.sock.Read(b)

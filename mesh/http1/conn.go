@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/netip"
 	"os"
 	"runtime/debug"
 	"sync"
@@ -37,18 +36,16 @@ const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 // ones that say otherwise, belong to the goroutine of serve and whoever it
 // calls.
 type conn struct {
-	s      *Server
-	nc     net.Conn
-	rd     reader
-	ex     exchange
-	head   requestHead
-	watch  watch
-	remote netip.AddrPort
-	tls    *tls.ConnectionState
+	s     *Server
+	rd    reader
+	ex    exchange
+	head  requestHead
+	watch watch
+	tls   *tls.ConnectionState
 	// readBy is the deadline for reads that is set; zero: none.
 	readBy time.Time
-	// headBy is when the head that is being read must be complete; zero: it
-	// has not been waited for.
+	// headBy is when the head that is being read must be complete, or the body
+	// that is being skipped; zero: it has not been waited for.
 	headBy time.Time
 	// given says that the connection belongs to somebody else now.
 	given bool
@@ -61,24 +58,20 @@ type conn struct {
 }
 
 func newConn(s *Server, nc net.Conn) *conn {
-	c := &conn{s: s, nc: nc}
+	c := &conn{s: s}
 	c.rd = reader{conn: nc, sock: sockio.Of(nc), src: nc, pool: &s.bufs}
 	if c.rd.sock != nil {
 		c.rd.src = c.rd.sock
 	}
 	c.watch.c = c
 	c.ex.init(c)
-	if a, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
-		ap := a.AddrPort()
-		c.remote = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
-	}
 	return c
 }
 
 // serve runs the connection until it ends.
 func (c *conn) serve() {
 	defer c.finish()
-	if t, ok := c.nc.(*tls.Conn); ok && !c.handshake(t) {
+	if t, ok := c.rd.conn.(*tls.Conn); ok && !c.handshake(t) {
 		return
 	}
 	empty := 0
@@ -121,7 +114,7 @@ func (c *conn) finish() {
 	c.ex.release()
 	c.s.removeConn(c)
 	if !c.given {
-		c.nc.Close()
+		c.rd.conn.Close()
 	}
 }
 
@@ -129,7 +122,7 @@ func (c *conn) finish() {
 func (c *conn) abort() {
 	c.closed.Store(true)
 	c.ex.endContext()
-	c.nc.Close()
+	c.rd.conn.Close()
 }
 
 func (c *conn) handshake(t *tls.Conn) bool {
@@ -171,7 +164,7 @@ func (c *conn) awaitRequest(first bool) bool {
 	if woken {
 		c.forgetDeadline()
 	}
-	if err != nil && c.s.closing.Load() && peekConn(c.nc) == sockio.Readable {
+	if err != nil && c.s.closing.Load() && peekConn(c.rd.conn) == sockio.Readable {
 		// A request came just before the end: it is served, and told.
 		c.allowRead(drainTimeout)
 		err = c.rd.await()
@@ -185,7 +178,7 @@ func (c *conn) wakeIdle() {
 	defer c.mu.Unlock()
 	if c.idle {
 		c.woken = true
-		interrupt(c.nc)
+		interrupt(c.rd.conn)
 	}
 }
 
@@ -201,20 +194,20 @@ func (c *conn) allowRead(d time.Duration) {
 		return
 	}
 	c.readBy = now.Add(d)
-	_ = c.nc.SetReadDeadline(c.readBy)
+	_ = c.rd.conn.SetReadDeadline(c.readBy)
 }
 
 func (c *conn) waitForever() {
 	if !c.readBy.IsZero() {
 		c.readBy = time.Time{}
-		_ = c.nc.SetReadDeadline(c.readBy)
+		_ = c.rd.conn.SetReadDeadline(c.readBy)
 	}
 }
 
 // forgetDeadline lifts a deadline that somebody else has set.
 func (c *conn) forgetDeadline() {
 	c.readBy = time.Time{}
-	_ = c.nc.SetReadDeadline(c.readBy)
+	_ = c.rd.conn.SetReadDeadline(c.readBy)
 }
 
 // beforeHead is called before more of a head is waited for, so not at all for
@@ -227,7 +220,7 @@ func (c *conn) beforeHead() error {
 	case c.headBy.IsZero():
 		c.headBy = time.Now().Add(d)
 		c.readBy = c.headBy
-		return c.nc.SetReadDeadline(c.readBy)
+		return c.rd.conn.SetReadDeadline(c.readBy)
 	}
 	return nil
 }
@@ -280,7 +273,7 @@ func (c *conn) handOver() bool {
 	c.forgetDeadline()
 	c.given = true
 	c.s.removeConn(c)
-	c.s.HandOver(c.nc, read)
+	c.s.HandOver(c.rd.conn, read)
 	return true
 }
 
@@ -318,7 +311,7 @@ func isMalformed(err error) bool {
 // can read the response before it learns that the connection is gone.
 func (c *conn) linger() {
 	c.rd.drop()
-	linger(c.nc)
+	linger(c.rd.conn)
 }
 
 func linger(nc net.Conn) {
@@ -383,7 +376,7 @@ func (c *conn) drain() bool {
 		return false
 	}
 	if c.ex.closeAfter || c.s.closing.Load() {
-		if c.rd.buffered() > 0 || c.ex.closeAfter && peekConn(c.nc) == sockio.Readable {
+		if c.rd.buffered() > 0 || c.ex.closeAfter && peekConn(c.rd.conn) == sockio.Readable {
 			c.linger()
 		}
 		return false
@@ -397,7 +390,7 @@ func (c *conn) skipBody() bool {
 		return false
 	}
 	b.closed.Store(false)
-	c.ex.drainBy = time.Now().Add(drainTimeout)
+	c.ex.draining, c.headBy = true, time.Now().Add(drainTimeout)
 	buf := c.s.bufs.getCopy()
 	defer c.s.bufs.putCopy(buf)
 	for skipped := 0; skipped <= drainLimit; {
@@ -414,9 +407,9 @@ func (c *conn) skipBody() bool {
 var _ bodyOwner = (*conn)(nil)
 
 func (c *conn) beforeRead() error {
-	if by := c.ex.drainBy; !by.IsZero() {
-		c.readBy = by
-		return c.nc.SetReadDeadline(by)
+	if c.ex.draining {
+		c.readBy = c.headBy
+		return c.rd.conn.SetReadDeadline(c.readBy)
 	}
 	if c.ex.expects() {
 		if err := c.ex.sendContinue(); err != nil {

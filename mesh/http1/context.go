@@ -173,7 +173,7 @@ func (w *watch) run() {
 func (w *watch) stop() {
 	w.mu.Lock()
 	if w.state == watchOn {
-		interrupt(w.c.nc)
+		interrupt(w.c.rd.conn)
 		stopped := w.stopped
 		w.mu.Unlock()
 		<-stopped

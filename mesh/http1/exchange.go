@@ -17,13 +17,13 @@ import (
 // exchange is the server's side of one request. It belongs to its connection,
 // which uses it for one request after the other.
 type exchange struct {
-	c       *conn
-	req     proxy.Request
-	body    body
-	ctx     atomic.Pointer[exchangeContext]
-	limit   int64
-	drainBy time.Time // when skipping the body must end; zero: not skipping
+	c     *conn
+	req   proxy.Request
+	body  body
+	ctx   atomic.Pointer[exchangeContext]
+	limit int64
 
+	draining  bool // the body is skipped, until conn.headBy
 	aborted   atomic.Bool
 	endless   atomic.Bool // only the connection's end ends the response
 	expecting atomic.Bool // the client waits for 100 before it sends the body
@@ -37,12 +37,12 @@ type exchange struct {
 	responded  bool     // a final status was given
 	ended      bool     // nothing more may be written
 	kind       bodyKind // how the response's content is delimited
-	left       int64    // of a content with a length
 	closeAfter bool     // the connection ends with this exchange
+	timing     bool     // the timer runs
+	left       int64    // of a content with a length
 	upgraded   *stream
 	err        error       // what every further write returns
 	timer      *time.Timer // flushes what was held back for long
-	timing     bool        // the timer runs
 }
 
 var (
@@ -53,12 +53,12 @@ var (
 func (ex *exchange) init(c *conn) {
 	ex.c = c
 	ex.body.rd, ex.body.owner = &c.rd, c
-	ex.w.init(c.nc, c.rd.sock, &c.s.bufs, orDefault(c.s.StallTimeout, DefaultStallTimeout))
+	ex.w.init(&c.rd, orDefault(c.s.StallTimeout, DefaultStallTimeout))
 }
 
 // begin makes the exchange ready to take in a request.
 func (ex *exchange) begin() {
-	ex.limit, ex.drainBy, ex.tooLarge, ex.panicked = -1, time.Time{}, false, false
+	ex.limit, ex.draining, ex.tooLarge, ex.panicked = -1, false, false, false
 	ex.expecting.Store(false)
 	ex.endless.Store(false)
 	ex.body.start(bodyNone, 0, -1)
@@ -113,7 +113,14 @@ const typicalFields = 16
 
 func (ex *exchange) Request() *proxy.Request { return &ex.req }
 
-func (ex *exchange) Remote() netip.AddrPort { return ex.c.remote }
+func (ex *exchange) Remote() netip.AddrPort {
+	a, ok := ex.c.rd.conn.RemoteAddr().(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	ap := a.AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}
 
 func (ex *exchange) TLS() *tls.ConnectionState { return ex.c.tls }
 
@@ -183,8 +190,8 @@ func (ex *exchange) Upgrade(h proxy.Header) (io.ReadWriteCloser, error) {
 		return nil, err
 	}
 	ex.c.readBy = time.Time{}
-	_ = ex.c.nc.SetDeadline(time.Time{})
-	ex.upgraded = &stream{nc: ex.c.nc, rd: &ex.c.rd}
+	_ = ex.c.rd.conn.SetDeadline(time.Time{})
+	ex.upgraded = &stream{nc: ex.c.rd.conn, rd: &ex.c.rd}
 	return ex.upgraded, nil
 }
 
@@ -192,14 +199,14 @@ func (ex *exchange) Abort() {
 	if !ex.aborted.Swap(true) {
 		ex.endContext()
 		ex.resetIfEndless()
-		ex.c.nc.Close()
+		ex.c.rd.conn.Close()
 	}
 }
 
 // resetIfEndless makes closing the connection a reset, if a proper end would
 // look like the end of the response.
 func (ex *exchange) resetIfEndless() {
-	if tcp, ok := bareConn(ex.c.nc).(*net.TCPConn); ok && ex.endless.Load() {
+	if tcp, ok := bareConn(ex.c.rd.conn).(*net.TCPConn); ok && ex.endless.Load() {
 		_ = tcp.SetLinger(0)
 	}
 }

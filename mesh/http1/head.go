@@ -26,12 +26,12 @@ type fields struct {
 	host             string
 	upgrade          string
 	connection       connectionOptions
-	hosts            int
+	hosts            uint8
 	chunked          bool
 	transferEncoding bool // there was such a field, understood or not
 	expectContinue   bool
 	expectOther      bool
-	keepFor          time.Duration // of Keep-Alive; 0: none
+	keepFor          uint32 // milliseconds, by Keep-Alive; 0: it does not say
 }
 
 // connectionOptions are the options of the Connection fields. Options that name
@@ -129,7 +129,7 @@ func (f *fields) note(kind fieldKind, value string) (keep bool, err error) {
 		f.transferEncoding = true
 		f.chunked = strings.EqualFold(value, "chunked")
 	case fieldHost:
-		f.hosts++
+		f.hosts = min(f.hosts+1, 2)
 		f.host = value
 	case fieldConnection:
 		return false, f.connection.add(value)
@@ -148,7 +148,7 @@ func (f *fields) note(kind fieldKind, value string) (keep bool, err error) {
 		}
 		return true, nil
 	case fieldKeepAlive:
-		f.keepFor = parseKeepAlive(value)
+		f.keepFor = uint32(parseKeepAlive(value).Milliseconds())
 	case fieldDate:
 		return true, nil
 	}

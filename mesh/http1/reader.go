@@ -19,8 +19,9 @@ const copySize = 32 << 10
 // buffers recycles buffers between the connections of a server or a client, so
 // that those which wait for their next request need none.
 type buffers struct {
-	small sync.Pool // *[bufferSize]byte
-	large sync.Pool // *[copySize]byte
+	small  sync.Pool // *[bufferSize]byte
+	large  sync.Pool // *[copySize]byte
+	writes sockio.Writes
 }
 
 func (b *buffers) get() []byte {
@@ -55,7 +56,6 @@ type reader struct {
 	pool *buffers
 	buf  []byte
 	r, w int
-	err  error // of a read before, that the next one returns
 }
 
 var _ sockio.Buffer = (*reader)(nil)
@@ -114,10 +114,6 @@ func (rd *reader) drop() {
 // it returns errFull when that is not enough.
 func (rd *reader) fill(max int) error {
 	switch {
-	case rd.err != nil:
-		err := rd.err
-		rd.err = nil
-		return err
 	case rd.buf == nil:
 		rd.buf = rd.pool.get()
 	case rd.w == len(rd.buf) && rd.r > 0:

@@ -3,6 +3,7 @@ package http1
 import (
 	"io"
 	"sync"
+	"time"
 
 	"github.com/proa-io/proa/fault"
 	"github.com/proa-io/proa/mesh/proxy"
@@ -92,7 +93,7 @@ func (c *clientConn) finish() {
 	}
 	h := &c.head
 	keep := whole && h.keepAlive() && c.body.kind != bodyClose && !(h.transferEncoding && h.contentLength >= 0)
-	c.keepFor = h.keepFor
+	c.keepFor = time.Duration(h.keepFor) * time.Millisecond
 	c.giveBack(keep)
 }
 

@@ -97,6 +97,23 @@ func TestAConnectionThatEndedWhileIdleIsNotUsed(t *testing.T) {
 	}
 }
 
+func TestAnOldDeadlineDoesNotFailARequest(t *testing.T) {
+	addr := script(t, func(_ int, nc net.Conn, br *bufio.Reader) {
+		for range 2 {
+			readRequest(t, br)
+			io.WriteString(nc, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+		}
+	})
+	cl := newClient(t, addr)
+	fetch(t, cl, get("/"))
+	// As if the goroutine had not run for long between setting a deadline and
+	// waiting with it.
+	c := cl.idle[0]
+	c.readBy = time.Now().Add(ctxDelay)
+	c.nc.SetReadDeadline(time.Unix(1, 0))
+	fetch(t, cl, post("/", strings.NewReader("abc"), 3))
+}
+
 func TestAConnectionThatEndsUnderARequestIsReplaced(t *testing.T) {
 	tests := []struct {
 		name   string

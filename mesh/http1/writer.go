@@ -4,33 +4,25 @@ import (
 	"io"
 	"net"
 	"time"
-
-	"github.com/proa-io/proa/internal/sockio"
 )
 
 // writer is the sending side of a connection. What is in out has not been
 // written yet. It holds no buffer while it is released.
 type writer struct {
-	nc    net.Conn
-	sock  *sockio.Socket // that nc is; nil: none
-	pool  *buffers
+	rd    *reader       // the other side, which knows the connection
 	stall time.Duration // bounds each write; negative: no bound
 	out   []byte
 
-	total   uint64    // bytes written to the connection
-	by      time.Time // the deadline for writes that is set
-	lineEnd [2]byte
+	total uint64    // bytes written to the connection
+	by    time.Time // the deadline for writes that is set
 }
 
-func (w *writer) init(nc net.Conn, sock *sockio.Socket, pool *buffers, stall time.Duration) {
-	w.nc, w.sock, w.pool, w.stall = nc, sock, pool, stall
-	copy(w.lineEnd[:], crlf)
-}
+func (w *writer) init(rd *reader, stall time.Duration) { w.rd, w.stall = rd, stall }
 
 // buffer appends to the buffer, which it takes if there is none.
 func (w *writer) buffer(s string) {
 	if w.out == nil {
-		w.out = w.pool.get()[:0]
+		w.out = w.rd.pool.get()[:0]
 	}
 	w.out = append(w.out, s...)
 }
@@ -38,7 +30,7 @@ func (w *writer) buffer(s string) {
 // release gives the buffer back with whatever is in it.
 func (w *writer) release() {
 	if w.out != nil {
-		w.pool.put(w.out)
+		w.rd.pool.put(w.out)
 		w.out = nil
 	}
 }
@@ -60,12 +52,13 @@ func (w *writer) send(p []byte, end string) error {
 		w.out = append(append(w.out, p...), end...)
 		return nil
 	}
-	if w.sock == nil {
+	if w.rd.sock == nil {
 		return w.sendRecords(p, end)
 	}
-	n, err := w.sock.TryWrite(w.out, p, w.lineEnd[:len(end)])
+	lineEnd := endOfHead[:len(end)]
+	n, err := w.rd.sock.TryWrite(&w.rd.pool.writes, w.out, p, lineEnd)
 	w.total += uint64(n)
-	for _, part := range [...][]byte{w.out, p, w.lineEnd[:len(end)]} {
+	for _, part := range [...][]byte{w.out, p, lineEnd} {
 		done := min(n, len(part))
 		n -= done
 		if err == nil && done < len(part) {
@@ -111,8 +104,8 @@ func (w *writer) flush() error {
 
 // write writes p: at once if the socket takes it, which needs no deadline.
 func (w *writer) write(p []byte) (n int, err error) {
-	if w.sock != nil {
-		n, err = w.sock.TryWrite(p)
+	if w.rd.sock != nil {
+		n, err = w.rd.sock.TryWrite(&w.rd.pool.writes, p)
 		w.total += uint64(n)
 	}
 	if err == nil && n < len(p) {
@@ -126,7 +119,7 @@ func (w *writer) write(p []byte) (n int, err error) {
 // wait writes p, and waits until all of it is taken.
 func (w *writer) wait(p []byte) error {
 	w.allow()
-	n, err := w.nc.Write(p)
+	n, err := w.rd.conn.Write(p)
 	w.total += uint64(n)
 	return err
 }
@@ -139,7 +132,7 @@ func (w *writer) allow() {
 	now := time.Now()
 	if w.by.Sub(now) < w.stall-w.stall/8 {
 		w.by = now.Add(w.stall)
-		_ = w.nc.SetWriteDeadline(w.by)
+		_ = w.rd.conn.SetWriteDeadline(w.by)
 	}
 }
 
@@ -149,7 +142,7 @@ func (w *writer) canSplice(r *io.LimitedReader) bool {
 	if !ok || !isSocket(source) {
 		return false
 	}
-	_, ok = w.nc.(*net.TCPConn)
+	_, ok = w.rd.conn.(*net.TCPConn)
 	return ok
 }
 
@@ -159,7 +152,7 @@ func (w *writer) splice(r *io.LimitedReader) (int64, error) {
 		return 0, err
 	}
 	w.allow()
-	n, err := w.nc.(*net.TCPConn).ReadFrom(r)
+	n, err := w.rd.conn.(*net.TCPConn).ReadFrom(r)
 	w.total += uint64(n)
 	return n, err
 }
