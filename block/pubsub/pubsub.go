@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"sync"
 	"time"
 
 	"github.com/proa-io/proa/component"
@@ -91,6 +92,8 @@ type Broker struct {
 	publish, bulkPublish *policy.Operation
 	browse               *policy.Operation
 	deliver, deliverBulk *policy.Operation
+
+	publishes sync.Pool // of *publishCall
 
 	succession *succession
 }
@@ -185,8 +188,10 @@ func (b *Broker) PublishLater(ctx context.Context, r *PublishRequest, at time.Ti
 }
 
 // publishCall is a Publish under way: one value instead of a closure per layer.
+// It is used again: nobody has it once Run has returned.
 type publishCall struct {
 	policy.Call
+	run     func(context.Context) error // do
 	broker  *Broker
 	message *Message
 }
@@ -201,11 +206,18 @@ func (c *publishCall) do(ctx context.Context) error {
 
 // publishMessage is Publish from the policies on.
 func (b *Broker) publishMessage(ctx context.Context, m *Message) error {
-	c := &publishCall{broker: b, message: m}
+	c, ok := b.publishes.Get().(*publishCall)
+	if !ok {
+		c = &publishCall{broker: b}
+		c.run = c.do
+	}
+	c.message = m
 	// At least once is the promise, so a message whose fate is not known may
 	// be published again.
 	c.Key, c.Bytes, c.Idempotent = m.Topic, len(m.Data), true
-	err := b.publish.Run(ctx, &c.Call, c.do)
+	err := b.publish.Run(ctx, &c.Call, c.run)
+	*c = publishCall{broker: b, run: c.run}
+	b.publishes.Put(c)
 	if err != nil && fault.ReasonOf(err) == "" {
 		return fault.Wrap(err, fault.CodeOf(err), "").WithReason(ReasonPublish)
 	}

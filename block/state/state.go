@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -86,6 +87,8 @@ type Store struct {
 	get, set, del, list, query, watch, transact *policy.Operation
 	bulkGet, bulkSet, bulkDel                   *policy.Operation
 
+	gets, sets sync.Pool // of *getCall and *setCall
+
 	watches atomic.Int64 // under way
 
 	outbox     Outbox // nil when transactions publish nothing
@@ -149,18 +152,29 @@ func (s *Store) Get(ctx context.Context, r GetRequest) (item Item, found bool, e
 	if err := s.checkKey(r.Key); err != nil {
 		return Item{}, false, err
 	}
-	c := &getCall{store: s, key: s.prefix + r.Key, opt: GetOptions{r.Consistency, r.Metadata}}
+	c, ok := s.gets.Get().(*getCall)
+	if !ok {
+		c = &getCall{store: s}
+		c.run = c.do
+	}
+	c.key, c.opt = s.prefix+r.Key, GetOptions{r.Consistency, r.Metadata}
 	c.Key, c.Idempotent = r.Key, true
-	if err := s.get.Run(ctx, &c.Call, c.do); err != nil {
+	err = s.get.Run(ctx, &c.Call, c.run)
+	item, found = c.item, c.found
+	*c = getCall{store: s, run: c.run}
+	s.gets.Put(c)
+	if err != nil {
 		return Item{}, false, s.explain(err, "get", r.Key)
 	}
-	return c.item, c.found, nil
+	return item, found, nil
 }
 
 // A getCall is a Get under way. It is one value, where a closure per layer
-// would be several, because reads are the hottest path there is.
+// would be several, and is used again, because reads are the hottest path there
+// is. Nobody has it once Run has returned.
 type getCall struct {
 	policy.Call
+	run   func(context.Context) error // do
 	store *Store
 	key   string
 	opt   GetOptions
@@ -221,12 +235,21 @@ func (s *Store) Set(ctx context.Context, r SetRequest) (etag string, err error) 
 	if err != nil {
 		return "", err
 	}
-	c := &setCall{store: s, put: PutOp{Key: s.prefix + r.Key, Value: r.Value, PutOptions: opt}}
+	c, ok := s.sets.Get().(*setCall)
+	if !ok {
+		c = &setCall{store: s}
+		c.run = c.do
+	}
+	c.put = PutOp{Key: s.prefix + r.Key, Value: r.Value, PutOptions: opt}
 	c.Key, c.Bytes, c.Idempotent = r.Key, len(r.Value), idempotent(opt)
-	if err := s.set.Run(ctx, &c.Call, c.do); err != nil {
+	err = s.set.Run(ctx, &c.Call, c.run)
+	etag = c.etag
+	*c = setCall{store: s, run: c.run}
+	s.sets.Put(c)
+	if err != nil {
 		return "", s.explain(err, "set", r.Key)
 	}
-	return c.etag, nil
+	return etag, nil
 }
 
 // idempotent reports whether a write may be repeated when it is not known
@@ -234,8 +257,10 @@ func (s *Store) Set(ctx context.Context, r SetRequest) (etag string, err error) 
 // one's condition sees.
 func idempotent(o PutOptions) bool { return o.ETag == "" && !o.FirstWrite }
 
+// A setCall is a Set under way, like a getCall.
 type setCall struct {
 	policy.Call
+	run   func(context.Context) error // do
 	store *Store
 	put   PutOp
 	etag  string

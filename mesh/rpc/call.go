@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/proa-io/proa/fault"
 	"github.com/proa-io/proa/mesh/proxy"
@@ -181,17 +182,23 @@ func (c *call) serveUnary(ctx context.Context, m *method) error {
 	if err != nil {
 		return err
 	}
-	out, err := m.unary.Handler(m.impl, ctx, func(v any) error {
-		err := unmarshal(message, v)
-		if err == nil && c.watcher != nil {
-			c.watcher.Request(v)
-		}
-		return err
-	}, nil)
+	d := c.server.pools.decoder()
+	d.call, d.message = c, message
+	out, err := m.unary.Handler(m.impl, ctx, d.run, nil)
+	c.server.pools.putDecoder(d)
 	if err != nil {
 		return err
 	}
 	return c.send(out)
+}
+
+// decode reads the one message of a call into v, which is empty.
+func (c *call) decode(message []byte, v any) error {
+	err := unmarshal(message, v, proto.UnmarshalOptions{Merge: true}) // uses the room that v has
+	if err == nil && c.watcher != nil {
+		c.watcher.Request(v)
+	}
+	return err
 }
 
 // only returns the one message of a call that has one.
@@ -394,7 +401,7 @@ func (s *serverStream) RecvMsg(m any) error {
 		if err != nil {
 			return err
 		}
-		return unmarshal(message, m)
+		return unmarshal(message, m, proto.UnmarshalOptions{})
 	}
 	message, err := s.call.reader.next()
 	if err == io.EOF {
@@ -403,5 +410,5 @@ func (s *serverStream) RecvMsg(m any) error {
 	if err != nil {
 		return s.call.readError(err)
 	}
-	return unmarshal(message, m)
+	return unmarshal(message, m, proto.UnmarshalOptions{})
 }

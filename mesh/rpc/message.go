@@ -31,8 +31,32 @@ const (
 
 // pools hold what one server or connection uses again.
 type pools struct {
-	buffers sync.Pool
-	gunzips sync.Pool
+	buffers  sync.Pool
+	gunzips  sync.Pool
+	decoders sync.Pool
+}
+
+// decoder is what a generated handler gets to read its message with: one value
+// for many calls, where a closure would be one for each. A handler does not use
+// it any more once it has returned.
+type decoder struct {
+	call    *call
+	message []byte
+	run     func(any) error
+}
+
+func (p *pools) decoder() *decoder {
+	if d, ok := p.decoders.Get().(*decoder); ok {
+		return d
+	}
+	d := &decoder{}
+	d.run = func(v any) error { return d.call.decode(d.message, v) }
+	return d
+}
+
+func (p *pools) putDecoder(d *decoder) {
+	d.call, d.message = nil, nil
+	p.decoders.Put(d)
 }
 
 func (p *pools) get() *buffer {
@@ -234,12 +258,12 @@ func protoSubtype(contentType string) bool {
 }
 
 // unmarshal decodes the message of a request.
-func unmarshal(b []byte, m any) error {
+func unmarshal(b []byte, m any, o proto.UnmarshalOptions) error {
 	pm, ok := m.(proto.Message)
 	if !ok {
 		return status.Errorf(codes.Internal, "cannot decode into a %T", m)
 	}
-	if err := proto.Unmarshal(b, pm); err != nil {
+	if err := o.Unmarshal(b, pm); err != nil {
 		return status.Errorf(codes.InvalidArgument, "the request is not a valid %s: %v", pm.ProtoReflect().Descriptor().FullName(), err)
 	}
 	return nil

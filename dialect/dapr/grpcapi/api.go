@@ -23,6 +23,7 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/emptypb"
 
 	rtv1 "github.com/proa-io/proa/api/gen/dapr/proto/runtime/v1"
 	"github.com/proa-io/proa/block/invoke"
@@ -142,7 +143,7 @@ func (a *API) SetRules(allows func(group, version string) bool, observe func(Cal
 		}
 	}
 	server := rpc.NewServer(ro)
-	server.RegisterService(served(&rtv1.Dapr_ServiceDesc, allows), &service{API: a})
+	server.RegisterService(served(&rtv1.Dapr_ServiceDesc, allows), &service{API: a, nothing: &emptypb.Empty{}})
 	server.RegisterService(workflowWorkers(), nil)
 	if a.opts.Beside != nil {
 		a.opts.Beside(server)
@@ -287,4 +288,5 @@ func (a *API) failed(op dapr.Operation, about dapr.Subject, err error) error {
 type service struct {
 	rtv1.UnimplementedDaprServer
 	*API
+	nothing *emptypb.Empty // never changed
 }

@@ -90,6 +90,8 @@ func served(desc *grpc.ServiceDesc, allows func(group, version string) bool) *gr
 	for i := range out.Methods {
 		if err := refusal(out.Methods[i].MethodName, allows); err != nil {
 			out.Methods[i].Handler = refuseCall(err)
+		} else if h := hot(out.Methods[i].MethodName); h != nil {
+			out.Methods[i].Handler = h
 		}
 	}
 	for i := range out.Streams {

@@ -40,7 +40,7 @@ func (s *service) PublishEvent(ctx context.Context, in *rtv1.PublishEventRequest
 	if err := broker.Publish(ctx, &r); err != nil {
 		return nil, s.failed(dapr.Publish, about, err)
 	}
-	return &emptypb.Empty{}, nil
+	return s.empty(), nil
 }
 
 // BulkPublishEvent publishes several events and tells which ones failed.

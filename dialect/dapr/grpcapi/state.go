@@ -76,24 +76,37 @@ func bulkItem(store string, item *state.BulkItem) *rtv1.BulkStateItem {
 
 // SaveState stores items, not atomically.
 func (s *service) SaveState(ctx context.Context, in *rtv1.SaveStateRequest) (*emptypb.Empty, error) {
-	about := dapr.Subject{Component: in.GetStoreName(), Keys: keysOf(in.GetStates())}
-	store, err := s.opts.Blocks.State(about.Component)
+	store, err := s.opts.Blocks.State(in.GetStoreName())
+	if err == nil {
+		err = save(ctx, store, in.GetStates())
+	}
+	if _, told := err.(*dapr.Error); told {
+		return nil, err
+	}
 	if err != nil {
-		return nil, s.failed(dapr.StateSave, about, err)
+		return nil, s.failed(dapr.StateSave, dapr.Subject{Component: in.GetStoreName(), Keys: keysOf(in.GetStates())}, err)
 	}
-	items := make([]state.SetRequest, len(in.GetStates()))
-	for i, item := range in.GetStates() {
+	return s.empty(), nil
+}
+
+// save stores items. One alone, as most are, needs no list.
+func save(ctx context.Context, store *state.Store, states []*commonv1.StateItem) error {
+	var items []state.SetRequest
+	for _, item := range states {
 		if item.GetKey() == "" {
-			return nil, dapr.StateKeyEmpty()
+			return dapr.StateKeyEmpty()
 		}
-		if items[i], err = setRequest(item); err != nil {
-			return nil, err
+		r, err := setRequest(item)
+		if err != nil {
+			return err
 		}
+		if len(states) == 1 {
+			_, err = store.Set(ctx, r)
+			return err
+		}
+		items = append(items, r)
 	}
-	if err := store.Save(ctx, items); err != nil {
-		return nil, s.failed(dapr.StateSave, about, err)
-	}
-	return &emptypb.Empty{}, nil
+	return store.Save(ctx, items)
 }
 
 // DeleteState removes one item.

@@ -148,11 +148,14 @@ func (c *call) readBody() ([]byte, bool) {
 		b = b[:len(b)+n]
 		c.body = b
 		switch {
-		case limit >= 0 && int64(len(b)) > limit, err != nil && fault.Is(err, fault.ResourceExhausted):
+		case limit >= 0 && int64(len(b)) > limit:
 			c.fail(dapr.BodyTooLarge(limit))
 			return nil, false
 		case err == io.EOF:
 			return b, true
+		case fault.Is(err, fault.ResourceExhausted):
+			c.fail(dapr.BodyTooLarge(limit))
+			return nil, false
 		case err != nil:
 			c.fail(dapr.BodyRead(fault.Message(err)))
 			return nil, false
