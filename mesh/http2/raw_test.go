@@ -22,6 +22,8 @@ type raw struct {
 	enc *hpack.Encoder
 	buf bytes.Buffer
 	dec *hpack.Decoder
+
+	acks bool // next tells of acknowledgements of SETTINGS
 }
 
 func newRaw(tb testing.TB, nc net.Conn) *raw {
@@ -175,6 +177,10 @@ func (r *raw) next() verdict {
 		case *xhttp2.PingFrame:
 			if f.IsAck() {
 				return verdict{kind: "pong"}
+			}
+		case *xhttp2.SettingsFrame:
+			if f.IsAck() && r.acks {
+				return verdict{kind: "settings"}
 			}
 		}
 	}

@@ -267,44 +267,10 @@ func unread(x proxy.Exchange) {
 	hold(x)
 }
 
-func TestAServerAnswersViolationsOfClients(t *testing.T) {
-	leak.Check(t)
-	addr := serve(t, &http2.Server{Handler: unread, Config: http2.Config{
-		MaxStreams: 4, StreamWindow: 20 << 10, ConnWindow: 65535, ConnBuffer: 1, MaxStreamWindow: 20 << 10,
-	}})
-	for _, v := range clientViolations {
-		t.Run(v.section+" "+v.name, func(t *testing.T) {
-			r := rawClient(t, addr)
-			v.send(r)
-			if v.verdict == "" {
-				r.expectAlive()
-				return
-			}
-			got := r.next()
-			if got.String() != v.verdict {
-				t.Fatalf("got %v %s, want %s", got, got.text, v.verdict)
-			}
-			if got.kind == "goaway" {
-				if got.text == "" {
-					t.Error("the GOAWAY does not say why")
-				}
-				r.expectClosed()
-				return
-			}
-			r.expectAlive()
-		})
-	}
-}
-
 func TestAServerRefusesWhatDoesNotBeginAsHTTP2(t *testing.T) {
 	leak.Check(t)
 	addr := serve(t, &http2.Server{Handler: hold})
-	for name, first := range map[string]string{
-		"another preface":            "PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n",
-		"HTTP/1.1":                   "GET / HTTP/1.1\r\nHost: test\r\n\r\n",
-		"a PING before SETTINGS":     xhttp2.ClientPreface + "\x00\x00\x08\x06\x00\x00\x00\x00\x0012345678",
-		"an acknowledgement as such": xhttp2.ClientPreface + "\x00\x00\x00\x04\x01\x00\x00\x00\x00",
-	} {
+	for name, first := range badPrefaces {
 		t.Run(name, func(t *testing.T) {
 			r := rawDial(t, addr)
 			r.write([]byte(first))
@@ -314,4 +280,15 @@ func TestAServerRefusesWhatDoesNotBeginAsHTTP2(t *testing.T) {
 			r.expectClosed()
 		})
 	}
+}
+
+// badPrefaces are connections that do not begin as they must.
+var badPrefaces = map[string]string{
+	"another preface":            "PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n",
+	"HTTP/1.1":                   "GET / HTTP/1.1\r\nHost: test\r\n\r\n",
+	"a PING before SETTINGS":     xhttp2.ClientPreface + "\x00\x00\x08\x06\x00\x00\x00\x00\x0012345678",
+	"an acknowledgement as such": xhttp2.ClientPreface + "\x00\x00\x00\x04\x01\x00\x00\x00\x00",
+	"HEADERS before SETTINGS":    xhttp2.ClientPreface + "\x00\x00\x01\x01\x05\x00\x00\x00\x01\x82",
+	"SETTINGS of a stream":       xhttp2.ClientPreface + "\x00\x00\x00\x04\x00\x00\x00\x00\x01",
+	"an unknown frame":           xhttp2.ClientPreface + "\x00\x00\x00\x42\x00\x00\x00\x00\x00",
 }
