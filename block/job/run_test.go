@@ -4,11 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"maps"
-	"runtime"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -16,73 +12,8 @@ import (
 
 	"github.com/proa-io/proa/block/job"
 	"github.com/proa-io/proa/block/job/jobtest"
-	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/fault"
-	"github.com/proa-io/proa/policy"
 )
-
-// recorder is an application that notes when it is called, from the start of
-// the test on, and answers as answer says.
-type recorder struct {
-	began  time.Time
-	answer func(ctx context.Context, nth int, e job.Event) error
-
-	mu    sync.Mutex
-	calls []string
-}
-
-func newRecorder(answer func(ctx context.Context, nth int, e job.Event) error) *recorder {
-	return &recorder{began: time.Now(), answer: answer}
-}
-
-func (r *recorder) OnJobEvent(ctx context.Context, e job.Event) error {
-	r.mu.Lock()
-	r.calls = append(r.calls, fmt.Sprint(e.Name, " ", time.Since(r.began).Round(time.Millisecond)))
-	nth := len(r.calls)
-	r.mu.Unlock()
-	if r.answer == nil {
-		return nil
-	}
-	return r.answer(ctx, nth, e)
-}
-
-func (r *recorder) want(t *testing.T, calls ...string) {
-	t.Helper()
-	synctest.Wait()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if !slices.Equal(r.calls, calls) {
-		t.Errorf("the application was called at %q, want %q", r.calls, calls)
-	}
-}
-
-func (r *recorder) count() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return len(r.calls)
-}
-
-func (r *recorder) all() []string {
-	synctest.Wait()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Clone(r.calls)
-}
-
-func (r *recorder) forget() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.calls = nil
-}
-
-// bench is a store whose jobs run, in a test with a clock of its own.
-func bench(t *testing.T, test func(t *testing.T, s *job.Store, d job.Driver)) {
-	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		d := newDriver(t)
-		test(t, jobtest.NewStore(t, d), d)
-	})
-}
 
 func TestJobsAreTriggeredWhenTheyAreDue(t *testing.T) {
 	for _, c := range []struct {
@@ -310,285 +241,36 @@ func TestJobScheduledAnewWhileItIsTriggeredIsTheNewOne(t *testing.T) {
 	})
 }
 
-func TestReplicasShareTheWork(t *testing.T) {
-	bench(t, func(t *testing.T, s *job.Store, d job.Driver) {
-		const jobs, rounds = 40, 20
-		var replicas []*recorder
-		for range 3 {
-			app := newRecorder(func(context.Context, int, job.Event) error { time.Sleep(10 * time.Millisecond); return nil })
-			replicas = append(replicas, app)
-			jobtest.Start(t, jobtest.NewStore(t, d), app)
-		}
-		for i := range jobs {
-			schedule(t, s, job.Job{Name: fmt.Sprint("j", i), Schedule: "@every 1m"})
-		}
-		time.Sleep(rounds*time.Minute + 30*time.Second)
-		total := 0
-		for i, app := range replicas {
-			n := app.count()
-			if total += n; n < jobs*rounds/20 { // who is quicker is chance, who takes part is not
-				t.Errorf("replica %d had %d of %d triggers", i, n, jobs*rounds)
-			}
-		}
-		if total != jobs*rounds {
-			t.Errorf("there were %d triggers, want %d", total, jobs*rounds)
-		}
-	})
-}
-
-func TestTriggersThatAreCutOffAreTakenOverAtOnce(t *testing.T) {
-	bench(t, func(t *testing.T, s *job.Store, d job.Driver) {
-		hanging := newRecorder(func(ctx context.Context, _ int, _ job.Event) error { <-ctx.Done(); return ctx.Err() })
-		stop := jobtest.Start(t, s, hanging)
-		schedule(t, s, job.Job{Name: "a", DueTime: "1s"})
-		time.Sleep(2 * time.Second)
-		heir := newRecorder(nil)
-		jobtest.Start(t, jobtest.NewStore(t, d), heir)
-		stop() // takes the grace period
-		synctest.Wait()
-		heir.want(t, "a 5s")
-	})
-}
-
-func TestTriggersUnderWayEndInPeaceWhenRunStops(t *testing.T) {
-	bench(t, func(t *testing.T, s *job.Store, d job.Driver) {
-		slow := newRecorder(func(context.Context, int, job.Event) error { time.Sleep(4 * time.Second); return nil })
-		stop := jobtest.Start(t, s, slow)
-		schedule(t, s, job.Job{Name: "a", DueTime: "1s"})
-		schedule(t, s, job.Job{Name: "b", DueTime: "3s"})
-		time.Sleep(2 * time.Second)
-		stop()
-		slow.want(t, "a 1s")
-		if got := names(t, s); !slices.Equal(got, []string{"b"}) {
-			t.Errorf("there are jobs %v", got)
-		}
-	})
-}
-
-// counting counts the calls of a driver.
-type counting struct {
-	job.Driver
-	calls atomic.Int64
-}
-
-func (c *counting) Get(ctx context.Context, k job.Key) (job.Entry, error) {
-	c.calls.Add(1)
-	return c.Driver.Get(ctx, k)
-}
-
-func (c *counting) Put(ctx context.Context, k job.Key, v []byte, e job.Expect) (uint64, error) {
-	c.calls.Add(1)
-	return c.Driver.Put(ctx, k, v, e)
-}
-
-func (c *counting) Delete(ctx context.Context, k job.Key, e job.Expect) error {
-	c.calls.Add(1)
-	return c.Driver.Delete(ctx, k, e)
-}
-
-func TestNothingIsAskedOfTheStoreWhileNothingIsDue(t *testing.T) {
-	bench(t, func(t *testing.T, _ *job.Store, d job.Driver) {
-		c := &counting{Driver: d}
-		s := jobtest.NewStore(t, c)
-		for range 3 {
-			jobtest.Start(t, jobtest.NewStore(t, c), newRecorder(nil))
-		}
-		schedule(t, s, job.Job{Name: "soon", DueTime: "1s"})
-		for i := range 100 {
-			schedule(t, s, job.Job{Name: fmt.Sprint(i), DueTime: "48h"})
-		}
-		time.Sleep(time.Minute)
-		before := c.calls.Load()
-		time.Sleep(24 * time.Hour)
-		if n := c.calls.Load() - before; n != 0 {
-			t.Errorf("%d calls of the driver in a day without a trigger", n)
-		}
-	})
-}
-
-func TestManyJobsNeedFewGoroutines(t *testing.T) {
+func TestAJobCanBeWithdrawnUnlessItIsBeingTriggered(t *testing.T) {
 	bench(t, func(t *testing.T, s *job.Store, _ job.Driver) {
-		const jobs = 10_000
-		most := atomic.Int64{}
-		app := newRecorder(func(context.Context, int, job.Event) error {
-			time.Sleep(time.Second)
-			most.Store(max(most.Load(), int64(runtime.NumGoroutine())))
-			return nil
-		})
-		jobtest.Start(t, s, app)
-		for i := range jobs {
-			schedule(t, s, job.Job{Name: fmt.Sprint(i), DueTime: "1m"})
-		}
-		synctest.Wait()
-		if n := runtime.NumGoroutine(); n > 50 {
-			t.Errorf("%d jobs that wait have %d goroutines", jobs, n)
-		}
-		time.Sleep(10 * time.Minute)
-		if n := app.count(); n != jobs {
-			t.Errorf("%d of %d jobs were triggered", n, jobs)
-		}
-		if most.Load() > 400 {
-			t.Errorf("%d jobs that are due have %d goroutines", jobs, most.Load())
-		}
-	})
-}
-
-// failing is a driver whose calls fail while it is told to.
-type failing struct {
-	job.Driver
-	broken atomic.Bool
-	ended  chan struct{} // ends a Watch
-}
-
-func (f *failing) err() error { return fault.New(fault.Unavailable, "the store is away") }
-
-func (f *failing) Get(ctx context.Context, k job.Key) (job.Entry, error) {
-	if f.broken.Load() {
-		return job.Entry{}, f.err()
-	}
-	return f.Driver.Get(ctx, k)
-}
-
-func (f *failing) Put(ctx context.Context, k job.Key, v []byte, e job.Expect) (uint64, error) {
-	if f.broken.Load() {
-		return 0, f.err()
-	}
-	return f.Driver.Put(ctx, k, v, e)
-}
-
-func (f *failing) Delete(ctx context.Context, k job.Key, e job.Expect) error {
-	if f.broken.Load() {
-		return f.err()
-	}
-	return f.Driver.Delete(ctx, k, e)
-}
-
-func (f *failing) Watch(ctx context.Context, s job.Scope, report func(job.Change)) error {
-	if f.broken.Load() {
-		return f.err()
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	go func() {
-		select {
-		case <-f.ended:
-			cancel(f.err())
-		case <-ctx.Done():
-		}
-	}()
-	return f.Driver.Watch(ctx, s, report)
-}
-
-func TestOutageOfTheStoreIsWaitedOut(t *testing.T) {
-	bench(t, func(t *testing.T, direct *job.Store, d job.Driver) {
-		f := &failing{Driver: d, ended: make(chan struct{})}
-		s := jobtest.NewStore(t, f)
-		var release sync.WaitGroup
-		release.Add(1)
-		app := newRecorder(func(_ context.Context, nth int, _ job.Event) error {
-			if nth == 1 {
-				release.Wait()
+		withdraw := func(name string, failed uint32, ok bool) {
+			t.Helper()
+			if f, gone, err := s.Withdraw(t.Context(), name); f != failed || gone != ok || err != nil {
+				t.Errorf("Withdraw %q = %d, %v, %v; want %d, %v", name, f, gone, err, failed, ok)
 			}
-			return nil
+		}
+		held := make(chan struct{})
+		app := newRecorder(func(_ context.Context, _ int, e job.Event) error {
+			if e.Name == "held" {
+				<-held
+			}
+			return errors.New("no")
 		})
 		jobtest.Start(t, s, app)
-		schedule(t, direct, job.Job{Name: "running", DueTime: "1s"})
-		schedule(t, direct, job.Job{Name: "due meanwhile", DueTime: "10s"})
-		schedule(t, direct, job.Job{Name: "deleted meanwhile", DueTime: "3m"})
-		time.Sleep(2 * time.Second)
-		f.broken.Store(true)
-		f.ended <- struct{}{}
-		release.Done()
-		time.Sleep(10 * time.Second)
-		schedule(t, direct, job.Job{Name: "new", DueTime: "2s"})
-		if err := direct.Delete(t.Context(), "deleted meanwhile"); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(10 * time.Second)
-		f.broken.Store(false)
-		time.Sleep(10 * time.Minute)
-		if got := names(t, direct); len(got) != 0 {
-			t.Errorf("there are jobs %v", got)
-		}
-		counts := map[string]int{}
-		for _, c := range app.all() {
-			var name string
-			_, _ = fmt.Sscan(c, &name)
-			counts[name]++
-		}
-		if want := map[string]int{"running": 1, "due": 1, "new": 1}; !maps.Equal(counts, want) {
-			t.Errorf("the application was called at %q, want each of three once", app.all())
-		}
-	})
-}
-
-func TestReplicasDoNotTakeEachOtherForDeadWhenTheStoreIsAway(t *testing.T) {
-	for _, outage := range []time.Duration{2 * time.Second, 4 * time.Second, 5 * time.Second, 7 * time.Second, 30 * time.Second} {
-		t.Run(outage.String(), func(t *testing.T) {
-			bench(t, func(t *testing.T, direct *job.Store, d job.Driver) {
-				app := newRecorder(func(context.Context, int, job.Event) error { time.Sleep(time.Minute); return nil })
-				stores := []*failing{{Driver: d, ended: make(chan struct{})}, {Driver: d, ended: make(chan struct{})}}
-				for _, f := range stores {
-					jobtest.Start(t, jobtest.NewStore(t, f), app)
-				}
-				for i := range 10 {
-					schedule(t, direct, job.Job{Name: fmt.Sprint(i), DueTime: fmt.Sprint(i, "s")})
-				}
-				time.Sleep(15 * time.Second)
-				for _, f := range stores {
-					f.broken.Store(true)
-					f.ended <- struct{}{}
-				}
-				time.Sleep(outage)
-				for _, f := range stores {
-					f.broken.Store(false)
-				}
-				time.Sleep(10 * time.Minute)
-				if n := app.count(); n != 10 {
-					t.Errorf("there were %d triggers of 10 jobs: %q", n, app.all())
-				}
-			})
-		})
-	}
-}
-
-// inDoubt is a driver that does half of its writes without saying so.
-type inDoubt struct {
-	job.Driver
-	n atomic.Int64
-}
-
-func (i *inDoubt) Put(ctx context.Context, k job.Key, v []byte, e job.Expect) (uint64, error) {
-	rev, err := i.Driver.Put(ctx, k, v, e)
-	if i.n.Add(1)%2 == 0 {
-		return 0, fault.New(fault.Unavailable, "the answer was lost")
-	}
-	return rev, err
-}
-
-func (i *inDoubt) Delete(ctx context.Context, k job.Key, e job.Expect) error {
-	err := i.Driver.Delete(ctx, k, e)
-	if i.n.Add(1)%2 == 0 {
-		return fault.New(fault.Unavailable, "the answer was lost")
-	}
-	return err
-}
-
-func TestLostAnswersOfTheStoreCauseNoDoubleTrigger(t *testing.T) {
-	bench(t, func(t *testing.T, direct *job.Store, d job.Driver) {
-		app := newRecorder(nil)
-		for range 2 {
-			jobtest.Start(t, jobtest.NewStore(t, &inDoubt{Driver: d}), app)
-		}
-		for i := range 20 {
-			schedule(t, direct, job.Job{Name: fmt.Sprint(i), Schedule: "@every 1m", Repeats: times(3)})
-		}
-		time.Sleep(time.Hour)
-		if n := app.count(); n != 60 {
-			t.Errorf("there were %d triggers, want 60: %q", n, app.all())
-		}
-		if got := names(t, direct); len(got) != 0 {
-			t.Errorf("there are jobs %v", got)
+		schedule(t, s, job.Job{Name: "early", DueTime: "1h"})
+		schedule(t, s, job.Job{Name: "held", DueTime: "1s", FailurePolicy: &job.FailurePolicy{Drop: true}})
+		schedule(t, s, job.Job{Name: "failing", DueTime: "0s", FailurePolicy: &job.FailurePolicy{Interval: 10 * time.Second}})
+		withdraw("early", 0, true)
+		withdraw("early", 0, false)
+		withdraw("none", 0, false)
+		time.Sleep(15 * time.Second) // two tries
+		withdraw("held", 0, false)
+		withdraw("failing", 2, true)
+		close(held)
+		time.Sleep(2 * time.Hour)
+		app.want(t, "failing 0s", "held 1s", "failing 10s")
+		if _, _, err := s.Withdraw(t.Context(), ""); fault.ReasonOf(err) != job.ReasonNameEmpty {
+			t.Errorf("Withdraw without a name: %v", err)
 		}
 	})
 }
@@ -626,105 +308,6 @@ func TestClockThatIsSetBackDoesNotStopFixedDistances(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		if n := app.count(); n < 10 || n > 12 {
 			t.Errorf("the application was called %d times in 11.5 minutes: %q", n, app.all())
-		}
-	})
-}
-
-func TestWhatIsNoJobIsLeftAlone(t *testing.T) {
-	bench(t, func(t *testing.T, s *job.Store, d job.Driver) {
-		app := newRecorder(nil)
-		jobtest.Start(t, s, app)
-		scope := job.Scope{Kind: "job", Namespace: "default", AppID: "shop"}
-		for i, value := range []string{"", "text", "{}", "[]", `{"id":"x"}`, `{"id":"x","due":"2000-01-01T00:00:00Z"`, "\x00\n"} {
-			if _, err := d.Put(t.Context(), job.Key{Scope: scope, Name: fmt.Sprint(i)}, []byte(value), job.Anything()); err != nil {
-				t.Fatal(err)
-			}
-		}
-		schedule(t, s, job.Job{Name: "a", DueTime: "1s"})
-		time.Sleep(time.Minute)
-		app.want(t, "a 1s")
-		if _, err := s.Get(t.Context(), "1"); !fault.Is(err, fault.Internal) {
-			t.Errorf("Get of what is no job: %v", err)
-		}
-	})
-}
-
-func TestRunWaitsForAStoreThatIsNotOpen(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		d, open := newDriver(t), atomic.Bool{}
-		h := component.NewHandle[job.Driver](component.HandleOptions{Name: "jobs"}, func(context.Context) (job.Driver, error) {
-			if !open.Load() {
-				return nil, errors.New("connection refused")
-			}
-			return d, nil
-		})
-		ctx, cancel := context.WithCancel(t.Context())
-		var running sync.WaitGroup
-		running.Go(func() { _ = h.Run(ctx) })
-		s := job.New(h, job.Options{AppID: "shop", Chains: policy.None{}, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
-		app := newRecorder(nil)
-		stop := jobtest.Start(t, s, app)
-		time.Sleep(time.Minute)
-		open.Store(true)
-		time.Sleep(time.Minute)
-		schedule(t, s, job.Job{Name: "a", DueTime: "1s"})
-		time.Sleep(time.Minute)
-		app.want(t, "a 2m1s")
-		stop()
-		cancel()
-		running.Wait()
-	})
-}
-
-func FuzzRecords(f *testing.F) {
-	f.Add([]byte(`{"id":"x","due":"2000-01-01T00:00:00Z","schedule":"@every 1s","repeats":3,"began":"2000-01-01T00:00:01Z"}` + "\ndata"))
-	f.Add([]byte(`{"id":"x","due":"2000-01-01T00:00:00Z","schedule":"CRON_TZ=UTC @daily","onFailure":{"interval":"1s","maxRetries":1},"attempts":1}`))
-	f.Fuzz(func(t *testing.T, value []byte) {
-		synctest.Test(t, func(t *testing.T) {
-			d := newDriver(t)
-			s := jobtest.NewStore(t, d)
-			k := job.Key{Scope: job.Scope{Kind: "job", Namespace: "default", AppID: "shop"}, Name: "a"}
-			if _, err := d.Put(t.Context(), k, value, job.Anything()); err != nil {
-				t.Fatal(err)
-			}
-			jobtest.Start(t, s, newRecorder(func(context.Context, int, job.Event) error { return errors.New("failed") }))
-			time.Sleep(100 * time.Millisecond)
-			_, _ = s.Get(t.Context(), "a")
-			_, _ = s.List(t.Context())
-		})
-	})
-}
-
-func TestAJobCanBeWithdrawnUnlessItIsBeingTriggered(t *testing.T) {
-	bench(t, func(t *testing.T, s *job.Store, _ job.Driver) {
-		withdraw := func(name string, failed uint32, ok bool) {
-			t.Helper()
-			if f, gone, err := s.Withdraw(t.Context(), name); f != failed || gone != ok || err != nil {
-				t.Errorf("Withdraw %q = %d, %v, %v; want %d, %v", name, f, gone, err, failed, ok)
-			}
-		}
-		held := make(chan struct{})
-		app := newRecorder(func(_ context.Context, _ int, e job.Event) error {
-			if e.Name == "held" {
-				<-held
-			}
-			return errors.New("no")
-		})
-		jobtest.Start(t, s, app)
-		schedule(t, s, job.Job{Name: "early", DueTime: "1h"})
-		schedule(t, s, job.Job{Name: "held", DueTime: "1s", FailurePolicy: &job.FailurePolicy{Drop: true}})
-		schedule(t, s, job.Job{Name: "failing", DueTime: "0s", FailurePolicy: &job.FailurePolicy{Interval: 10 * time.Second}})
-		withdraw("early", 0, true)
-		withdraw("early", 0, false)
-		withdraw("none", 0, false)
-		time.Sleep(15 * time.Second) // two tries
-		withdraw("held", 0, false)
-		withdraw("failing", 2, true)
-		close(held)
-		time.Sleep(2 * time.Hour)
-		app.want(t, "failing 0s", "held 1s", "failing 10s")
-		if _, _, err := s.Withdraw(t.Context(), ""); fault.ReasonOf(err) != job.ReasonNameEmpty {
-			t.Errorf("Withdraw without a name: %v", err)
 		}
 	})
 }

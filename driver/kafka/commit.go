@@ -164,10 +164,13 @@ func (c *consumer) leave() {
 	c.committing.Lock()
 	c.leaving = true
 	c.committing.Unlock()
-	// A time of its own: the library, closing, would leave with none at all.
+	// Otherwise the brokers notice after the session timeout. The library ends
+	// with the context neither its own part in this nor what it waits for while
+	// it closes, which takes long in a dead network: that ends with its client.
 	ctx, cancel = context.WithTimeout(c.ctx, settleTime)
 	defer cancel()
-	_ = c.client.LeaveGroupContext(ctx) // otherwise the brokers notice after the session timeout
+	defer context.AfterFunc(ctx, c.cut)()
+	_ = c.client.LeaveGroupContext(ctx)
 	c.client.CloseAllowingRebalance()
 }
 

@@ -61,9 +61,10 @@ type consumption struct {
 type consumer struct {
 	consumption
 	client   *kgo.Client
-	ctx      context.Context //nolint:containedctx // what handlers get: it lives as long as the call of consume
-	calls    sync.WaitGroup  // workers
-	capacity int             // of records that are not stalled
+	cut      context.CancelFunc // ends whatever the client waits for
+	ctx      context.Context    //nolint:containedctx // what handlers get: it lives as long as the call of consume
+	calls    sync.WaitGroup     // workers
+	capacity int                // of records that are not stalled
 
 	mu      sync.Mutex
 	sched   *scheduler
@@ -93,7 +94,10 @@ func consume(ctx context.Context, s consumption) error {
 	if err != nil {
 		return err
 	}
-	if c.client, err = kgo.NewClient(options...); err != nil {
+	life, cut := context.WithCancel(c.ctx)
+	defer cut()
+	c.cut = cut
+	if c.client, err = kgo.NewClient(append(options, kgo.WithContext(life))...); err != nil {
 		return classify(ctx, err)
 	}
 	return c.run(ctx)

@@ -18,7 +18,7 @@ func asJSON() state.PutOptions {
 
 func TestDocumentsOfDaprAreRead(t *testing.T) {
 	t.Parallel()
-	s := open(t, configAt(server.Get(t).Addr(), "of_dapr"))
+	s := open(t, configAt(server.Get(t).Addr(), collections.next("of_dapr")))
 	for want, value := range map[string]any{
 		`{"a":1}`:                     `{"a":1}`, // a gRPC client's bytes
 		"\"text\"":                    `"text"`,
@@ -42,7 +42,7 @@ func TestDocumentsOfDaprAreRead(t *testing.T) {
 
 func TestDocumentsAreAsDaprReadsThem(t *testing.T) {
 	t.Parallel()
-	s := open(t, configAt(server.Get(t).Addr(), "for_dapr"))
+	s := open(t, configAt(server.Get(t).Addr(), collections.next("for_dapr")))
 	text := `{ "n": 1.0, "list": [1, {"x": "y"}], "b": true }`
 	if _, err := s.Put(t.Context(), "app||json", []byte(text), asJSON()); err != nil {
 		t.Fatal(err)
@@ -70,7 +70,7 @@ func TestDocumentsAreAsDaprReadsThem(t *testing.T) {
 
 func TestJSONComesBackByteForByte(t *testing.T) {
 	t.Parallel()
-	s := open(t, configAt(server.Get(t).Addr(), "exact"))
+	s := open(t, configAt(server.Get(t).Addr(), collections.next("exact")))
 	for _, text := range []string{
 		`{}`, `{"a":1}`, `{ "a" : 1 }`, `{"a":1.0,"b":1e2}`, `{"a":12345678901234567890}`, `{"a":0.1000}`, `{"a":"\u00e4<&>"}`, `{"a":1,"a":2}`,
 		`{"$date":"x"}`, `{"a.b":1}`, `{"":1}`, `{"a":{"$gt":1}}`, `[{"a":1}]`, `"text"`, `1`, `null`, `{"a":1e999}`,
@@ -169,7 +169,7 @@ func TestSettingsSayWhatIsWrongWithThem(t *testing.T) {
 func TestNothingIsLeftAfterClose(t *testing.T) {
 	addr := server.Get(t).Addr()
 	leak.Check(t)
-	s, err := OpenState(t.Context(), configAt(addr, "leaks"), component.Env{})
+	s, err := OpenState(t.Context(), configAt(addr, collections.next("leaks")), component.Env{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,6 +24,9 @@ type counter struct{ atomic.Int64 }
 
 func (c *counter) next(prefix string) string { return fmt.Sprint(prefix, c.Add(1)) }
 
+// collections are those of all tests, each time anew.
+var collections counter
+
 func configAt(addr, collection string) StateConfig {
 	cfg := stateDefaults()
 	cfg.Host, cfg.CollectionName = addr, collection
@@ -43,7 +46,6 @@ func open(t testing.TB, cfg StateConfig) *State {
 func TestState(t *testing.T) {
 	t.Parallel()
 	addr := server.Get(t).Addr()
-	var collections counter
 	statetest.Run(t, func(t *testing.T) state.Driver {
 		s, err := OpenState(t.Context(), configAt(addr, collections.next("items")), component.Env{})
 		if err != nil {
@@ -79,7 +81,6 @@ func removeExpired(t *testing.T, s *State) {
 
 func TestStateOnABadNetwork(t *testing.T) {
 	t.Parallel()
-	var collections counter
 	statetest.RunBadNetwork(t, server.Get(t).Addr(), func(ctx context.Context, _ *testing.T, addr string) (state.Driver, error) {
 		s, err := OpenState(ctx, configAt(addr, collections.next("bad")), component.Env{})
 		if err != nil {
