@@ -1,10 +1,12 @@
-// Package kubernetes reads the secrets of a Kubernetes cluster.
+// Package kubernetes reads the secrets of a Kubernetes cluster, and uses the keys
+// in them.
 //
 // It speaks HTTP to the API server itself. What it needs are four requests; the
 // official client would make the program a quarter larger.
 package kubernetes
 
 import (
+	"github.com/proa-io/proa/block/crypto"
 	"github.com/proa-io/proa/block/secret"
 	"github.com/proa-io/proa/component"
 )
@@ -16,6 +18,11 @@ func Specs() []component.Spec {
 			Name:    "kubernetes",
 			Summary: "Reads secrets of a Kubernetes cluster.",
 		}, Config{}, Open),
+		crypto.Spec(component.Description{
+			Name:    "dapr.kubernetes.secrets",
+			Aliases: []string{"kubernetes.secrets"},
+			Summary: "Uses the keys in secrets of a Kubernetes cluster. Tested on a stand-in; not tried on a cluster.",
+		}, KeysConfig{}, OpenKeys),
 	}
 }
 
