@@ -167,7 +167,7 @@ func (c *consumer) leave() {
 	// Otherwise the brokers notice after the session timeout. The library ends
 	// with the context neither its own part in this nor what it waits for while
 	// it closes, which takes long in a dead network: that ends with its client.
-	ctx, cancel = context.WithTimeout(c.ctx, settleTime)
+	ctx, cancel = context.WithTimeout(c.ctx, leaveTime)
 	defer cancel()
 	defer context.AfterFunc(ctx, c.cut)()
 	_ = c.client.LeaveGroupContext(ctx)

@@ -19,8 +19,9 @@ const (
 	// commitPause is the least time between two commits, but for those that
 	// must not wait.
 	commitPause = 500 * time.Millisecond
-	// settleTime bounds a commit, and leaving the group.
+	// settleTime bounds a commit, and leaveTime leaving the group.
 	settleTime = 2 * time.Second
+	leaveTime  = 5 * time.Second
 	// fetchWait is how long a broker waits for consumerFetchMin.
 	fetchWait = 500 * time.Millisecond
 	// fetchBytes bounds an answer of a broker.
