@@ -1,5 +1,5 @@
 // Package azure keeps promises of the building blocks on services of Microsoft
-// Azure: items in Blob Storage and secrets in Key Vault.
+// Azure: items and files in Blob Storage, and secrets in Key Vault.
 //
 // The package speaks the protocols of the services itself. Blob Storage is
 // tested on Azurite, Microsoft's emulator; Key Vault and Microsoft Entra ID, from
@@ -13,6 +13,7 @@ import (
 	"context"
 	"strings"
 
+	"github.com/proa-io/proa/block/binding"
 	"github.com/proa-io/proa/block/secret"
 	"github.com/proa-io/proa/block/state"
 	"github.com/proa-io/proa/component"
@@ -31,6 +32,9 @@ func Specs() []component.Spec {
 		state.Spec(component.Description{
 			Name: "azure.blobstorage", Version: "v2", Summary: store + "A blob has the whole key for its name." + untried,
 		}, StorageConfig{}, OpenState),
+		binding.OutputSpec(component.Description{
+			Name: "azure.blobstorage", Summary: "Creates, reads, lists and removes blobs in a container of Azure Blob Storage." + untried,
+		}, BlobsConfig{}, OpenBlobs),
 		secret.Spec(component.Description{
 			Name: "azure.keyvault", Summary: "Reads secrets from Azure Key Vault. Tested on a stand-in; not tried against the cloud.",
 		}, VaultConfig{}, OpenVault),

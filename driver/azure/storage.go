@@ -173,7 +173,7 @@ const storageVersion = "2021-08-06"
 func (s *storage) do(ctx context.Context, r request) (rest.Answer, error) {
 	address := s.base
 	if r.blob != "" {
-		address += "/" + escaped(r.blob)
+		address = s.blobURL(r.blob)
 	}
 	if r.query != "" {
 		address += "?" + r.query
@@ -198,6 +198,9 @@ func (s *storage) do(ctx context.Context, r request) (rest.Answer, error) {
 	}
 	return a, err
 }
+
+// blobURL returns the URL of a blob.
+func (s *storage) blobURL(name string) string { return s.base + "/" + escaped(name) }
 
 // escaped returns the name of a blob as part of a URL, with its slashes.
 func escaped(blob string) string {
