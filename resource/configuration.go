@@ -36,6 +36,7 @@ type ConfigurationSpec struct {
 	Logging         *Logging        `yaml:"logging"`
 	Wasm            *Wasm           `yaml:"wasm"`
 	Workflow        *Workflow       `yaml:"workflow"`
+	Connect         *Connect        `yaml:"connect"`
 }
 
 // Tracing says which calls are traced and where spans go.
@@ -149,6 +150,18 @@ type AppOperation struct {
 	HTTPVerb []string           `yaml:"httpVerb"`
 	Action   string             `yaml:"action"`
 	Pos      component.Position `yaml:"-"`
+}
+
+// Connect says where raw connections may lead.
+type Connect struct {
+	// Allow lists where a CONNECT of the application may lead:
+	// "db.internal:5432", "*.example.com:443", "app:shop", "app:shop:5432". Where
+	// nothing is listed, nothing is allowed.
+	Allow []string `yaml:"allow"`
+	// Ports are those of the application that other applications may reach
+	// through their sidecars.
+	Ports []int              `yaml:"ports"`
+	Pos   component.Position `yaml:"-"`
 }
 
 // API limits which parts of the API are served.
@@ -351,6 +364,7 @@ func (c *Configuration) merge(other Configuration) {
 	take(&a.Logging, b.Logging)
 	take(&a.Wasm, b.Wasm)
 	take(&a.Workflow, b.Workflow)
+	take(&a.Connect, b.Connect)
 	for _, f := range b.Features {
 		i := slices.IndexFunc(a.Features, func(x Feature) bool { return x.Name == f.Name })
 		if i < 0 {

@@ -120,7 +120,7 @@ func (a *application) follow(table *components) []*listener {
 
 // invocable is the application as other applications invoke it.
 func (a *application) invocable() *invoke.App {
-	out := &invoke.App{Token: a.rt.cfg.AppAPIToken.Reveal()}
+	out := &invoke.App{Token: a.rt.cfg.AppAPIToken.Reveal(), Host: a.rt.cfg.AppAddress}
 	if a.limit != nil {
 		out.Limit = a.limit.Policy
 	}

@@ -78,6 +78,9 @@ type Config struct {
 	// AppAPIToken is presented to the application.
 	AppAPIToken component.Secret
 
+	// Forwards are local TCP ports that lead to ports of other applications.
+	Forwards []Forward
+
 	// MTLS is one of the MTLS modes; when empty, the Configuration decides, and
 	// it is MTLSOff when that does not either. Identity says who this sidecar is.
 	MTLS     string
@@ -136,6 +139,8 @@ type Addresses struct {
 	HTTPPort, GRPCPort int
 	InternalPort       int
 	MetricsPort        int // 0 for none
+	// Forwards are the addresses of Config.Forwards.
+	Forwards []string
 	// Engine describes the engine; Components lists "name (type)".
 	Engine     string
 	Components []string

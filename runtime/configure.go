@@ -31,6 +31,8 @@ func keepFixed(now, before *resource.Configuration) (needs []string) {
 // configure takes a Configuration into use, in place of another one.
 func (rt *Runtime) configure(now, before *resource.Configuration) {
 	rt.invoker.SetAccess(accessRules(now))
+	tunnels, _ := tunnelRules(now) // which has been checked
+	rt.invoker.SetTunnels(tunnels)
 	metrics := now.Section("metric") != before.Section("metric") || now.Section("metrics") != before.Section("metrics")
 	if metrics {
 		rt.measure(now)

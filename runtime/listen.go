@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -23,6 +24,7 @@ type listeners struct {
 	public     net.Listener
 	metrics    net.Listener
 	profile    net.Listener
+	forwards   []net.Listener // as Config.Forwards
 }
 
 // bind opens all sockets, that of metrics only if they are on. On error it
@@ -64,10 +66,26 @@ func bind(cfg *Config, metrics bool) (_ *listeners, err error) {
 	if cfg.ProfilePort > 0 {
 		one(&l.profile, "profile", "--profile-port", "127.0.0.1", cfg.ProfilePort)
 	}
+	for _, f := range cfg.Forwards {
+		if err == nil {
+			var ln net.Listener
+			if ln, err = listenForward(f); err == nil {
+				l.forwards = append(l.forwards, ln)
+			}
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
 	return l, nil
+}
+
+func listenForward(f Forward) (net.Listener, error) {
+	ln, err := net.Listen("tcp", f.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("the forward to %s cannot be opened: %w (choose another address with --tcp-forward)", f.App, err)
+	}
+	return ln, nil
 }
 
 func listenAll(what, flag string, hosts []string, port int) ([]net.Listener, error) {
@@ -121,7 +139,7 @@ func unixSocket(dir, appID, api string) ([]net.Listener, error) {
 }
 
 func (l *listeners) all() []net.Listener {
-	out := append(append([]net.Listener{}, l.http...), l.grpc...)
+	out := slices.Concat(l.http, l.grpc, l.forwards)
 	for _, x := range []net.Listener{l.internal, l.public, l.metrics, l.profile} {
 		if x != nil {
 			out = append(out, x)
@@ -151,7 +169,7 @@ func serveHTTP(handler proxy.Handler, cfg *Config, ls ...net.Listener) func(cont
 	return func(ctx context.Context) error {
 		h2 := &http2.Server{Handler: handler, Log: cfg.Log, Config: http2.Config{MaxHeaderBytes: cfg.maxHead()}}
 		h1 := &http1.Server{
-			Handler: handler, Log: cfg.Log, MaxHead: cfg.maxHead(),
+			Handler: handler, Connect: handler, Log: cfg.Log, MaxHead: cfg.maxHead(),
 			HandOver: func(c net.Conn, read []byte) { h2.ServeConn(c, read) },
 		}
 		return serveUntil(ctx, ls, h1.Serve, func(ctx context.Context) error {

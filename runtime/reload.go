@@ -156,7 +156,7 @@ func (r *reloader) take(ctx context.Context, s resource.Snapshot) {
 	b.reuse, b.there = r.reuse, r.endpoints()
 	table, buildErr := b.build(rt.declared(set))
 	if err = errors.Join(err, buildErr); err == nil {
-		err = errors.Join(checkSubscriptions(set, table, rt.cfg.AppID), checkPipelines(set, table), checkMetrics(&set.Configuration))
+		err = errors.Join(checkSubscriptions(set, table, rt.cfg.AppID), checkPipelines(set, table), checkMetrics(&set.Configuration), checkTunnels(&set.Configuration))
 		if err == nil && sectionsOfSignals(&set.Configuration) != r.signals {
 			var s signals
 			s, err = rt.newSignals(ctx, &set.Configuration)

@@ -113,7 +113,7 @@ func (rt *Runtime) build(ctx context.Context, set *resource.Set) (err error) {
 		return err
 	}
 	p, err := compilePolicies(set.Resiliencies)
-	problems := []error{err, checkMetrics(&set.Configuration)}
+	problems := []error{err, checkMetrics(&set.Configuration), checkTunnels(&set.Configuration)}
 	if problems[1] == nil {
 		rt.measure(&set.Configuration)
 	}
@@ -178,12 +178,18 @@ func (rt *Runtime) buildInvoker() {
 	if rt.app != nil {
 		o.App = rt.app.invocable()
 	}
+	o.Dial = rt.dialTunnel
+	o.Tunnels, _ = tunnelRules(&rt.table.Load().set.Configuration) // which has been checked
 	rt.invoker = invoke.New(o)
 }
 
 // handle serves both APIs on every API port: what is gRPC is known by its
 // content type.
 func (rt *Runtime) handle(ex proxy.Exchange) {
+	if ex.Request().Method == "CONNECT" { // which lasts, and needs no component
+		rt.http.Handle(ex)
+		return
+	}
 	defer rt.pinned().release()
 	if rpc.IsGRPC(ex.Request().Header) {
 		rt.grpc.Handle(ex)
@@ -206,6 +212,9 @@ func (rt *Runtime) Addresses() Addresses {
 	a := Addresses{
 		HTTPPort: portOf(rt.listeners.http[0]), GRPCPort: portOf(rt.listeners.grpc[0]),
 		InternalPort: portOf(rt.listeners.internal), Engine: rt.engine.String(), MetricsPort: rt.metricsPort.port(),
+	}
+	for _, ln := range rt.listeners.forwards {
+		a.Forwards = append(a.Forwards, ln.Addr().String())
 	}
 	for _, c := range rt.table.Load().describe() {
 		a.Components = append(a.Components, c.Name+" ("+c.Type+")")
@@ -278,6 +287,9 @@ func (rt *Runtime) stages() [][]service {
 	servers := []service{
 		{"API", serveHTTP(rt.handle, &rt.cfg, append(append([]net.Listener{}, l.http...), l.grpc...)...)},
 		{"internal server", servePeers(rt.invoker.Receive, &rt.cfg, rt.security, l.internal)},
+	}
+	for i, f := range rt.cfg.Forwards {
+		servers = append(servers, service{"forward to " + f.App, rt.serveForward(f, l.forwards[i])})
 	}
 	if l.public != nil {
 		servers = append(servers, service{"public server", serveHTTP(rt.http.HandlePublic, &rt.cfg, l.public)})

@@ -28,11 +28,12 @@ func (s *Service) Receive(ex proxy.Exchange) {
 	if isGRPC(in.Header) {
 		verb = ""
 	}
-	rules, caller := s.access.Load(), s.caller(ex)
-	said, err := rules.check(caller, in.Path(), verb)
-	s.measureAccess(rules, said, cmp.Or(caller.Namespace, defaultNamespace), caller.AppID)
-	if err != nil {
-		writeFault(ex, err, true)
+	if verb == "CONNECT" {
+		s.receiveTunnel(ex)
+		return
+	}
+	caller, ok := s.admit(ex, in.Path(), verb)
+	if !ok {
 		return
 	}
 	s.received(caller.AppID)
@@ -46,7 +47,7 @@ func (s *Service) Receive(ex proxy.Exchange) {
 	var progress proxy.Progress
 	var unsent bool
 	began := time.Now()
-	err = s.inbound.Run(ctx, &call, func(ctx context.Context) error {
+	err := s.inbound.Run(ctx, &call, func(ctx context.Context) error {
 		out := *in
 		out.Scheme = "http"
 		setTrace(ctx, &out)
@@ -70,6 +71,18 @@ func (s *Service) Receive(ex proxy.Exchange) {
 	if verb == "" {
 		s.measureGRPC(in.Target, progress, time.Since(began))
 	}
+}
+
+// admit asks the access rules. Who is not let in has been answered.
+func (s *Service) admit(ex proxy.Exchange, path, verb string) (c Caller, ok bool) {
+	rules, caller := s.access.Load(), s.caller(ex)
+	said, err := rules.check(caller, path, verb)
+	s.measureAccess(rules, said, cmp.Or(caller.Namespace, defaultNamespace), caller.AppID)
+	if err != nil {
+		writeFault(ex, err, true)
+		return Caller{}, false
+	}
+	return caller, true
 }
 
 // caller returns who invokes: who the connection proves it is, or else who it

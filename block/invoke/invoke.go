@@ -21,6 +21,7 @@ import (
 	"github.com/proa-io/proa/fault"
 	"github.com/proa-io/proa/mesh/discovery"
 	"github.com/proa-io/proa/mesh/proxy"
+	"github.com/proa-io/proa/mesh/tcp"
 	"github.com/proa-io/proa/policy"
 	"github.com/proa-io/proa/telemetry"
 )
@@ -64,6 +65,9 @@ type App struct {
 	HTTP, GRPC proxy.RoundTripper
 	// Token, if set, is sent to the application with every request.
 	Token string
+	// Host is where raw connections to its ports go; they are refused when it is
+	// empty.
+	Host string
 	// Limit, if set, bounds the requests that are under way to the
 	// application, whoever sends them.
 	Limit policy.Policy
@@ -110,7 +114,12 @@ type Options struct {
 	// Endpoints are the addresses outside that have names.
 	Endpoints []Endpoint
 	// Access says what other applications may invoke of this one.
-	Access  AccessRules
+	Access AccessRules
+	// Tunnels say where raw connections may lead.
+	Tunnels TunnelRules
+	// Dial opens a raw connection to an address. Unless local is set, it refuses
+	// those of this host and of the links it is on.
+	Dial    func(ctx context.Context, address string, local bool) (tcp.Stream, error)
 	Tracing *telemetry.Tracing
 	Metrics *telemetry.Metrics // nil measures nothing
 	Log     *slog.Logger
@@ -122,6 +131,8 @@ type Service struct {
 	opt       Options
 	endpoints atomic.Pointer[map[string]*Endpoint]
 	access    atomic.Pointer[access]
+	tunnels   atomic.Pointer[TunnelRules]
+	joiner    tcp.Joiner
 	inbound   *policy.Operation
 	own       *policy.Operation // around what the application asks of itself; nil without a limit
 	relay     proxy.Relayer
@@ -135,9 +146,10 @@ func New(o Options) *Service {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Service{opt: o}
+	s := &Service{opt: o, joiner: tcp.Joiner{Limits: tcp.Limits{Idle: TunnelIdle}}}
 	s.SetEndpoints(o.Endpoints)
 	s.SetAccess(o.Access)
+	s.SetTunnels(o.Tunnels)
 	op := policy.Op{Block: Block, Component: o.AppID, Name: "receive", Inbound: true}
 	inbound := o.Inbound
 	if o.App != nil && o.App.Limit != nil {

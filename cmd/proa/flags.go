@@ -21,6 +21,7 @@ import (
 type sidecarFlags struct {
 	cfg runtime.Config
 
+	forwards                               []string
 	resources, resourcesAlias, configs     []string
 	listenAddresses                        string
 	internalPort, httpPort, grpcPort       string
@@ -88,6 +89,8 @@ func (f *sidecarFlags) register(fs *pflag.FlagSet) {
 	fs.BoolVar(&f.logJSON, "log-as-json", false, "log in JSON")
 	fs.StringVar(&c.Mode, "mode", "standalone", "standalone")
 	fs.BoolVar(&f.appSSL, "app-ssl", false, "older form of --app-protocol https or grpcs")
+
+	fs.StringArrayVar(&f.forwards, "tcp-forward", nil, "local TCP port that leads to a port of another application, 127.0.0.1:5432=orders or 5432=orders:6432; may be given more than once")
 
 	fs.StringVar(&c.MTLS, "mtls", "", "mutual TLS between sidecars: off, permissive (plain text too, for the time of a change) or strict; off by default, unless the Configuration enables it")
 	fs.StringVar(&c.Identity.Certificate, "identity-cert", "", "certificate (an X.509-SVID) and chain of this sidecar, in PEM; by default an authority in the home folder issues it")
@@ -168,6 +171,13 @@ func (f *sidecarFlags) config(cmd *cobra.Command, logTo interface{ Write([]byte)
 	}
 	if f.mtls && c.MTLS == "" {
 		c.MTLS = runtime.MTLSStrict
+	}
+	for _, text := range f.forwards {
+		forward, err := runtime.ParseForward(text)
+		if err != nil {
+			return c, fmt.Errorf("--tcp-forward %w", err)
+		}
+		c.Forwards = append(c.Forwards, forward)
 	}
 	c.ListenAddresses = list(f.listenAddresses)
 	c.DisableInitEndpoints = list(f.disableInit)

@@ -61,6 +61,16 @@ func (s *stream) takeAhead() []byte {
 	return ahead
 }
 
+// Bare gives away the socket of the stream, and what has been read of it already;
+// nil when it is not a bare one. The stream itself can only be closed after that.
+func (s *stream) Bare() (c *net.TCPConn, ahead []byte) {
+	c, ok := s.nc.(*net.TCPConn)
+	if !ok {
+		return nil, nil
+	}
+	return c, s.takeAhead()
+}
+
 func (s *stream) CloseWrite() error { return closeWrite(s.nc) }
 
 func (s *stream) Close() error { return s.nc.Close() }

@@ -4,6 +4,8 @@ import (
 	"io"
 	"strings"
 
+	wire "golang.org/x/net/http2"
+
 	"github.com/proa-io/proa/fault"
 	"github.com/proa-io/proa/mesh/proxy"
 )
@@ -89,6 +91,22 @@ func (d *duplex) Close() error {
 	d.side.close(st)
 	d.c.flushLocked()
 	return nil
+}
+
+// Reset ends the stream so that the peer can tell that it did not end in good
+// order: a connection that it stands for was reset (RFC 9113, section 8.5).
+func (d *duplex) Reset() {
+	d.c.mu.Lock()
+	defer d.c.mu.Unlock()
+	st, err := d.side.stream()
+	if err != nil {
+		return
+	}
+	if st.err == nil {
+		st.reset(wire.ErrCodeConnect, errBodyClosed)
+	}
+	d.side.close(st)
+	d.c.flushLocked()
 }
 
 // clientSideOf is a response's side of a two-way stream.

@@ -21,6 +21,23 @@ type Stream interface {
 	CloseWrite() error
 }
 
+// barer is implemented by streams that can give away the bare socket they are on,
+// nil for none, with what they have read of it already.
+type barer interface {
+	Stream
+	Bare() (c *net.TCPConn, ahead []byte)
+}
+
+// bare returns the socket of a stream if it gives that away, or else the stream.
+func bare(s Stream) (_ Stream, ahead []byte) {
+	if b, ok := s.(barer); ok {
+		if c, ahead := b.Bare(); c != nil {
+			return c, ahead
+		}
+	}
+	return s, nil
+}
+
 // Failure says why two connections did not both end in good order.
 type Failure uint8
 
@@ -83,16 +100,20 @@ const bufferSize = 32 << 10
 // or exceeds a limit, or ctx ends, both are reset.
 func (j *Joiner) Join(ctx context.Context, client, upstream Stream) Outcome {
 	began := time.Now()
-	p := &pair{joiner: j, client: client, upstream: upstream}
+	defer client.Close() // also what gives its socket away
+	defer upstream.Close()
+	p := &pair{joiner: j}
+	p.client, p.aheadUp = bare(client)
+	p.upstream, p.aheadDown = bare(upstream)
 	defer p.watch(ctx)()
 	var o Outcome
 	var up, down error
 	var wg sync.WaitGroup
-	wg.Go(func() { o.Sent, up = p.pass(upstream, client) })
-	o.Received, down = p.pass(client, upstream)
+	wg.Go(func() { o.Sent, up = p.pass(p.upstream, p.client, p.aheadUp) })
+	o.Received, down = p.pass(p.client, p.upstream, p.aheadDown)
 	wg.Wait()
-	_ = client.Close() // both directions are over
-	_ = upstream.Close()
+	_ = p.client.Close() // both directions are over
+	_ = p.upstream.Close()
 	o.Duration = time.Since(began)
 	o.Failure, o.Err = p.failure(ctx, up, down)
 	return o
@@ -102,8 +123,11 @@ func (j *Joiner) Join(ctx context.Context, client, upstream Stream) Outcome {
 type pair struct {
 	joiner           *Joiner
 	client, upstream Stream
-	moved            atomic.Int64  // what went through this process
-	broken           atomic.Uint32 // the Failure that ended both; 0 for none
+	// aheadUp and aheadDown were read before, and go to the upstream and to the
+	// client.
+	aheadUp, aheadDown []byte
+	moved              atomic.Int64  // what went through this process
+	broken             atomic.Uint32 // the Failure that ended both; 0 for none
 }
 
 // watch ends the pair when a limit is exceeded or ctx ends. It returns what stops
@@ -194,6 +218,10 @@ func (p *pair) end(why Failure) {
 // reset closes a stream so that the other side can tell that it did not end in
 // good order.
 func reset(s Stream) {
+	if r, ok := s.(interface{ Reset() }); ok {
+		r.Reset()
+		return
+	}
 	under := s
 	if t, ok := s.(interface{ NetConn() net.Conn }); ok {
 		if c, ok := t.NetConn().(*net.TCPConn); ok {
@@ -208,10 +236,21 @@ func reset(s Stream) {
 	_ = s.Close()
 }
 
-// pass copies src to dst until src ends, and tells dst so. When either breaks, it
-// ends both.
-func (p *pair) pass(dst, src Stream) (int64, error) {
-	n, err := p.copy(dst, src)
+// pass copies ahead, and then src, to dst until src ends, and tells dst so. When
+// either breaks, it ends both.
+func (p *pair) pass(dst, src Stream, ahead []byte) (int64, error) {
+	var n int64
+	var err error
+	if len(ahead) > 0 {
+		var m int
+		m, err = dst.Write(ahead)
+		n = int64(m)
+	}
+	if err == nil {
+		var m int64
+		m, err = p.copy(dst, src)
+		n += m
+	}
 	if err == nil {
 		err = dst.CloseWrite()
 		if errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.ENOTCONN) {

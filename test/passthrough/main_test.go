@@ -132,7 +132,12 @@ func startSidecar(tb testserver.TB, c runtime.Config) *sidecar {
 func awaitApp(tb testserver.TB, m *mesh, id string) {
 	var last string
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		resp, err := http.Get("http://" + m.front.api() + "/v1.0/invoke/" + id + "/method/ping") //nolint:noctx // bounded by the sidecar
+		req, err := http.NewRequestWithContext(context.Background(), "GET", m.url(id, "/ping"), nil)
+		if err != nil {
+			tb.Fatalf("%v", err)
+		}
+		req.Header.Set("dapr-api-token", "secret") // where there is one
+		resp, err := http.DefaultClient.Do(req)
 		if err == nil {
 			_ = resp.Body.Close()
 			if resp.StatusCode == http.StatusNoContent {

@@ -31,6 +31,8 @@ type Options struct {
 	Blocks dapr.Blocks
 	// Invoker carries out invocations; nil answers them with an error.
 	Invoker Invoker
+	// Connector carries out CONNECT; nil answers it with 501.
+	Connector Connector
 	// ConfigurationApp gets the changes of configuration items that are
 	// subscribed to; nil when there is no application to deliver to.
 	ConfigurationApp dapr.ConfigurationApp
@@ -149,6 +151,10 @@ func (a *API) Handle(ex proxy.Exchange) { a.handle(ex, false) }
 func (a *API) HandlePublic(ex proxy.Exchange) { a.handle(ex, true) }
 
 func (a *API) handle(ex proxy.Exchange, public bool) {
+	if ex.Request().Method == "CONNECT" {
+		a.connect(ex, public)
+		return
+	}
 	c := a.calls.Get().(*call)
 	c.begin(a, ex)
 	defer c.end()
