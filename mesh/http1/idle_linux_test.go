@@ -5,8 +5,10 @@ package http1
 import (
 	"net"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/proa-io/proa/mesh/proxy"
 )
@@ -46,7 +48,7 @@ func TestAnIdleConnectionTakesLittleMemory(t *testing.T) {
 			if _, err := syscall.Write(fd, []byte(request)); err != nil {
 				t.Fatal(err)
 			}
-			if n, err := syscall.Read(fd, buf); n <= 0 || err != nil {
+			if n, err := rawRead(fd, buf); n <= 0 || err != nil {
 				t.Fatal(n, err)
 			}
 		}
@@ -55,6 +57,34 @@ func TestAnIdleConnectionTakesLittleMemory(t *testing.T) {
 	t.Logf("%d connections, %.0f bytes each", n, used)
 	if used > maxIdleBytes {
 		t.Errorf("an idle connection takes %.0f bytes, want %d at most", used, maxIdleBytes)
+	}
+}
+
+// TestClientsThatNeverFinishTheirHeadsTakeLittleAndAreDropped is what slow loris
+// does: many connections, each with a head that does not end.
+func TestClientsThatNeverFinishTheirHeadsTakeLittleAndAreDropped(t *testing.T) {
+	const n = 1000
+	addr := serve(t, &Server{HeadTimeout: 5 * time.Second, Handler: func(ex proxy.Exchange) {
+		t.Error("a request without an end was served")
+	}})
+	before := memoryInUse()
+	clients := make([]int, n)
+	for i := range clients {
+		clients[i] = rawConnect(t, addr)
+		defer syscall.Close(clients[i])
+		if _, err := syscall.Write(clients[i], []byte("GET / HTTP/1.1\r\nHost: a\r\nX: ")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if used := (memoryInUse() - before) / n; used > maxIdleBytes+bufferSize {
+		t.Errorf("a client that sends its head slowly costs %d bytes, want its buffer more than an idle one at most", used)
+	}
+	for _, fd := range clients {
+		buf := make([]byte, 1024)
+		got, err := rawRead(fd, buf)
+		if err != nil || !strings.HasPrefix(string(buf[:max(got, 0)]), "HTTP/1.1 408 ") {
+			t.Fatalf("got %q, %v", buf[:max(got, 0)], err)
+		}
 	}
 }
 
@@ -89,4 +119,13 @@ func rawConnect(t *testing.T, addr string) int {
 		t.Fatal(err)
 	}
 	return fd
+}
+
+// rawRead reads, also when a signal comes in between.
+func rawRead(fd int, p []byte) (int, error) {
+	for {
+		if n, err := syscall.Read(fd, p); err != syscall.EINTR {
+			return n, err
+		}
+	}
 }
