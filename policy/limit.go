@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/internal/coroutine"
 )
 
 // Reasons of calls that a limit refused.
@@ -44,6 +45,7 @@ func (b *Bulkhead) Policy(op Op, next Handler) Handler {
 }
 
 func (b *Bulkhead) wait(ctx context.Context, op Op) error {
+	coroutine.Detach(ctx)
 	var over <-chan time.Time
 	if b.maxWait >= 0 {
 		t := time.NewTimer(b.maxWait)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/internal/coroutine"
 	"github.com/proa-io/proa/telemetry"
 )
 
@@ -136,6 +137,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	if d <= 0 {
 		return ctx.Err() == nil
 	}
+	coroutine.Detach(ctx)
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/internal/coroutine"
 )
 
 // ReasonNotFound marks an application of which no instance is known.
@@ -138,6 +139,7 @@ func (d *Directory) Lookup(ctx context.Context, svc Service) (*Endpoints, error)
 		}
 		return d.await(ctx, e)
 	}
+	coroutine.Detach(ctx)
 	e, err := d.watch(ctx, svc)
 	if err != nil {
 		return nil, err
@@ -146,6 +148,7 @@ func (d *Directory) Lookup(ctx context.Context, svc Service) (*Endpoints, error)
 }
 
 func (d *Directory) await(ctx context.Context, e *entry) (*Endpoints, error) {
+	coroutine.Detach(ctx)
 	t := time.NewTimer(d.opt.AppearWait)
 	defer t.Stop()
 	for {

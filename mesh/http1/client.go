@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/internal/coroutine"
 	"github.com/proa-io/proa/mesh/proxy"
 )
 
@@ -107,6 +108,7 @@ func (cl *Client) RoundTrip(ctx context.Context, r *proxy.Request, opts proxy.Ro
 	if err := ctx.Err(); err != nil {
 		return nil, proxy.MarkUnsent(cl.ctxError(err, "send a request to"))
 	}
+	coroutine.Detach(ctx)
 	if err := checkRequest(r); err != nil {
 		return nil, proxy.MarkUnsent(err)
 	}

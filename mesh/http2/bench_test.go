@@ -201,7 +201,7 @@ func BenchmarkForward(b *testing.B) {
 				benchEcho(x)
 				_ = x.Trailer(benchTrailer)
 			}}))
-			cl := dial(b, serve(b, &http2.Server{Handler: forward(inner)}))
+			cl := dial(b, serve(b, &http2.Server{Handler: forward(inner), Inline: always}))
 			unary(b, c.streams, func() error {
 				r := proxy.Request{Method: "POST", Scheme: "http", Authority: "bench", Target: "/bench.Service/Call",
 					Header: benchRequest, ContentLength: proxy.UnknownLength, Body: bytes.NewReader(oneKiB)}

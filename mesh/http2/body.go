@@ -53,6 +53,7 @@ func (x *exchange) await(st *stream) {
 			_ = x.c.appendHead(st, 100, nil, proxy.UnknownLength, false)
 		}
 	}
+	x.c.detach(st.co)
 	x.c.flushLocked()
 	if st.content.n == 0 && !st.remoteEnd && st.err == nil && x.st == st && !st.discard && !st.rwait {
 		st.wait(st.rsem, &st.rwait, nil, nil)
@@ -74,7 +75,7 @@ func (x *exchange) take(st *stream, p []byte) (int, error) {
 		return n, io.EOF
 	}
 	if x.c.urgent {
-		x.c.flushLocked()
+		x.c.flush(st.co)
 	}
 	return n, nil
 }

@@ -13,6 +13,7 @@ import (
 	wire "golang.org/x/net/http2"
 
 	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/internal/coroutine"
 )
 
 // Client sends requests to one upstream over HTTP/2. It connects when there is
@@ -119,7 +120,7 @@ var errClosed = fault.New(fault.Unavailable, "the HTTP/2 client has been closed"
 
 // acquire returns a connection on which a stream may be opened: a slot is taken
 // of it. It waits while there is none.
-func (cl *Client) acquire(ctx context.Context) (*conn, error) {
+func (cl *Client) acquire(ctx context.Context, co *coroutine.Coroutine) (*conn, error) {
 	for futile := 0; ; {
 		if c := cl.pick(); c != nil {
 			return c, nil
@@ -129,6 +130,7 @@ func (cl *Client) acquire(ctx context.Context) (*conn, error) {
 				return nil, fault.Wrap(cl.lastEnd(), fault.Unavailable, "connections to %s end as soon as they are made", cl.name())
 			}
 		}
+		co.Detach()
 		w, err := cl.enqueue()
 		if w == nil {
 			if err != nil {

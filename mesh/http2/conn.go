@@ -12,6 +12,8 @@ import (
 
 	wire "golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"github.com/proa-io/proa/internal/coroutine"
 )
 
 // role is what differs between the two ends of a connection. Its methods are
@@ -51,7 +53,8 @@ type conn struct {
 	guard     guard
 	pending   *stream   // server: the stream that block may become
 	ready     []*stream // new streams whose handlers are to be started
-	wakeBatch []semaphore
+	wakeBatch []waiting
+	batch     coroutine.Batch
 
 	handlers sync.WaitGroup // running handlers
 
@@ -61,7 +64,7 @@ type conn struct {
 	running int            // handlers
 	opened  uint64         // streams so far
 	rested  uint64         // how many they were when memory was given back
-	wakes   []semaphore    // to be woken before the reading goroutine waits
+	wakes   []waiting      // to be woken before the reading goroutine waits
 	closed  *[64]closedOne // the last streams that ended
 	nclosed int
 
@@ -76,7 +79,7 @@ type conn struct {
 	recvInit   int64 // the window that new streams of the peer have
 	sendWin    int64 // what we may still send
 	sendInit   int64 // the window that our new streams have
-	waiting    queue // streams that wait for sendWin
+	turns      queue // streams that wait for sendWin
 	peerFrame  int   // SETTINGS_MAX_FRAME_SIZE of the peer
 	peerHeader int64 // SETTINGS_MAX_HEADER_LIST_SIZE of the peer
 	peerMax    int64 // SETTINGS_MAX_CONCURRENT_STREAMS of the peer
@@ -89,6 +92,7 @@ type conn struct {
 	goneAway *ResetError  // client: what the server's GOAWAY says
 
 	output
+	sink
 	watch
 }
 
@@ -158,6 +162,7 @@ func newConn(nc net.Conn, o connOptions) *conn {
 	if o.retire != nil && o.tls != nil {
 		c.retireAt(o.retire(o.tls))
 	}
+	c.sink.init(nc, o.mem)
 	return c
 }
 
@@ -278,26 +283,44 @@ func (c *conn) digest() (quiet bool) {
 		c.mem.freeBlock(c.block)
 		c.block = nil
 	}
-	write := c.urgent && !c.flushing
+	urgent := c.urgent
 	c.urgent = false
-	if write {
-		c.flushing = true
-		c.writers.Add(1)
+	if urgent {
+		c.batch.Later(c)
 	}
 	c.mu.Unlock()
 	for i, st := range c.ready {
-		c.workers.run(st.server.x)
+		c.start(st)
 		c.ready[i] = nil
 	}
 	c.ready = c.ready[:0]
-	for i, s := range c.wakeBatch {
-		s <- struct{}{}
-		c.wakeBatch[i] = nil
+	for i, w := range c.wakeBatch {
+		if w.co != nil {
+			c.batch.Resume(w.co)
+		} else {
+			w.sem <- struct{}{}
+		}
+		c.wakeBatch[i] = waiting{}
 	}
-	if write {
-		c.workers.run((*flusher)(c))
-	}
+	c.batch.Flush()
 	return quiet
+}
+
+// start starts the handler of a stream: on this goroutine if the server says
+// that it may, and its request is complete.
+func (c *conn) start(st *stream) {
+	s, x := c.role.(*Server), st.server.x
+	if s.Inline != nil && x.inline && s.Inline(&st.server.req) {
+		c.batch.Start(&s.inline, x)
+		return
+	}
+	c.workers.run(x)
+}
+
+// waiting is who is to be woken.
+type waiting struct {
+	sem semaphore
+	co  *coroutine.Coroutine // instead of sem
 }
 
 // admit counts in the handlers that are to be started, and leaves out those
@@ -312,6 +335,7 @@ func (c *conn) admit() {
 			st.unref()
 			continue
 		}
+		st.server.x.inline = st.remoteEnd
 		kept = append(kept, st)
 	}
 	clear(c.ready[len(kept):])
@@ -372,9 +396,9 @@ func (c *conn) hangUp(tell bool) {
 		}
 		c.flushing = true
 		c.writers.Add(1)
-		c.writeOut(math.MaxInt)
+		c.writeOut(math.MaxInt, true)
 		c.mu.Unlock()
-		if cw, ok := c.nc.(interface{ CloseWrite() error }); ok && cw.CloseWrite() == nil {
+		if cw, ok := c.nc.(interface{ CloseWrite() error }); ok && cw.CloseWrite() == nil && c.sink.finish() == nil {
 			c.in.r, c.in.w = 0, 0
 			_ = c.in.discard(lingerBytes)
 		}

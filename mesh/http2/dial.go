@@ -82,7 +82,7 @@ func (cl *Client) connect() (net.Conn, *tls.ConnectionState, error) {
 	case !ok && cl.tls == nil:
 		return nc, nil, nil
 	case !ok:
-		tc = tls.Client(nc, cl.tls)
+		tc = tls.Client(&packer{Conn: nc}, cl.tls)
 	}
 	state, err := tlsHandshake(ctx, tc, 0)
 	if err == nil {

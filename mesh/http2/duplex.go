@@ -152,6 +152,7 @@ func (x *exchange) Upgrade(h proxy.Header) (io.ReadWriteCloser, error) {
 		return nil, err
 	}
 	defer x.unlock(st)
+	x.c.detach(st.co) // what follows waits for either side
 	s := &st.server
 	switch {
 	case s.req.Upgrade == "" && s.req.Method != "CONNECT":

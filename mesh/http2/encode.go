@@ -188,7 +188,7 @@ func hopByHop(name, value string) bool {
 
 // appendHead appends the head of a response. c.mu is held.
 func (c *conn) appendHead(st *stream, status int, h proxy.Header, contentLength int64, end bool) error {
-	c.makeRoom()
+	c.makeRoom(st.co)
 	if err := st.sendBlocked(); err != nil {
 		return err
 	}
@@ -228,7 +228,7 @@ func (c *conn) appendTrailers(st *stream, h proxy.Header) error {
 		c.endLocal(st)
 		return nil
 	}
-	c.makeRoom()
+	c.makeRoom(st.co)
 	if err := st.sendBlocked(); err != nil {
 		return err
 	}

@@ -1,13 +1,13 @@
 package http2
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"io"
 	"net/netip"
 
 	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/internal/coroutine"
 	"github.com/proa-io/proa/mesh/proxy"
 )
 
@@ -15,8 +15,10 @@ import (
 // its stream only until the handler has returned, so that whoever uses it
 // later gets an error and not the next request.
 type exchange struct {
-	c  *conn
-	st *stream // nil once the handler has returned; c.mu guards it
+	c      *conn
+	st     *stream // nil once the handler has returned; c.mu guards it
+	ctx    exchangeContext
+	inline bool // its request is complete, so that it may be handled by who reads
 }
 
 var (
@@ -26,7 +28,16 @@ var (
 	_ io.ReadCloser    = (*requestBody)(nil)
 )
 
-// do runs the handler, on a pooled goroutine.
+// Do implements coroutine.Task: it runs the handler on the goroutine that reads
+// from the connection.
+func (x *exchange) Do(co *coroutine.Coroutine) {
+	x.c.mu.Lock()
+	x.st.co = co
+	x.c.mu.Unlock()
+	x.do()
+}
+
+// do runs the handler, on a pooled goroutine or a coroutine.
 func (x *exchange) do() {
 	s := x.c.role.(*Server)
 	defer x.c.handlers.Done()
@@ -58,29 +69,6 @@ func (x *exchange) Remote() netip.AddrPort { return remote(x.c.nc) }
 
 // TLS implements proxy.Exchange.
 func (x *exchange) TLS() *tls.ConnectionState { return x.c.tls }
-
-// Context implements proxy.Exchange.
-func (x *exchange) Context() context.Context {
-	x.c.mu.Lock()
-	defer x.c.mu.Unlock()
-	if x.st == nil {
-		return endedContext()
-	}
-	s := &x.st.server
-	if s.ctx == nil {
-		s.ctx, s.cancel = context.WithCancelCause(context.Background())
-		if x.st.err != nil {
-			s.cancel(x.st.err)
-		}
-	}
-	return s.ctx
-}
-
-func endedContext() context.Context {
-	ctx, cancel := context.WithCancelCause(context.Background())
-	cancel(errOver)
-	return ctx
-}
 
 // errOver says that an exchange is used after its handler has returned.
 var errOver = fault.New(fault.FailedPrecondition, "the exchange is over: its handler has returned")
@@ -130,7 +118,7 @@ func (x *exchange) Interim(status int, h proxy.Header) error {
 	if err := x.c.appendHead(st, status, h, proxy.UnknownLength, false); err != nil {
 		return err
 	}
-	x.c.flushLocked()
+	x.c.flush(st.co)
 	return nil
 }
 
@@ -151,7 +139,7 @@ func (x *exchange) AbortWith(cause error) {
 	defer x.c.mu.Unlock()
 	if st := x.st; st != nil && st.err == nil {
 		st.reset(code, st.resetFault(code, false, "the handler has aborted the exchange"))
-		x.c.flushLocked()
+		x.c.kick()
 	}
 }
 
@@ -167,14 +155,15 @@ func (x *exchange) finish() {
 	}
 	x.st = nil
 	st.server.x = nil
-	if st.server.cancel != nil {
-		st.server.cancel(errOver)
+	if x.ctx.cancel != nil {
+		x.ctx.cancel(errOver)
 	}
 	st.dropContent()
 	st.wakeReader()
 	st.wakeWriter()
 	c.running--
+	co := st.co
 	st.unref()
-	c.flushLocked()
+	c.flush(co)
 	c.closeIfDrained()
 }

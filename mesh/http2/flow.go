@@ -56,14 +56,14 @@ func (c *conn) consume(st *stream, p []byte) int {
 // queue holds the streams that wait for the connection's window, in turn.
 type queue struct {
 	streams []*stream
-	turns   int // streams whose turn it is and who have not taken it yet
+	taken   int // streams whose turn it is and who have not taken it yet
 }
 
 // nextTurn lets the stream that has waited longest for the connection's window
 // go on. One at a time does: it passes the turn on. c.mu is held.
 func (c *conn) nextTurn() {
-	q := &c.waiting
-	for c.sendWin > 0 && q.turns == 0 && len(q.streams) > 0 {
+	q := &c.turns
+	for c.sendWin > 0 && q.taken == 0 && len(q.streams) > 0 {
 		st := q.streams[0]
 		q.streams[0] = nil
 		if q.streams = q.streams[1:]; len(q.streams) == 0 {
@@ -72,7 +72,7 @@ func (c *conn) nextTurn() {
 		st.queued = false
 		if st.wwait {
 			st.turn = true
-			q.turns++
+			q.taken++
 			st.wakeWriter()
 		}
 	}
@@ -82,7 +82,7 @@ func (c *conn) nextTurn() {
 func (c *conn) endTurn(st *stream) {
 	if st.turn {
 		st.turn = false
-		c.waiting.turns--
+		c.turns.taken--
 		c.nextTurn()
 	}
 }
@@ -94,7 +94,7 @@ func (c *conn) send(st *stream, p []byte, done <-chan struct{}) (n int, err erro
 	st.refs++ // while the lock is released, the stream must not be used again
 	defer st.unref()
 	for n < len(p) && err == nil {
-		if c.makeRoom(); st.sendBlocked() != nil {
+		if c.makeRoom(st.co); st.sendBlocked() != nil {
 			break
 		}
 		room := min(int64(len(p)-n), int64(min(c.peerFrame, minFrame)), st.sendWin)
@@ -102,7 +102,7 @@ func (c *conn) send(st *stream, p []byte, done <-chan struct{}) (n int, err erro
 		case room <= 0:
 			c.endTurn(st)
 			err = c.await(st, done, false)
-		case c.sendWin <= 0 || len(c.waiting.streams) > 0 && !st.turn || c.waiting.turns > 0 && !st.turn:
+		case c.sendWin <= 0 || len(c.turns.streams) > 0 && !st.turn || c.turns.taken > 0 && !st.turn:
 			err = c.awaitTurn(st, done)
 		default:
 			k := int(min(room, c.sendWin))
@@ -143,7 +143,7 @@ func (c *conn) awaitTurn(st *stream, done <-chan struct{}) error {
 	c.endTurn(st)
 	if !st.queued {
 		st.queued = true
-		c.waiting.streams = append(c.waiting.streams, st)
+		c.turns.streams = append(c.turns.streams, st)
 	}
 	err := c.await(st, done, true)
 	if st.queued {
@@ -153,7 +153,7 @@ func (c *conn) awaitTurn(st *stream, done <-chan struct{}) error {
 }
 
 func (c *conn) unqueue(st *stream) {
-	q := &c.waiting
+	q := &c.turns
 	for i := range q.streams {
 		if q.streams[i] == st {
 			q.streams = append(q.streams[:i], q.streams[i+1:]...)
@@ -168,6 +168,7 @@ func (c *conn) unqueue(st *stream) {
 // is written before: the peer may open the window only when it has come. c.mu
 // is held, but not while waiting.
 func (c *conn) await(st *stream, done <-chan struct{}, forTurn bool) error {
+	c.detach(st.co)
 	c.flushLocked()
 	if err := st.sendBlocked(); err != nil {
 		return err

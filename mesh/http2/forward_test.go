@@ -8,6 +8,9 @@ import (
 	"github.com/proa-io/proa/mesh/proxy"
 )
 
+// always is a Server.Inline that says yes.
+func always(*proxy.Request) bool { return true }
+
 // forward is a handler that passes requests on to rt, as a proxy does.
 func forward(rt proxy.RoundTripper) proxy.Handler {
 	var relayer proxy.Relayer

@@ -116,7 +116,7 @@ func chain(tb testing.TB, hops int, s *service) pb.TestServiceClient {
 	tb.Helper()
 	addr := grpcServer(tb, s)
 	for range hops {
-		addr = serve(tb, &http2.Server{Handler: forward(dial(tb, addr))})
+		addr = serve(tb, &http2.Server{Handler: forward(dial(tb, addr)), Inline: always})
 	}
 	return grpcClient(tb, addr)
 }
@@ -320,7 +320,7 @@ func TestAHundredGRPCStreamsShareAConnection(t *testing.T) {
 func TestGRPCClientsThatPingForEachAnswerAreNoFlood(t *testing.T) {
 	leak.Check(t)
 	inner := dial(t, grpcServer(t, &service{}))
-	tc := grpcClient(t, serve(t, &http2.Server{Handler: forward(inner), Config: http2.Config{FrameBudget: 20}}))
+	tc := grpcClient(t, serve(t, &http2.Server{Handler: forward(inner), Inline: always, Config: http2.Config{FrameBudget: 20}}))
 	var wg sync.WaitGroup
 	for range 10 {
 		wg.Go(func() {

@@ -8,6 +8,8 @@ import (
 
 	wire "golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"github.com/proa-io/proa/internal/coroutine"
 )
 
 const (
@@ -26,6 +28,8 @@ const (
 type output struct {
 	out      []byte
 	outSlab  *slab  // the memory of out, when it is pooled
+	left     []byte // what was taken out of out and is not written yet; of who is writing
+	leftSlab *slab
 	base     int64  // where out begins, in all that was ever put out
 	written  int64  // how much of that the network has taken
 	flushing bool   // somebody is writing
@@ -153,9 +157,31 @@ func (c *conn) appendGoAway(last uint32, code Code, reason string) {
 	c.urgent = true
 }
 
+// flush has the output written: at once, or, if a coroutine puts it out that must
+// not wait, when who runs it has run all that there is to run. c.mu is held, but
+// not while writing.
+func (c *conn) flush(co *coroutine.Coroutine) {
+	if co.Attached() {
+		co.Batch().Later(c)
+		return
+	}
+	c.flushLocked()
+}
+
+// FlushBatch implements coroutine.Flusher.
+func (c *conn) FlushBatch() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.flushOut(false)
+}
+
 // flushLocked writes the output unless somebody is writing, who will write it
-// then. c.mu is held, but not while writing.
-func (c *conn) flushLocked() {
+// then. It waits for the network. c.mu is held, but not while writing.
+func (c *conn) flushLocked() { c.flushOut(true) }
+
+// flushOut writes the output. If wait is false, what the network does not take
+// at once is left to a pooled goroutine.
+func (c *conn) flushOut(wait bool) {
 	if c.flushing || len(c.out) == 0 || c.err != nil {
 		return
 	}
@@ -167,7 +193,7 @@ func (c *conn) flushLocked() {
 		runtime.Gosched()
 		c.mu.Lock()
 	}
-	c.writeOut(flushRounds)
+	c.writeOut(flushRounds, wait)
 }
 
 // flusher writes the output of a connection on a pooled goroutine. Its maker
@@ -177,22 +203,25 @@ type flusher conn
 func (f *flusher) do() {
 	c := (*conn)(f)
 	c.mu.Lock()
-	c.writeOut(flushRounds)
+	c.writeOut(flushRounds, true)
 	c.mu.Unlock()
 }
 
-// writeOut writes until nothing is left to write, or for some rounds, after
-// which another goroutine goes on. c.mu is held, but not while writing.
-func (c *conn) writeOut(rounds int) {
+// writeOut writes until nothing is left to write, or for some rounds, or until
+// it would have to wait, after which another goroutine goes on. c.mu is held,
+// but not while writing.
+func (c *conn) writeOut(rounds int, wait bool) {
 	var err error
-	for len(c.out) > 0 && err == nil {
-		if rounds == 0 {
+	for more := false; (more || len(c.out) > 0 || len(c.left) > 0) && err == nil; {
+		if rounds == 0 || more && !wait {
 			c.workers.run((*flusher)(c))
 			return
 		}
 		rounds--
-		err = c.writeOnce()
+		more, err = c.writeOnce(wait)
 	}
+	c.mem.free(c.leftSlab)
+	c.left, c.leftSlab = nil, nil
 	c.flushing = false
 	c.writers.Done()
 	if err != nil {
@@ -203,29 +232,47 @@ func (c *conn) writeOut(rounds int) {
 	c.closeIfDrained()
 }
 
-func (c *conn) writeOnce() error {
-	buf, slab := c.out, c.outSlab
-	c.base += int64(len(buf))
-	c.out, c.outSlab = nil, nil
-	c.urgent = false
+// writeOnce writes once, and reports whether the network did not take all of
+// it. c.mu is held, but not while writing.
+func (c *conn) writeOnce(wait bool) (more bool, err error) {
+	if len(c.left) == 0 {
+		c.mem.free(c.leftSlab)
+		c.left, c.leftSlab = c.out, c.outSlab
+		c.base += int64(len(c.out))
+		c.out, c.outSlab = nil, nil
+		c.urgent = false
+	}
 	c.mu.Unlock()
-	n, err := c.nc.Write(buf)
+	n, more, err := c.sink.write(c.left, wait)
 	c.mu.Lock()
-	c.mem.free(slab)
+	c.left = c.left[n:]
 	c.written += int64(n)
 	c.flushes++
 	c.room.Broadcast()
-	return err
+	return more, err
 }
 
 // makeRoom waits until there is less than highWater to write, or the connection
-// has ended. c.mu is held, but not while waiting.
-func (c *conn) makeRoom() {
+// has ended. co is what is to wait. c.mu is held, but not while waiting.
+func (c *conn) makeRoom(co *coroutine.Coroutine) {
 	for len(c.out) >= highWater && c.err == nil {
-		if c.flushing {
+		switch {
+		case co.Attached():
+			c.detach(co)
+		case c.flushing:
 			c.room.Wait()
-		} else {
+		default:
 			c.flushLocked()
 		}
+	}
+}
+
+// detach gives a coroutine that is about to wait a goroutine of its own. Only
+// the coroutine itself may call it. c.mu is held, but not meanwhile.
+func (c *conn) detach(co *coroutine.Coroutine) {
+	if co.Attached() {
+		c.mu.Unlock()
+		co.Detach()
+		c.mu.Lock()
 	}
 }

@@ -129,7 +129,7 @@ func (x *exchange) Flush() error {
 	if err := st.putOut(s.noContent || s.held.head && s.held.header.Has("grpc-status")); err != nil {
 		return err
 	}
-	x.c.flushLocked()
+	x.c.flush(st.co)
 	return st.err
 }
 

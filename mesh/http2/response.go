@@ -33,7 +33,7 @@ func (rt *roundTrip) present(res *response, st *stream) {
 	}
 	if st.client.connect {
 		res.c.endLocal(st)
-		res.c.flushLocked()
+		res.c.flush(st.co)
 	}
 	res.Trailer = &res.trailer
 	if st.remoteEnd && st.content.n == 0 && st.err == nil && res.up == nil {
@@ -81,7 +81,7 @@ func (res *response) read(p []byte) (int, error) {
 				return n, res.ended(st)
 			}
 			if c.urgent {
-				c.flushLocked()
+				c.flush(st.co)
 			}
 			return n, nil
 		case st.remoteEnd && st.err == nil:
@@ -94,12 +94,56 @@ func (res *response) read(p []byte) (int, error) {
 			return 0, fault.New(fault.FailedPrecondition, "two goroutines read the body of stream %d", st.id)
 		}
 		st.refs++
-		if st.wait(st.rsem, &st.rwait, res.ctx.Done(), nil) == waitDone && res.st == st {
+		if res.await(st, time.Time{}) == waitDone && res.st == st {
 			st.reset(codeCancel, res.ctxFault(errDone))
-			c.flushLocked()
+			c.flush(st.co)
 		}
 		st.unref()
 	}
+}
+
+// await waits until there is something new of the response, until a time if that
+// is not zero. c.mu is held, but not while waiting.
+func (res *response) await(st *stream, until time.Time) waitEnd {
+	if st.co.Attached() {
+		return res.suspend(st, until)
+	}
+	if until.IsZero() {
+		return st.wait(st.rsem, &st.rwait, res.ctx.Done(), nil)
+	}
+	t := st.c.mem.timer(time.Until(until))
+	defer st.c.mem.freeTimer(t)
+	return st.wait(st.rsem, &st.rwait, res.ctx.Done(), t.C)
+}
+
+// suspend is await for a coroutine. It is woken when its own client goes away.
+// c.mu is held, but not while waiting.
+func (res *response) suspend(st *stream, until time.Time) waitEnd {
+	st.rwait, st.parked = true, true
+	st.c.mu.Unlock()
+	wakeBy := until
+	if d, ok := res.ctx.Deadline(); ok && (wakeBy.IsZero() || d.Before(wakeBy)) {
+		wakeBy = d
+	}
+	if wakeBy.IsZero() {
+		st.co.Suspend()
+	} else {
+		t := time.AfterFunc(time.Until(wakeBy), st.co.Wake)
+		st.co.Suspend()
+		t.Stop()
+	}
+	gone := res.ctx.Err() != nil
+	st.c.mu.Lock()
+	if st.parked {
+		st.rwait, st.parked = false, false
+	}
+	switch {
+	case gone:
+		return waitDone
+	case !until.IsZero() && !time.Now().Before(until):
+		return waitExpired
+	}
+	return waitWoken
 }
 
 // ended notes that all content was read. c.mu is held.
@@ -143,9 +187,12 @@ func (b *responseBody) Close() error {
 	c := res.c
 	c.mu.Lock()
 	if st := res.st; st != nil {
+		co := st.co
 		st.reset(codeCancel, errBodyClosed)
 		res.end(errBodyClosed)
-		c.flushLocked()
+		if len(c.out) > 0 {
+			c.flush(co)
+		}
 	}
 	up := res.up
 	c.mu.Unlock()

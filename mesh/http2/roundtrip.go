@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/internal/coroutine"
 	"github.com/proa-io/proa/mesh/proxy"
 )
 
@@ -28,16 +29,19 @@ const attempts = 3
 // of it was at once as above.
 func (cl *Client) RoundTrip(ctx context.Context, r *proxy.Request, opts proxy.RoundTripOptions) (*proxy.Response, error) {
 	cl.init()
-	rt := roundTrip{cl: cl, r: r, opts: opts}
+	rt := roundTrip{cl: cl, r: r, opts: opts, co: coroutine.From(ctx)}
 	defer rt.release()
 	if err := rt.prepare(); err != nil {
 		return nil, err
+	}
+	if rt.streams() {
+		rt.co.Detach()
 	}
 	for n := 1; ; n++ {
 		if err := ctx.Err(); err != nil {
 			return nil, proxy.MarkUnsent(fault.Wrap(context.Cause(ctx), fault.CodeOf(err), "send a request to %s", cl.name()))
 		}
-		c, err := cl.acquire(ctx)
+		c, err := cl.acquire(ctx, rt.co)
 		if err != nil {
 			return nil, rt.unsent(err)
 		}
@@ -62,6 +66,7 @@ type roundTrip struct {
 	cl   *Client
 	r    *proxy.Request
 	opts proxy.RoundTripOptions
+	co   *coroutine.Coroutine
 
 	body        io.Reader // nil: none, or it is in first
 	first       *slab     // a body that was read at once
@@ -189,13 +194,11 @@ func (rt *roundTrip) attempt(ctx context.Context, c *conn) (res *response, unsen
 	if err != nil {
 		return nil, unsent, err
 	}
-	var timer <-chan time.Time
+	var until time.Time
 	if rt.opts.HeadTimeout > 0 {
-		t := c.mem.timer(rt.opts.HeadTimeout)
-		defer c.mem.freeTimer(t)
-		timer = t.C
+		until = time.Now().Add(rt.opts.HeadTimeout)
 	}
-	return rt.awaitHead(res, timer)
+	return rt.awaitHead(res, until)
 }
 
 // lastStream is the highest number of a stream.
@@ -212,7 +215,7 @@ func (c *conn) putBack() {
 func (rt *roundTrip) open(ctx context.Context, c *conn) (res *response, unsent bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.makeRoom()
+	c.makeRoom(rt.co)
 	if err := c.checkFields(rt.r.Header); err != nil {
 		c.role.freed(c, 1)
 		return nil, false, err
@@ -238,8 +241,9 @@ func (rt *roundTrip) open(ctx context.Context, c *conn) (res *response, unsent b
 	if c.nextID >= lastStream {
 		c.finishDrain() // there are no more numbers for streams
 	}
+	st.co = rt.co
 	rt.sendHead(c, st, res)
-	c.flushLocked()
+	c.flush(rt.co)
 	return res, false, nil
 }
 
@@ -251,8 +255,8 @@ func (rt *roundTrip) sendHead(c *conn, st *stream, res *response) {
 	c.appendRequest(st, rt.r, none)
 	switch {
 	case none || st.client.connect:
-	case whole && int64(rt.first.w) <= min(st.sendWin, c.sendWin) && len(c.waiting.streams) == 0 && c.waiting.turns == 0:
-		_, err := c.send(st, rt.first.b[:rt.first.w], res.ctx.Done())
+	case whole && int64(rt.first.w) <= min(st.sendWin, c.sendWin) && len(c.turns.streams) == 0 && c.turns.taken == 0:
+		_, err := c.send(st, rt.first.b[:rt.first.w], nil) // does not wait
 		if err == nil {
 			err = c.appendTrailers(st, rt.trailer)
 		}
@@ -261,6 +265,7 @@ func (rt *roundTrip) sendHead(c *conn, st *stream, res *response) {
 		}
 	default:
 		rt.bodyTouched = true
+		c.detach(rt.co) // the body is read by another goroutine meanwhile
 		res.up = newUpload(rt, st)
 		c.workers.run(res.up)
 	}
@@ -278,7 +283,7 @@ func (c *conn) goneFault() error {
 }
 
 // awaitHead waits for the final head of the response.
-func (rt *roundTrip) awaitHead(res *response, timer <-chan time.Time) (*response, bool, error) {
+func (rt *roundTrip) awaitHead(res *response, until time.Time) (*response, bool, error) {
 	c, st := res.c, res.st
 	c.mu.Lock()
 	for {
@@ -289,14 +294,14 @@ func (rt *roundTrip) awaitHead(res *response, timer <-chan time.Time) (*response
 		if st.gotHead || st.err != nil {
 			break
 		}
-		switch why := st.wait(st.rsem, &st.rwait, res.ctx.Done(), timer); {
+		switch why := res.await(st, until); {
 		case st.gotHead || st.err != nil:
 		case why == waitDone:
 			st.reset(codeCancel, res.ctxFault(errDone))
-			c.flushLocked()
+			c.flush(st.co)
 		case why == waitExpired:
 			st.reset(codeCancel, c.fault(fault.DeadlineExceeded, nil, "the response did not begin within %v", rt.opts.HeadTimeout))
-			c.flushLocked()
+			c.flush(st.co)
 		}
 	}
 	if st.err == nil || st.gotHead {

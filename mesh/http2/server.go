@@ -18,6 +18,7 @@ import (
 	wire "golang.org/x/net/http2"
 
 	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/internal/coroutine"
 	"github.com/proa-io/proa/mesh/proxy"
 )
 
@@ -26,6 +27,13 @@ import (
 type Server struct {
 	// Handler answers the requests.
 	Handler proxy.Handler
+	// Inline, when not nil, reports whether the Handler may answer the request
+	// on the goroutine that reads from the connection, which spares the waking
+	// of another one. Such a Handler must wait for nothing but the responses of
+	// a Client of this package and what this package makes it wait for, or call
+	// coroutine.Detach with the context of the exchange before. Requests whose
+	// content has not arrived yet are not asked for.
+	Inline func(*proxy.Request) bool
 	// Config bounds what a connection may cost.
 	Config Config
 	// TLS, when not nil, makes Serve and ServeConn do a TLS handshake on
@@ -47,6 +55,7 @@ type Server struct {
 	tls      *tls.Config
 	mem      memory
 	workers  workers
+	inline   coroutine.Pool
 	now      atomic.Pointer[dateLine]
 	ctx      context.Context //nolint:containedctx // the life of the server; ends handshakes when it is closed
 	cancel   context.CancelCauseFunc
@@ -235,7 +244,7 @@ func (s *Server) handshake(nc net.Conn) (net.Conn, *tls.ConnectionState, error) 
 		if s.tls == nil {
 			return nc, nil, nil
 		}
-		tc = tls.Server(nc, s.tls)
+		tc = tls.Server(&packer{Conn: nc}, s.tls)
 	}
 	state, err := tlsHandshake(s.ctx, tc, s.cfg.HandshakeTimeout)
 	return tc, state, err
@@ -291,6 +300,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	select {
 	case <-done:
 		s.workers.close()
+		s.inline.Close()
 		return nil
 	case <-ctx.Done():
 	}
@@ -310,6 +320,7 @@ func (s *Server) Close() {
 	}
 	s.active.Wait()
 	s.workers.close()
+	s.inline.Close()
 }
 
 // freed implements role.

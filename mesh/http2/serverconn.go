@@ -89,6 +89,7 @@ func (s *Server) open(c *conn, b *block) error {
 	}
 	c.running++
 	x := &exchange{c: c, st: st}
+	x.ctx.x = x
 	st.server.x = x
 	st.server.expect = b.expect && !b.end
 	st.server.bodyLeft = c.cfg.MaxBodyBytes

@@ -1,11 +1,11 @@
 package http2
 
 import (
-	"context"
 	"time"
 
 	wire "golang.org/x/net/http2"
 
+	"github.com/proa-io/proa/internal/coroutine"
 	"github.com/proa-io/proa/mesh/proxy"
 )
 
@@ -19,6 +19,11 @@ type stream struct {
 	refs int
 	// err is why the stream ended before its time; nil while it has not.
 	err error
+
+	// co is what waits for what comes: the handler, or who called RoundTrip. It is
+	// nil for those with a goroutine of their own.
+	co     *coroutine.Coroutine
+	parked bool // co is what waits, instead of somebody on rsem
 
 	// What we send.
 	sendWin   int64
@@ -61,8 +66,6 @@ type serverSide struct {
 	expect    bool // the client waits for a 100
 	tooLarge  bool // the body exceeded MaxBodyBytes
 	bodyLeft  int64
-	cancel    context.CancelCauseFunc
-	ctx       context.Context //nolint:containedctx // what Exchange.Context returns, once asked for
 }
 
 // clientSide is what only a client has of a stream.
@@ -127,19 +130,31 @@ func (st *stream) dropContent() {
 
 // wakeReader lets who waits for something to come look again. c.mu is held.
 func (st *stream) wakeReader() {
-	if st.rwait {
-		st.rwait = false
-		st.rsem <- struct{}{}
+	if !st.rwait {
+		return
 	}
+	st.rwait = false
+	if st.parked {
+		st.parked = false
+		st.co.Wake()
+		return
+	}
+	st.rsem <- struct{}{}
 }
 
 // wakeReaderLater is wakeReader for the reading goroutine, which wakes when it
 // has taken in all it has. c.mu is held.
 func (st *stream) wakeReaderLater() {
-	if st.rwait {
-		st.rwait = false
-		st.c.wakes = append(st.c.wakes, st.rsem)
+	if !st.rwait {
+		return
 	}
+	st.rwait = false
+	w := waiting{sem: st.rsem}
+	if st.parked {
+		st.parked = false
+		w = waiting{co: st.co}
+	}
+	st.c.wakes = append(st.c.wakes, w)
 }
 
 // wakeWriter lets who waits for a window look again. c.mu is held.
@@ -209,8 +224,11 @@ func (st *stream) kill(err error, how closedHow) {
 	st.localEnd, st.remoteEnd = true, true
 	st.wakeReader()
 	st.wakeWriter()
-	if st.server.cancel != nil {
-		st.server.cancel(err)
+	if x := st.server.x; x != nil {
+		if x.ctx.cancel != nil {
+			x.ctx.cancel(err)
+		}
+		st.co.Wake() // whatever it waits for
 	}
 	st.c.remove(st, how)
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/internal/coroutine"
 )
 
 // Progress tells how far an answer got.
@@ -220,6 +221,7 @@ func (s *splicingSink) ReadFrom(r io.Reader) (int64, error) {
 // tunnel connects the two raw streams until both directions have ended, or ctx
 // has.
 func (r *Relayer) tunnel(ctx context.Context, ex Exchange, resp *Response) (Progress, error) {
+	coroutine.Detach(ctx)
 	server := resp.Upgraded
 	defer server.Close()
 	client, err := ex.Upgrade(resp.Header)
