@@ -52,6 +52,7 @@ func (rt *Runtime) setAPIRules(conf *resource.Configuration) {
 // asked for.
 func (rt *Runtime) observeCalls(conf *resource.Configuration) (func(httpapi.Call), func(grpcapi.Call)) {
 	logHTTP, logGRPC := rt.logCalls(conf)
+	rt.logsCalls.Store(logHTTP != nil)
 	if logHTTP == nil && !rt.metrics.Enabled() {
 		return nil, nil
 	}

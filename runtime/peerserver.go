@@ -39,6 +39,10 @@ func servePeers(handler proxy.Handler, cfg *Config, s *security, l net.Listener)
 	}
 }
 
+// passedOn is the http2.Server.Inline of sidecars: what they ask of each other
+// is passed on to the application.
+func passedOn(*proxy.Request) bool { return true }
+
 // peerServer serves other sidecars, in plain text, over mutual TLS, or both. Those
 // it does not serve are told why.
 type peerServer struct {
@@ -60,7 +64,7 @@ func newPeerServer(handler proxy.Handler, cfg *Config, s *security) *peerServer 
 	p := &peerServer{log: cfg.Log}
 	p.begun, p.stop = context.WithCancel(context.Background())
 	server := func() *http2.Server {
-		return &http2.Server{Handler: handler, Log: cfg.Log, Config: http2.Config{MaxHeaderBytes: cfg.maxHead()}}
+		return &http2.Server{Handler: handler, Inline: passedOn, Log: cfg.Log, Config: http2.Config{MaxHeaderBytes: cfg.maxHead()}}
 	}
 	if s == nil || s.mode != MTLSStrict {
 		p.plain = server()
@@ -136,7 +140,7 @@ func (p *peerServer) serveConn(nc net.Conn) {
 		return
 	case secure:
 		ctx, cancel := context.WithTimeout(p.begun, handshakeTimeout)
-		tc, err = identity.Accept(ctx, &peeked{Conn: nc, first: first[:]}, p.tls)
+		tc, err = identity.Accept(ctx, http2.UnderTLS(nc, first[:]), p.tls)
 		cancel()
 	}
 	if err != nil {
@@ -237,22 +241,6 @@ func (p *peerServer) close() {
 	}
 }
 
-// peeked is a connection of which the first bytes have been read.
-type peeked struct {
-	net.Conn
-	first []byte
-}
-
-// Read implements io.Reader.
-func (b *peeked) Read(p []byte) (int, error) {
-	if len(b.first) > 0 {
-		n := copy(p, b.first)
-		b.first = b.first[n:]
-		return n, nil
-	}
-	return b.Conn.Read(p)
-}
-
 // explainRefusal returns err with what the other sidecar has said in refuse, if
 // that is its cause.
 func explainRefusal(err error) error {
@@ -275,7 +263,7 @@ func (s *security) dial(svc discovery.Service, address string) func(context.Cont
 		if err != nil {
 			return nil, err
 		}
-		tc, err := identity.Connect(ctx, nc, c)
+		tc, err := identity.Connect(ctx, http2.UnderTLS(nc, nil), c)
 		if err != nil {
 			_ = nc.Close()
 			return nil, err

@@ -11,6 +11,7 @@ import (
 	"github.com/proa-io/proa/block/middleware"
 	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/dialect/dapr"
+	"github.com/proa-io/proa/internal/coroutine"
 	"github.com/proa-io/proa/mesh/proxy"
 	"github.com/proa-io/proa/resource"
 )
@@ -70,6 +71,7 @@ type toApp struct{ rt *Runtime }
 // RoundTrip implements proxy.RoundTripper.
 func (t toApp) RoundTrip(ctx context.Context, r *proxy.Request, o proxy.RoundTripOptions) (*proxy.Response, error) {
 	if through := t.rt.table.Load().pipelines.app; through != nil {
+		coroutine.Detach(ctx) // middleware may wait for anything
 		return through.RoundTrip(ctx, r, o)
 	}
 	return t.rt.ends.app.RoundTrip(ctx, r, o)

@@ -41,6 +41,7 @@ type Runtime struct {
 	resiliency  *resiliency
 	table       atomic.Pointer[components]
 	ends        ends
+	logsCalls   atomic.Bool // whether calls of the API are logged
 	roster      *roster
 	names       *resolution
 	directory   *discovery.Directory
@@ -183,6 +184,12 @@ func (rt *Runtime) buildInvoker() {
 	rt.invoker = invoke.New(o)
 }
 
+// inline reports whether a request to the API may be answered by the goroutine
+// that reads it: one that is only passed on. Writing the log may wait.
+func (rt *Runtime) inline(r *proxy.Request) bool {
+	return rpc.IsGRPC(r.Header) && r.Header.Has(invoke.FieldTarget) && !rt.logsCalls.Load()
+}
+
 // handle serves both APIs on every API port: what is gRPC is known by its
 // content type.
 func (rt *Runtime) handle(ex proxy.Exchange) {
@@ -285,14 +292,14 @@ func (rt *Runtime) stages() [][]service {
 		{"discovery", rt.directory.Run},
 	}
 	servers := []service{
-		{"API", serveHTTP(rt.handle, &rt.cfg, append(append([]net.Listener{}, l.http...), l.grpc...)...)},
+		{"API", serveHTTP(rt.handle, rt.inline, &rt.cfg, append(append([]net.Listener{}, l.http...), l.grpc...)...)},
 		{"internal server", servePeers(rt.invoker.Receive, &rt.cfg, rt.security, l.internal)},
 	}
 	for i, f := range rt.cfg.Forwards {
 		servers = append(servers, service{"forward to " + f.App, rt.serveForward(f, l.forwards[i])})
 	}
 	if l.public != nil {
-		servers = append(servers, service{"public server", serveHTTP(rt.http.HandlePublic, &rt.cfg, l.public)})
+		servers = append(servers, service{"public server", serveHTTP(rt.http.HandlePublic, nil, &rt.cfg, l.public)})
 	}
 	stages := [][]service{{{"telemetry", rt.runSignals}}, bottom, components, {{"relays", rt.roster.relays}}, servers}
 	if rt.cfg.Process != nil {

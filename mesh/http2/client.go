@@ -96,6 +96,7 @@ func (cl *Client) init() {
 		duration(&cl.dialTimeout, 5*time.Second)
 		if cl.TLS != nil {
 			cl.tls = cl.TLS.Clone()
+			cl.tls.DynamicRecordSizingDisabled = true // records of a flush go out together
 			cl.tls.NextProtos = []string{wire.NextProtoTLS}
 			if host, _, err := net.SplitHostPort(cl.Addr); err == nil && cl.tls.ServerName == "" {
 				cl.tls.ServerName = host

@@ -81,6 +81,7 @@ func (s *Server) init() {
 		number(&s.maxConns, 10_000, maxWindow)
 		if s.TLS != nil {
 			s.tls = s.TLS.Clone()
+			s.tls.DynamicRecordSizingDisabled = true // records of a flush go out together
 			if !slices.Contains(s.tls.NextProtos, wire.NextProtoTLS) {
 				s.tls.NextProtos = append(s.tls.NextProtos, wire.NextProtoTLS)
 			}
@@ -200,8 +201,8 @@ func (s *Server) enter() bool {
 }
 
 // ServeConn serves one connection and closes it. seed is what the caller has
-// read from it already, such as the preface, if it had to find out which
-// protocol the client speaks. ServeConn returns when the connection has ended
+// read from it already, such as the preface or the beginning of a TLS
+// handshake, if it had to find out which protocol the client speaks. ServeConn returns when the connection has ended
 // and its handlers have returned: nil when the connection ended in good order,
 // otherwise why it ended.
 func (s *Server) ServeConn(nc net.Conn, seed []byte) error {
@@ -215,7 +216,7 @@ func (s *Server) ServeConn(nc net.Conn, seed []byte) error {
 }
 
 func (s *Server) serve(nc net.Conn, seed []byte) error {
-	nc, state, err := s.handshake(nc)
+	nc, seed, state, err := s.handshake(nc, seed)
 	if err != nil {
 		_ = nc.Close()
 		return fault.Wrap(err, fault.Unavailable, "%s: TLS handshake", peerName(nc, false))
@@ -237,17 +238,19 @@ func (s *Server) serve(nc net.Conn, seed []byte) error {
 	return err
 }
 
-// handshake makes a TLS connection of nc if the server does TLS.
-func (s *Server) handshake(nc net.Conn) (net.Conn, *tls.ConnectionState, error) {
+// handshake makes a TLS connection of nc if the server does TLS. It returns what
+// is left of seed for HTTP/2.
+func (s *Server) handshake(nc net.Conn, seed []byte) (net.Conn, []byte, *tls.ConnectionState, error) {
 	tc, ok := nc.(*tls.Conn)
 	if !ok {
 		if s.tls == nil {
-			return nc, nil, nil
+			return nc, seed, nil, nil
 		}
-		tc = tls.Server(&packer{Conn: nc}, s.tls)
+		tc = tls.Server(&packer{Conn: nc, seed: seed}, s.tls)
+		seed = nil
 	}
 	state, err := tlsHandshake(s.ctx, tc, s.cfg.HandshakeTimeout)
-	return tc, state, err
+	return tc, seed, state, err
 }
 
 func (s *Server) add(c *conn) bool {

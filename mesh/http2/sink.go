@@ -107,11 +107,17 @@ func (s *sink) writeFD(fd uintptr) bool {
 	return true
 }
 
+// UnderTLS returns nc for a TLS connection to be made on it that a Server or
+// Client is given later. The TLS records of one flush are one write then, which
+// need not wait. read is what was read from nc before.
+func UnderTLS(nc net.Conn, read []byte) net.Conn { return &packer{Conn: nc, seed: read} }
+
 // packer stands between TLS and the socket. It gathers the records of one
 // flush, so that they are one write, which need not wait.
 type packer struct {
 	net.Conn
-	mem *memory // nil: what is written goes out at once
+	seed []byte  // was read from Conn before
+	mem  *memory // nil: what is written goes out at once
 
 	mu   sync.Mutex
 	slab *slab
@@ -124,6 +130,16 @@ func (k *packer) begin(mem *memory) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.mem = mem
+}
+
+// Read implements net.Conn.
+func (k *packer) Read(p []byte) (int, error) {
+	if len(k.seed) > 0 {
+		n := copy(p, k.seed)
+		k.seed = k.seed[n:]
+		return n, nil
+	}
+	return k.Conn.Read(p)
 }
 
 // Write implements net.Conn.
