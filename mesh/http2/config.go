@@ -59,8 +59,9 @@ type Config struct {
 	// connection counts as dead. Default 10 s.
 	KeepAliveTimeout time.Duration
 
-	// ResetBudget is how many streams the peer may reset in a burst, before
-	// they are answered, until it is taken for an attack. It refills each
+	// ResetBudget is how many streams the peer may reset in a burst, or have
+	// reset by errors that it makes, before they are answered, until it is
+	// taken for an attack. It refills each
 	// second, and by one with each stream that ends well. Whatever the peer
 	// resets, no more than MaxStreams handlers run. Default 1000.
 	ResetBudget int

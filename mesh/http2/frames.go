@@ -351,6 +351,12 @@ func (c *conn) rejectStream(se *streamError) error {
 		c.noteClosed(se.id, closedReset)
 		return c.checkOutput()
 	}
+	if !c.client && !st.headSent {
+		// That the peer has provoked the reset makes it no cheaper.
+		if err := c.guard.reset(c); err != nil {
+			return err
+		}
+	}
 	st.reset(se.code, st.resetFault(se.code, false, se.reason))
 	return c.checkOutput()
 }

@@ -87,7 +87,7 @@ func flood(r *raw, send func(i int)) verdict {
 		}
 	}()
 	var v verdict
-	for v = r.next(); v.kind == "reset" || v.kind == "response" || v.kind == "pong"; v = r.next() {
+	for v = r.next(); v.kind == "reset" || v.kind == "response" || v.kind == "pong" || v.String() == goaway(xhttp2.ErrCodeNo); v = r.next() {
 	}
 	close(stop)
 	_ = r.nc.Close()
