@@ -53,6 +53,7 @@ func TestResetsThatTheClientProvokesAreCounted(t *testing.T) {
 			const budget, streams = 50, 10
 			var c crowd
 			s := &http2.Server{Handler: c.handle, Config: http2.Config{ResetBudget: budget, MaxStreams: streams}}
+			lent := s.Lent()
 			// In the bubble no time passes, and so no budget is refilled.
 			err := bubble(t, s, func(t *testing.T, r *raw) {
 				r.preface()
@@ -69,6 +70,7 @@ func TestResetsThatTheClientProvokesAreCounted(t *testing.T) {
 			if err == nil {
 				t.Error("the server says that the connection ended well")
 			}
+			nothingLent(t, lent)
 			if n := c.started.Load(); n > budget+1 {
 				t.Errorf("%d handlers were started", n)
 			}
@@ -149,7 +151,9 @@ func TestAttacksEndTheirConnectionAndNoOther(t *testing.T) {
 	leak.Check(t)
 	var c crowd
 	const streams, budget = 10, 100
-	addr := serve(t, &http2.Server{Handler: c.handle, Config: http2.Config{MaxStreams: streams, FrameBudget: budget, ResetBudget: budget}})
+	s := &http2.Server{Handler: c.handle, Config: http2.Config{MaxStreams: streams, FrameBudget: budget, ResetBudget: budget}}
+	lent := s.Lent()
+	addr := serve(t, s)
 	bystander := dial(t, addr)
 	ask := getRequest()
 	ask.Header = proxy.Header{{Name: "x-quick", Value: "1"}}
@@ -167,6 +171,8 @@ func TestAttacksEndTheirConnectionAndNoOther(t *testing.T) {
 			}
 		})
 	}
+	s.Close()
+	nothingLent(t, lent)
 	if n := c.most.Load(); n > 2*streams+1 { // the last ones of one connection, and those of the next
 		t.Errorf("%d handlers ran at a time", n)
 	}

@@ -79,6 +79,7 @@ func (c *conn) ensureBlock() {
 }
 
 func (m *memory) block() *block {
+	m.count(1)
 	if b, ok := m.blocks.Get().(*block); ok {
 		return b
 	}
@@ -88,6 +89,7 @@ func (m *memory) block() *block {
 }
 
 func (m *memory) freeBlock(b *block) {
+	m.count(-1)
 	clear(b.scratch)
 	*b = block{take: b.take, scratch: b.scratch[:0]}
 	m.blocks.Put(b)

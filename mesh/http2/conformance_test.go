@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	xhttp2 "golang.org/x/net/http2"
@@ -349,8 +350,9 @@ var strict = http2.Config{MaxStreams: 4, StreamWindow: 20 << 10, ConnWindow: 655
 func TestAServerActsOnFramesAsTheRFCsSay(t *testing.T) {
 	leak.Check(t)
 	server, client := mutual(t)
-	plain := serve(t, &http2.Server{Handler: unread, Config: strict})
-	secure := serve(t, &http2.Server{Handler: unread, Config: strict, TLS: server})
+	servers := []*http2.Server{{Handler: unread, Config: strict}, {Handler: unread, Config: strict, TLS: server}}
+	lent := []*atomic.Int64{servers[0].Lent(), servers[1].Lent()}
+	plain, secure := serve(t, servers[0]), serve(t, servers[1])
 	transports := map[string]func(t *testing.T) *raw{
 		"plain": func(t *testing.T) *raw { return rawClient(t, plain) },
 		"TLS":   func(t *testing.T) *raw { return secureClient(t, secure, client) },
@@ -366,6 +368,10 @@ func TestAServerActsOnFramesAsTheRFCsSay(t *testing.T) {
 				})
 			}
 		})
+	}
+	for i, s := range servers {
+		s.Close()
+		nothingLent(t, lent[i])
 	}
 }
 

@@ -228,11 +228,28 @@ func (c *conn) run() error {
 	c.mu.Unlock()
 	c.digest()
 	c.hangUp(tell)
-	c.in.release()
+	c.release()
 	if graceful {
 		return nil
 	}
 	return reason
+}
+
+// release gives back the memory of a connection that has ended.
+func (c *conn) release() {
+	c.in.release()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.mem.free(c.outSlab)
+	c.out, c.outSlab = nil, nil
+	if c.pending != nil {
+		c.mem.freeStream(c.pending)
+		c.pending = nil
+	}
+	if c.block != nil {
+		c.mem.freeBlock(c.block)
+		c.block = nil
+	}
 }
 
 // readFrames takes in frames until there is an error.

@@ -139,10 +139,12 @@ func FuzzServer(f *testing.F) {
 			}
 			echo(x)
 		}}
+		lent := s.Lent()
 		input := append(append([]byte(xhttp2.ClientPreface), settings...), frames...)
 		c := newCanned(input, nil)
 		_ = s.ServeConn(c, nil)
 		s.Close()
+		nothingLent(t, lent)
 		if !c.closed {
 			t.Error("the connection was not closed")
 		}
@@ -173,6 +175,7 @@ func FuzzClient(f *testing.F) {
 			dials++
 			return newCanned(settings, append([]byte{}, frames...)), nil
 		}}
+		lent := cl.Lent()
 		r := postRequest(io.MultiReader(bytes.NewReader(make([]byte, 100))), proxy.UnknownLength)
 		res, err := cl.RoundTrip(ctx, r, proxy.RoundTripOptions{Interim: func(int, proxy.Header) {}})
 		if err == nil {
@@ -183,6 +186,7 @@ func FuzzClient(f *testing.F) {
 			t.Error("the round trip did not end by itself")
 		}
 		cl.Close()
+		nothingLent(t, lent)
 		if dials > 20 {
 			t.Errorf("%d connections were made", dials)
 		}

@@ -2,6 +2,7 @@ package http2
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -23,6 +24,14 @@ type memory struct {
 	blocks  sync.Pool
 	timers  sync.Pool
 	clock   clock
+	lent    *atomic.Int64 // nil but in tests: how many slabs, streams and blocks are in use
+}
+
+// count notes that something was lent, or given back.
+func (m *memory) count(n int64) {
+	if m.lent != nil {
+		m.lent.Add(n)
+	}
 }
 
 func (m *memory) timer(d time.Duration) *time.Timer {
@@ -48,6 +57,7 @@ type slab struct {
 }
 
 func (m *memory) slab(size int) *slab {
+	m.count(1)
 	if s, ok := m.slabs[size].Get().(*slab); ok {
 		return s
 	}
@@ -58,6 +68,7 @@ func (m *memory) free(s *slab) {
 	if s == nil {
 		return
 	}
+	m.count(-1)
 	s.r, s.w, s.next = 0, 0, nil
 	m.slabs[s.size].Put(s)
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -23,6 +24,14 @@ func greeting() []byte {
 	})...)
 }
 
+// nothingLent checks that all memory that was lent was given back, once.
+func nothingLent(t *testing.T, lent *atomic.Int64) {
+	t.Helper()
+	if n := lent.Load(); n != 0 {
+		t.Errorf("%d slabs, streams or header blocks more were taken than given back", n)
+	}
+}
+
 // FuzzFrames holds the frame parser against the Framer of golang.org/x/net: what
 // that takes for an error of the connection may not pass.
 func FuzzFrames(f *testing.F) {
@@ -36,8 +45,10 @@ func FuzzFrames(f *testing.F) {
 	f.Fuzz(func(t *testing.T, frames []byte) {
 		leak.Check(t)
 		s := &http2.Server{Handler: func(x proxy.Exchange) { _ = x.Respond(204, nil, 0) }}
+		lent := s.Lent()
 		ended := s.ServeConn(newCanned(append(bytes.Clone(first), frames...), nil), nil)
 		s.Close()
+		nothingLent(t, lent)
 
 		fr := xhttp2.NewFramer(nil, bytes.NewReader(frames))
 		fr.SetMaxReadFrameSize(1 << 14)
@@ -50,6 +61,9 @@ func FuzzFrames(f *testing.F) {
 			}
 		}
 		_, wrong := errors.AsType[xhttp2.ConnectionError](err)
+		if d := fr.ErrorDetail(); d != nil && strings.HasPrefix(d.Error(), "PRIORITY_UPDATE") {
+			return // RFC 9218 is unknown here, and so ignored
+		}
 		if (wrong || errors.Is(err, xhttp2.ErrFrameTooLarge)) && ended == nil {
 			t.Errorf("the connection ended well; the oracle says: %v (%v)", err, fr.ErrorDetail())
 		}
@@ -91,8 +105,10 @@ func FuzzHeads(f *testing.F) {
 			seen.Store(true)
 			_ = x.Respond(204, nil, 0)
 		}}
+		lent := s.Lent()
 		ended := s.ServeConn(newCanned(append(bytes.Clone(first), frames...), nil), nil)
 		s.Close()
+		nothingLent(t, lent)
 
 		fr := xhttp2.NewFramer(nil, bytes.NewReader(frames))
 		fr.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
@@ -101,8 +117,10 @@ func FuzzHeads(f *testing.F) {
 		if err != nil && seen.Load() {
 			t.Errorf("a handler saw the request; the oracle says: %v (%v)", err, fr.ErrorDetail())
 		}
-		if code, ok := errors.AsType[xhttp2.ConnectionError](err); ok && ended == nil {
-			t.Errorf("the connection ended well; the oracle says: %v", xhttp2.ErrCode(code))
+		// The oracle ends the connection for a malformed request, too, when a
+		// CONTINUATION is still to come.
+		if errors.Is(err, xhttp2.ConnectionError(hpackError)) && ended == nil {
+			t.Error("the connection ended well; the oracle cannot decompress the request")
 		}
 	})
 }

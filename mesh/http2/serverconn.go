@@ -13,9 +13,10 @@ func (s *Server) beginHeaders(c *conn, fh wire.FrameHeader) {
 	c.mu.Lock()
 	known := c.streams[fh.StreamID] != nil
 	c.mu.Unlock()
-	c.pending = nil
 	if !known && fh.StreamID > c.peerID {
-		c.pending = c.mem.stream()
+		if c.pending == nil {
+			c.pending = c.mem.stream()
+		}
 		h = c.pending.server.header
 	}
 	c.block.begin(fh.StreamID, fh.Flags.Has(wire.FlagHeadersEndStream), h)
@@ -66,6 +67,9 @@ func (c *conn) lateHeaders(id uint32) error {
 
 // open makes a stream of the request in b. c.mu is held.
 func (s *Server) open(c *conn, b *block) error {
+	if b.end && b.length > 0 {
+		return &streamError{b.id, codeProtocol, "there is no content, and content-length says otherwise"}
+	}
 	st := c.pending
 	c.pending = nil
 	st.c, st.id = c, b.id
@@ -77,9 +81,6 @@ func (s *Server) open(c *conn, b *block) error {
 		st.recvLeft = proxy.UnknownLength // what follows is no content
 	}
 	if b.end {
-		if b.length > 0 {
-			return &streamError{b.id, codeProtocol, "there is no content, and content-length says otherwise"}
-		}
 		st.remoteEnd = true
 		st.recvLeft = 0
 	}

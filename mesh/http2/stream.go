@@ -87,6 +87,7 @@ type interim struct {
 type semaphore chan struct{}
 
 func (m *memory) stream() *stream {
+	m.count(1)
 	if s, ok := m.streams.Get().(*stream); ok {
 		return s
 	}
@@ -105,7 +106,12 @@ func (st *stream) unref() {
 	c.mem.free(held.content)
 	*st = stream{rsem: rsem, wsem: wsem}
 	st.server.header, st.trailer, st.server.held.header = reuse(header), reuse(trailer), reuse(held.header)
-	c.mem.streams.Put(st)
+	c.mem.freeStream(st)
+}
+
+func (m *memory) freeStream(st *stream) {
+	m.count(-1)
+	m.streams.Put(st)
 }
 
 // maxReused bounds the fields of a Header that is kept for the next stream.
