@@ -1,7 +1,8 @@
 // Package azure keeps promises of the building blocks on services of Microsoft
-// Azure: items and files in Blob Storage, and secrets in Key Vault.
+// Azure: items and files in Blob Storage, messages in Queue Storage, and secrets
+// in Key Vault.
 //
-// The package speaks the protocols of the services itself. Blob Storage is
+// The package speaks the protocols of the services itself. Storage is
 // tested on Azurite, Microsoft's emulator; Key Vault and Microsoft Entra ID, from
 // which tokens come, on stand-ins in the tests that answer as the documentation
 // says. None of it has been tried against the cloud: in particular not managed
@@ -35,6 +36,9 @@ func Specs() []component.Spec {
 		binding.OutputSpec(component.Description{
 			Name: "azure.blobstorage", Summary: "Creates, reads, lists and removes blobs in a container of Azure Blob Storage." + untried,
 		}, BlobsConfig{}, OpenBlobs),
+		binding.InputSpec(component.Description{
+			Name: "azure.storagequeues", Summary: "Sends messages to a queue of Azure Queue Storage, and takes them from it." + untried,
+		}, queueDefaults(), OpenQueue),
 		secret.Spec(component.Description{
 			Name: "azure.keyvault", Summary: "Reads secrets from Azure Key Vault. Tested on a stand-in; not tried against the cloud.",
 		}, VaultConfig{}, OpenVault),
@@ -101,7 +105,7 @@ func cloudOf(name string) (cloud, bool) {
 }
 
 // place is what a service lacks that answers 404.
-const place = "container or vault"
+const place = "container, queue or vault"
 
 // newClient returns a client for an answer as large as a blob that is written at
 // once may be in the emulator and the oldest versions of the service.

@@ -28,7 +28,7 @@ import (
 
 var server = testserver.Share(func(tb testserver.TB) *testserver.AzuriteServer { return testserver.Azurite(tb) })
 
-func TestMain(m *testing.M) { testserver.Main(m, server) }
+func TestMain(m *testing.M) { testserver.Main(m, server, queues) }
 
 var containers atomic.Int64
 

@@ -98,43 +98,64 @@ func (c StorageConfig) connected() StorageConfig {
 // address returns the URL of the account, without a slash at its end.
 func (c StorageConfig) address() string {
 	at, _ := cloudOf(c.AzureEnvironment)
-	if c.Endpoint == "" {
-		return "https://" + c.AccountName + ".blob." + at.storage
+	return accountURL(c.Endpoint, c.AccountName, "blob."+at.storage)
+}
+
+// accountURL returns the URL of an account, without a slash at its end: in a
+// domain of Azure, or at an endpoint when there is one.
+func accountURL(endpoint, account, domain string) string {
+	if endpoint == "" {
+		return "https://" + account + "." + domain
 	}
-	base := strings.TrimRight(c.Endpoint, "/")
+	base := strings.TrimRight(endpoint, "/")
 	u, err := url.Parse(base)
 	if err == nil && u.Path == "" && (u.Hostname() == "localhost" || strings.Trim(u.Hostname(), "0123456789.") == "" || strings.Contains(u.Hostname(), ":")) {
-		base += "/" + c.AccountName
+		base += "/" + account
 	}
 	return base
 }
 
-// storage sends requests about the blobs of one container.
+// storage sends requests about the blobs of one container, or the messages of one
+// queue.
 type storage struct {
 	client   *rest.Client
 	identity *identity // nil when there is a key
 	account  string
 	key      []byte
-	base     string // the URL of the container
+	base     string // the URL of the container or queue
 }
 
 func newStorage(ctx context.Context, cfg StorageConfig) (*storage, error) {
 	if cfg.ConnectionString.IsSet() {
 		cfg = cfg.connected()
 	}
-	s := &storage{client: newClient(ctx), account: cfg.AccountName, base: cfg.address() + "/" + cfg.ContainerName}
-	if cfg.AccountKey.IsSet() {
-		key, err := base64.StdEncoding.DecodeString(cfg.AccountKey.Reveal())
-		if err != nil {
-			return nil, component.Invalid("accountKey", "is not in base64")
-		}
-		s.key = key
-	} else {
-		s.identity = newIdentity(s.client, cfg.IdentityConfig, "https://storage.azure.com")
+	s, err := dial(ctx, cfg.IdentityConfig, credential{cfg.AccountName, cfg.AccountKey}, cfg.address()+"/"+cfg.ContainerName)
+	if err != nil {
+		return nil, err
 	}
 	if err := s.prepare(ctx, cfg); err != nil {
 		s.client.Close()
 		return nil, err
+	}
+	return s, nil
+}
+
+// credential is an account and, unless an identity is who asks, a key of it.
+type credential struct {
+	account string
+	key     component.Secret
+}
+
+// dial returns what sends requests about a container or queue. It asks for
+// nothing.
+func dial(ctx context.Context, id IdentityConfig, c credential, base string) (*storage, error) {
+	key, err := base64.StdEncoding.DecodeString(c.key.Reveal())
+	if err != nil {
+		return nil, component.Invalid("accountKey", "is not in base64")
+	}
+	s := &storage{client: newClient(ctx), account: c.account, key: key, base: base}
+	if !c.key.IsSet() {
+		s.identity = newIdentity(s.client, id, "https://storage.azure.com")
 	}
 	return s, nil
 }
@@ -158,7 +179,8 @@ func (s *storage) prepare(ctx context.Context, cfg StorageConfig) error {
 	return nil
 }
 
-// request is one about a blob, or about the container when there is none.
+// request is one about a blob, or what else a container or queue has, or about
+// the container or queue itself when there is none.
 type request struct {
 	method string
 	blob   string

@@ -22,6 +22,19 @@ const (
 // share it.
 func Azurite(tb TB) *AzuriteServer {
 	tb.Helper()
+	return azurite(tb, "blob")
+}
+
+// AzuriteQueues starts the emulator of queues for the test. That takes some
+// seconds: share it.
+func AzuriteQueues(tb TB) *AzuriteServer {
+	tb.Helper()
+	return azurite(tb, "queue")
+}
+
+// azurite starts the emulator of a service.
+func azurite(tb TB, service string) *AzuriteServer {
+	tb.Helper()
 	node, err := lookPath("node")
 	if err != nil {
 		missing(tb, "azurite", "node not found")
@@ -38,8 +51,8 @@ func Azurite(tb TB) *AzuriteServer {
 		program: node,
 		args: func(_ string, port int) ([]string, error) {
 			return []string{
-				filepath.Join(folder, "node_modules", "azurite", "dist", "src", "blob", "main.js"),
-				"--blobHost", "127.0.0.1", "--blobPort", strconv.Itoa(port), "--inMemoryPersistence", "--silent", "--disableTelemetry",
+				filepath.Join(folder, "node_modules", "azurite", "dist", "src", service, "main.js"),
+				"--" + service + "Host", "127.0.0.1", "--" + service + "Port", strconv.Itoa(port), "--inMemoryPersistence", "--silent", "--disableTelemetry",
 			}, nil
 		},
 		probe: func(p *Process) (string, error) {
