@@ -25,6 +25,7 @@ import (
 	"github.com/proa-io/proa/driver/memory"
 	"github.com/proa-io/proa/driver/middleware/bearer"
 	"github.com/proa-io/proa/driver/middleware/clientcredentials"
+	"github.com/proa-io/proa/driver/middleware/oauth2"
 	"github.com/proa-io/proa/driver/middleware/ratelimit"
 	"github.com/proa-io/proa/driver/middleware/route"
 	"github.com/proa-io/proa/driver/middleware/wasm"
@@ -95,6 +96,7 @@ func Specs(d Deps) []component.Spec {
 		memory.Specs(),
 		bearer.Specs(),
 		clientcredentials.Specs(),
+		oauth2.Specs(),
 		ratelimit.Specs(),
 		route.Specs(),
 		wasm.Specs(),
