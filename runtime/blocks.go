@@ -5,6 +5,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/proa-io/proa/block/binding"
 	"github.com/proa-io/proa/block/config"
@@ -89,6 +90,10 @@ func (rt *Runtime) Metadata() dapr.Metadata {
 		extended["proa.reload"] = r.String()
 		extended["proa.reload.generation"] = strconv.Itoa(r.Generation)
 	}
+	if doc := rt.security.Current(); doc != nil {
+		extended["proa.identity"] = doc.ID.String()
+		extended["proa.identity.expires"] = doc.Expiry().UTC().Format(time.RFC3339)
+	}
 	table := rt.table.Load()
 	set := table.set
 	m := dapr.Metadata{
@@ -146,6 +151,9 @@ func (rt *Runtime) NotReady(outbound bool) []string {
 	missing := rt.table.Load().notReady()
 	if !outbound && rt.app != nil && !rt.app.ready.Load() {
 		missing = append(missing, "application")
+	}
+	if rt.security.expired() {
+		missing = append(missing, "identity (its certificate has ended)")
 	}
 	return missing
 }

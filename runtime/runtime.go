@@ -134,7 +134,7 @@ func (rt *Runtime) build(ctx context.Context, set *resource.Set) (err error) {
 	if err := errors.Join(problems...); err != nil {
 		return fmt.Errorf("the resources have problems:\n%w", err)
 	}
-	if rt.security, err = newSecurity(c, &set.Configuration); err != nil {
+	if rt.security, err = newSecurity(c, &set.Configuration, rt.metrics); err != nil {
 		return fmt.Errorf("the identity of this sidecar: %w", err)
 	}
 	rt.transports.secure = rt.security
@@ -280,7 +280,7 @@ func (rt *Runtime) blocked(ctx context.Context) context.Context {
 // stages are all services, from the bottom up.
 func (rt *Runtime) stages() [][]service {
 	l := rt.listeners
-	bottom := []service{{"engine", rt.engine.Run}, {"identity", rt.security.run}}
+	bottom := []service{{"engine", rt.engine.Run}, {"identity", rt.security.Run}}
 	if rt.cfg.MetricsPort >= 0 {
 		bottom = append(bottom, service{"metrics", rt.metricsPort.run})
 	}

@@ -4,10 +4,13 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/proa-io/proa/block/invoke"
@@ -16,6 +19,7 @@ import (
 	"github.com/proa-io/proa/mesh/identity"
 	"github.com/proa-io/proa/mesh/proxy"
 	"github.com/proa-io/proa/resource"
+	"github.com/proa-io/proa/telemetry"
 )
 
 // The modes of mutual TLS between sidecars.
@@ -46,13 +50,15 @@ type security struct {
 	domain string // trust domain
 	source identity.Source
 	now    func() time.Time // time.Now, but in tests
+
+	monitor *identity.Monitor
 }
 
 // AuthorityFile is where the sidecars of a home folder have their authority.
 func AuthorityFile(home string) string { return filepath.Join(home, "identity", "ca.pem") }
 
 // newSecurity returns nil when mutual TLS is off.
-func newSecurity(cfg *Config, c *resource.Configuration) (*security, error) {
+func newSecurity(cfg *Config, c *resource.Configuration, m *telemetry.Metrics) (*security, error) {
 	mode := cfg.MTLS
 	if m := c.Spec.MTLS; mode == "" && m != nil && m.Enabled != nil && *m.Enabled {
 		mode = MTLSStrict
@@ -68,12 +74,48 @@ func newSecurity(cfg *Config, c *resource.Configuration) (*security, error) {
 	if a := c.Spec.AccessControl; a != nil {
 		s.domain = cmp.Or(a.TrustDomain, s.domain)
 	}
+	s.monitor = identity.NewMonitor(s, s.now, cfg.Log)
 	var err error
-	s.source, err = s.newSource(cfg, c)
+	s.source, err = s.newSource(cfg, c, identity.Both(s.monitor.Events(), measuredIdentity(m)))
 	return s, err
 }
 
-func (s *security) newSource(cfg *Config, c *resource.Configuration) (identity.Source, error) {
+// measuredIdentity returns what measures the identity.
+func measuredIdentity(m *telemetry.Metrics) identity.Events {
+	var former *identity.Document
+	return identity.Events{
+		Failed: func(error) { m.IdentityFailed() },
+		Renewed: func(d *identity.Document) {
+			if former != nil {
+				m.IdentityRotated(false)
+				if !slices.EqualFunc(former.Roots, d.Roots, (*x509.Certificate).Equal) {
+					m.IdentityRotated(true)
+				}
+			}
+			former = d
+			m.IdentityEnds(d.Expiry(), d.RootsExpiry())
+		},
+	}
+}
+
+// Current implements identity.Source.
+func (s *security) Current() *identity.Document {
+	if s == nil || s.source == nil { // which is being made
+		return nil
+	}
+	return s.source.Current()
+}
+
+// expired reports whether this sidecar has an identity that has ended.
+func (s *security) expired() bool {
+	if s == nil {
+		return false
+	}
+	doc := s.Current()
+	return doc != nil && doc.Expired(s.now())
+}
+
+func (s *security) newSource(cfg *Config, c *resource.Configuration, events identity.Events) (identity.Source, error) {
 	id := identity.ID{TrustDomain: s.domain, Namespace: cfg.Namespace, AppID: cfg.AppID}
 	from := cfg.Identity
 	if from.Certificate != "" || from.Key != "" || from.Roots != "" {
@@ -81,7 +123,7 @@ func (s *security) newSource(cfg *Config, c *resource.Configuration) (identity.S
 			return nil, fmt.Errorf("an identity in files is a certificate, its key and the roots to trust, but of %q, %q and %q one is missing",
 				from.Certificate, from.Key, from.Roots)
 		}
-		f, err := identity.NewFiles(identity.FilesOptions{Certificate: from.Certificate, Key: from.Key, Roots: from.Roots, Log: cfg.Log})
+		f, err := identity.NewFiles(identity.FilesOptions{Certificate: from.Certificate, Key: from.Key, Roots: from.Roots, Log: cfg.Log, Events: events})
 		if err != nil {
 			return nil, err
 		}
@@ -91,25 +133,30 @@ func (s *security) newSource(cfg *Config, c *resource.Configuration) (identity.S
 		return f, nil
 	}
 	if endpoint := cmp.Or(from.Endpoint, os.Getenv("SPIFFE_ENDPOINT_SOCKET")); endpoint != "" {
-		return identity.NewWorkload(identity.WorkloadOptions{Address: endpoint, ID: id, Log: cfg.Log}), nil
+		return identity.NewWorkload(identity.WorkloadOptions{Address: endpoint, ID: id, Log: cfg.Log, Events: events}), nil
 	}
 	home, err := Home(cfg.Engine.Dir)
 	if err != nil {
 		return nil, err
 	}
-	o := identity.LocalOptions{ID: id, File: AuthorityFile(home), Log: cfg.Log}
+	o := identity.LocalOptions{ID: id, File: AuthorityFile(home), Log: cfg.Log, Events: events}
 	if m := c.Spec.MTLS; m != nil {
 		o.Life = m.WorkloadCertTTL.Std()
 	}
 	return identity.NewLocal(o)
 }
 
-// run keeps the identity current.
-func (s *security) run(ctx context.Context) error {
+// Run keeps the identity current until ctx ends, and warns when that fails.
+func (s *security) Run(ctx context.Context) error {
 	if s == nil {
 		<-ctx.Done()
 		return nil
 	}
+	var monitor sync.WaitGroup
+	defer monitor.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	monitor.Go(func() { _ = s.monitor.Run(ctx) })
 	return s.source.Run(ctx)
 }
 

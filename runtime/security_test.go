@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -148,4 +149,51 @@ func plain(t *testing.T, port int) string {
 		return err.Error()
 	}
 	return string(text)
+}
+
+func TestTheEndOfAnIdentityIsMeasuredAndTheProcessIsUnwellOnlyAfterIt(t *testing.T) {
+	var late atomic.Int64 // how many nanoseconds the clock is ahead
+	r := newWiredRig(t, nil, func(c *Config) { c.MTLS, c.MetricsPort = MTLSStrict, 0 }, func(rt *Runtime) {
+		rt.security.now = func() time.Time { return time.Now().Add(time.Duration(late.Load())) }
+	})
+	metrics := func() string {
+		t.Helper()
+		resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/metrics", r.Addresses().MetricsPort))
+		must(t, err)
+		defer resp.Body.Close()
+		text, err := io.ReadAll(resp.Body)
+		must(t, err)
+		return string(text)
+	}
+	doc := r.security.Current()
+	for name, ends := range map[string]time.Time{"leaf": doc.Expiry(), "root": doc.RootsExpiry()} {
+		line := fmt.Sprintf("proa_identity_certificate_expiry_timestamp_seconds{app_id=\"shop\",certificate=%q,namespace=\"default\"} ", name)
+		_, rest, ok := strings.Cut(metrics(), line)
+		value, _, _ := strings.Cut(rest, "\n")
+		if at, err := strconv.ParseFloat(value, 64); !ok || err != nil || int64(at) != ends.Unix() {
+			t.Errorf("%s: %q, want %d", name, value, ends.Unix())
+		}
+	}
+	healthy := func() int {
+		t.Helper()
+		status, _, err := r.call("GET", "/v1.0/healthz", "")
+		must(t, err)
+		return status
+	}
+	for deadline := time.Now().Add(patience); healthy() != 204; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the sidecar does not become ready")
+		}
+	}
+	late.Store(int64(time.Until(doc.Expiry()) - time.Minute))
+	if got := healthy(); got != 204 {
+		t.Errorf("before the end: %d", got)
+	}
+	late.Store(int64(time.Until(doc.Expiry()) + time.Minute))
+	if got := healthy(); got != 500 {
+		t.Errorf("after the end: %d", got)
+	}
+	if answer := r.must("GET", "/v1.0/metadata", "", 200); !strings.Contains(answer, `"proa.identity":"spiffe://public/ns/default/shop"`) {
+		t.Errorf("the metadata do not tell the identity: %s", answer)
+	}
 }

@@ -67,6 +67,9 @@ const (
 	componentReady
 	reloads
 	reloadOK
+	identityExpiry
+	identityRotations
+	identityFailures
 
 	numMetrics
 )
@@ -163,6 +166,17 @@ func definitions() [numMetrics]definition {
 	d[reloadOK] = definition{
 		name: "proa_reload_ok", help: "0 when the resources as they are now were refused, so that former ones serve.", scope: ofNamespace,
 		kind: gauge,
+	}
+	d[identityExpiry] = definition{
+		name: "proa_identity_certificate_expiry_timestamp_seconds", scope: ofNamespace, kind: gauge, labels: []string{"certificate"},
+		help: "When this sidecar's certificate for mutual TLS (leaf), or the last of the authorities it trusts (root), ends, in Unix time.",
+	}
+	d[identityRotations] = definition{
+		name: "proa_identity_rotations_total", scope: ofNamespace, labels: []string{"certificate"},
+		help: "Changes of the certificate for mutual TLS (leaf), and of the authorities that are trusted (root).",
+	}
+	d[identityFailures] = definition{
+		name: "proa_identity_rotation_failures_total", help: "Failures to renew the certificate for mutual TLS or its authorities.", scope: ofNamespace,
 	}
 	return d
 }

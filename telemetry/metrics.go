@@ -134,6 +134,36 @@ func (m *Metrics) Reloaded(result string, ok bool) {
 	g.set(reloadOK, number(ok), values{})
 }
 
+// IdentityEnds records when the certificate of this sidecar ends, and when the
+// last authority does that it trusts.
+func (m *Metrics) IdentityEnds(leaf, roots time.Time) {
+	if m == nil {
+		return
+	}
+	g := m.now.Load()
+	g.with(identityExpiry, values{"leaf"}).gauge.Set(float64(leaf.Unix()))
+	g.with(identityExpiry, values{"root"}).gauge.Set(float64(roots.Unix()))
+}
+
+// IdentityRotated counts another certificate of this sidecar or, with roots, a
+// change of the authorities that it trusts.
+func (m *Metrics) IdentityRotated(roots bool) {
+	switch {
+	case m == nil:
+	case roots:
+		m.now.Load().count(identityRotations, 1, values{"root"})
+	default:
+		m.now.Load().count(identityRotations, 1, values{"leaf"})
+	}
+}
+
+// IdentityFailed counts a failure to renew the certificate of this sidecar.
+func (m *Metrics) IdentityFailed() {
+	if m != nil {
+		m.now.Load().count(identityFailures, 1, values{})
+	}
+}
+
 // ErrorCode counts an error that a caller of the API was told of, by its code
 // and the part of the API that the code belongs to. It counts only when the
 // settings ask for it.

@@ -22,6 +22,7 @@ type FilesOptions struct {
 	// Interval is how often they are looked at; 10 s when zero.
 	Interval time.Duration
 	Clock    Clock
+	Events   Events
 	// Log tells of renewals and troubles; nil discards.
 	Log *slog.Logger
 }
@@ -54,14 +55,20 @@ func (f *Files) Current() *Document { return f.current.Load() }
 func (f *Files) Run(ctx context.Context) error {
 	tick := time.NewTicker(f.opt.Interval)
 	defer tick.Stop()
+	failed := false // the look before: its failure is logged once
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			if err := f.refresh(); err != nil {
-				f.opt.Log.ErrorContext(ctx, "the identity's files cannot be used; what they said before serves on", "error", err)
+			err := f.refresh()
+			if err != nil {
+				f.opt.Events.failed(err)
+				if !failed {
+					f.opt.Log.ErrorContext(ctx, "the identity's files cannot be used; what they said before serves on", "error", err)
+				}
 			}
+			failed = err != nil
 		}
 	}
 }
@@ -95,6 +102,7 @@ func (f *Files) refresh() error {
 	}
 	f.seen = texts
 	f.current.Store(doc)
+	f.opt.Events.renewed(doc)
 	f.opt.Log.Info("identity read", "id", doc.ID.String(), "expires", doc.Expiry(), "roots", len(doc.Roots))
 	return nil
 }

@@ -44,6 +44,7 @@ type LocalOptions struct {
 	// minute, when zero.
 	Interval time.Duration
 	Clock    Clock
+	Events   Events
 	// Log tells of renewals and troubles; nil discards.
 	Log *slog.Logger
 }
@@ -82,14 +83,21 @@ func (l *Local) Current() *Document { return l.current.Load() }
 func (l *Local) Run(ctx context.Context) error {
 	tick := time.NewTicker(l.opt.Interval)
 	defer tick.Stop()
+	failed := false // the attempt before: its failure is logged once
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 			if err := l.refresh(); err != nil {
-				l.opt.Log.ErrorContext(ctx, "the identity cannot be renewed", "id", l.opt.ID.String(), "file", l.opt.File, "error", err)
+				l.opt.Events.failed(err)
+				if !failed {
+					l.opt.Log.ErrorContext(ctx, "the identity cannot be renewed; it is tried again", "id", l.opt.ID.String(), "file", l.opt.File, "error", err)
+				}
+				failed = true
+				continue
 			}
+			failed = false
 		}
 	}
 }
@@ -118,6 +126,7 @@ func (l *Local) refresh() error {
 	}
 	l.seen = text
 	l.current.Store(doc)
+	l.opt.Events.renewed(doc)
 	l.opt.Log.Info("identity renewed", "id", l.opt.ID.String(), "expires", doc.Expiry(), "roots", len(doc.Roots))
 	return nil
 }

@@ -21,8 +21,9 @@ type WorkloadOptions struct {
 	Address string
 	// ID chooses among several documents that the workload may have; the zero
 	// value takes the first that names an application.
-	ID    ID
-	Clock Clock
+	ID     ID
+	Clock  Clock
+	Events Events
 	// Log tells of renewals and troubles; nil discards.
 	Log *slog.Logger
 }
@@ -76,10 +77,12 @@ func (w *Workload) OnX509ContextUpdate(update *workloadapi.X509Context) {
 			continue
 		}
 		w.current.Store(doc)
+		w.opt.Events.renewed(doc)
 		w.opt.Log.Info("identity renewed", "id", doc.ID.String(), "expires", doc.Expiry(), "roots", len(doc.Roots))
 		return
 	}
 	w.opt.Log.Error("the Workload API has no document for this application", "wanted", w.opt.ID.String(), "documents", len(update.SVIDs))
+	w.opt.Events.failed(fault.New(fault.NotFound, "the Workload API has no document for %s", w.opt.ID))
 }
 
 func (w *Workload) document(update *workloadapi.X509Context, svid *x509svid.SVID) (*Document, error) {
@@ -97,4 +100,5 @@ func (w *Workload) document(update *workloadapi.X509Context, svid *x509svid.SVID
 // OnX509ContextWatchError implements workloadapi.X509ContextWatcher.
 func (w *Workload) OnX509ContextWatchError(err error) {
 	w.opt.Log.Warn("the Workload API cannot be watched; it is tried again", "error", err)
+	w.opt.Events.failed(err)
 }
