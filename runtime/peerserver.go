@@ -3,6 +3,7 @@ package runtime
 import (
 	"context"
 	"crypto/tls"
+	"encoding/hex"
 	"errors"
 	"io"
 	"log/slog"
@@ -153,6 +154,7 @@ func (p *peerServer) serveConn(nc net.Conn) {
 	}
 	// How a connection ends is no news.
 	if secure {
+		p.note(tc)
 		_ = p.secure.ServeConn(tc, nil)
 	} else {
 		_ = p.plain.ServeConn(nc, first[:])
@@ -177,6 +179,18 @@ func (p *peerServer) tell(nc net.Conn, err error) {
 	host, _, _ := net.SplitHostPort(nc.RemoteAddr().String())
 	p.refused.log(p.log, host+" "+string(fault.ReasonOf(err)), "a connection is refused that another sidecar may have made",
 		"remote", nc.RemoteAddr().String(), "error", err)
+}
+
+// note logs who has connected, for those who look for why certificates do not
+// change as they should.
+func (p *peerServer) note(tc *tls.Conn) {
+	if !p.log.Enabled(p.begun, slog.LevelDebug) {
+		return
+	}
+	s := tc.ConnectionState()
+	leaf := s.PeerCertificates[0]
+	p.log.Debug("another sidecar has connected", "id", leaf.URIs[0].String(), "tls", tls.VersionName(s.Version), "expires", leaf.NotAfter.UTC(),
+		"serial", leaf.SerialNumber.Text(16), "signed_by", hex.EncodeToString(leaf.AuthorityKeyId))
 }
 
 // refuse tells the other side why it is not served, in the way of HTTP/2: with

@@ -137,18 +137,14 @@ func caRotate() *cobra.Command {
 is over, when every sidecar has seen it; the former key is trusted until what it
 has signed has ended. No connection and no request fails.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			a, file, err := f.read()
+			_, file, err := f.read()
 			if err != nil {
 				return err
 			}
-			if a, err = a.Rotate(time.Now(), overlap, identity.AuthorityOptions{}); err != nil {
-				return err
-			}
-			text, err := a.Encode()
+			a, _, err := identity.Update(file, func(a *identity.Authority) (*identity.Authority, error) {
+				return a.Rotate(time.Now(), overlap, identity.AuthorityOptions{})
+			})
 			if err != nil {
-				return err
-			}
-			if err := identity.Replace(file, text); err != nil {
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "the new key signs from %s\n", a.Signs().Local().Format(time.DateTime))
@@ -169,7 +165,11 @@ func caIssue() *cobra.Command {
 		Example: "  proa ca issue shop --out ./shop-identity\n" +
 			"  proa sidecar --app-id shop --mtls strict --identity-cert cert.pem --identity-key key.pem --identity-roots roots.pem",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			a, _, err := f.read()
+			_, file, err := f.read()
+			if err != nil {
+				return err
+			}
+			a, _, err := identity.Update(file, func(a *identity.Authority) (*identity.Authority, error) { return a.Promise(life), nil })
 			if err != nil {
 				return err
 			}

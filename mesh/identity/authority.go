@@ -12,6 +12,7 @@ import (
 	"encoding/pem"
 	"math/big"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/proa-io/proa/fault"
@@ -22,7 +23,7 @@ const (
 	DefaultRootLife = 10 * 365 * 24 * time.Hour
 	DefaultLeafLife = 24 * time.Hour
 	// skew is how much earlier than now certificates begin, for clocks that
-	// are behind.
+	// are behind; certificates that last for minutes begin less early.
 	skew = time.Minute
 )
 
@@ -34,6 +35,9 @@ type Authority struct {
 	TrustDomain string
 	// roots are trusted, oldest first. The last one that is active signs.
 	roots []root
+	// longest is the longest life of documents that it was promised to; see
+	// Promise.
+	longest time.Duration
 }
 
 // root is one key of an Authority.
@@ -43,7 +47,8 @@ type root struct {
 	active time.Time // from when on it signs
 }
 
-// AuthorityOptions say how long things last. Zero fields take the defaults.
+// AuthorityOptions say how long things last. Zero fields take the defaults: for a
+// further key of an authority, the life of the newest one.
 type AuthorityOptions struct {
 	RootLife time.Duration
 }
@@ -93,17 +98,33 @@ func newSerial() (*big.Int, error) {
 // Rotate returns an authority that has one more key. It is trusted at once, and
 // signs once overlap has passed, when all who ask for documents have seen it.
 func (a *Authority) Rotate(now time.Time, overlap time.Duration, o AuthorityOptions) (*Authority, error) {
+	if o.RootLife <= 0 {
+		newest := a.roots[len(a.roots)-1].cert
+		o.RootLife = newest.NotAfter.Sub(newest.NotBefore) - skew
+	}
 	r, err := newRoot(a.TrustDomain, now, now.Add(overlap), o)
 	if err != nil {
 		return nil, err
 	}
-	return &Authority{TrustDomain: a.TrustDomain, roots: append(append([]root(nil), a.roots...), r)}, nil
+	return &Authority{TrustDomain: a.TrustDomain, roots: append(slices.Clone(a.roots), r), longest: a.longest}, nil
+}
+
+// Promise returns an authority whose keys stay trusted for as long as documents
+// of a life need it, whoever prunes them. It is a itself when that was promised
+// before, as a life of up to DefaultLeafLife is to everybody.
+func (a *Authority) Promise(life time.Duration) *Authority {
+	if life <= max(a.longest, DefaultLeafLife) {
+		return a
+	}
+	return &Authority{TrustDomain: a.TrustDomain, roots: a.roots, longest: life}
 }
 
 // Prune returns an authority without the keys that nobody needs any more: those
-// that have ended, and those whose successor has signed for longer than leafLife.
+// that have ended, and those whose successor has signed for longer than leafLife,
+// and than any life that was promised.
 func (a *Authority) Prune(now time.Time, leafLife time.Duration) *Authority {
-	out := &Authority{TrustDomain: a.TrustDomain}
+	out := &Authority{TrustDomain: a.TrustDomain, longest: a.longest}
+	leafLife = max(leafLife, a.longest)
 	for i, r := range a.roots {
 		last := i == len(a.roots)-1
 		if !last && (now.After(r.cert.NotAfter) || now.After(a.roots[i+1].active.Add(leafLife+skew))) {
@@ -124,7 +145,9 @@ func (a *Authority) Maintain(now time.Time, overlap, leafLife time.Duration) (*A
 	life := newest.NotAfter.Sub(newest.NotBefore)
 	if now.After(newest.NotAfter.Add(-life / 3)) {
 		var err error
-		if out, err = a.Rotate(now, overlap, AuthorityOptions{RootLife: life - skew}); err != nil {
+		// Whoever holds documents in files may need as long as they last to see it.
+		overlap = max(overlap, min(a.longest, life/6))
+		if out, err = a.Rotate(now, overlap, AuthorityOptions{}); err != nil {
 			return nil, err
 		}
 	}
@@ -196,7 +219,7 @@ func (a *Authority) Issue(id ID, now time.Time, life time.Duration) (*Document, 
 	}
 	by := a.signer(now)
 	template := &x509.Certificate{
-		SerialNumber: serial, NotBefore: now.Add(-skew), NotAfter: earliest(now.Add(life), by.cert.NotAfter),
+		SerialNumber: serial, NotBefore: now.Add(-min(skew, life/10)), NotAfter: earliest(now.Add(life), by.cert.NotAfter),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		BasicConstraintsValid: true, URIs: []*url.URL{id.URL()},
 	}
@@ -219,6 +242,7 @@ const (
 	certificateBlock = "CERTIFICATE"
 	keyBlock         = "PRIVATE KEY"
 	activeHeader     = "Signs-From"
+	longestHeader    = "Longest-Certificate"
 )
 
 // Encode returns the authority with its keys in PEM: for each a certificate and
@@ -231,9 +255,11 @@ func (a *Authority) Encode() ([]byte, error) {
 			return nil, err
 		}
 		_ = pem.Encode(&out, &pem.Block{Type: certificateBlock, Bytes: r.cert.Raw}) // to memory
-		_ = pem.Encode(&out, &pem.Block{
-			Type: keyBlock, Headers: map[string]string{activeHeader: r.active.UTC().Format(time.RFC3339Nano)}, Bytes: der,
-		})
+		headers := map[string]string{activeHeader: r.active.UTC().Format(time.RFC3339Nano)}
+		if a.longest > 0 {
+			headers[longestHeader] = a.longest.String()
+		}
+		_ = pem.Encode(&out, &pem.Block{Type: keyBlock, Headers: headers, Bytes: der})
 	}
 	return out.Bytes(), nil
 }
@@ -263,6 +289,13 @@ func DecodeAuthority(text []byte) (*Authority, error) {
 				if r.active, err = time.Parse(time.RFC3339Nano, text); err != nil {
 					return nil, fault.Wrap(err, fault.InvalidArgument, "block %d: %s", n, activeHeader)
 				}
+			}
+			if text := b.Headers[longestHeader]; text != "" {
+				life, err := time.ParseDuration(text)
+				if err != nil {
+					return nil, fault.Wrap(err, fault.InvalidArgument, "block %d: %s", n, longestHeader)
+				}
+				a.longest = max(a.longest, life)
 			}
 			if err := a.add(r); err != nil {
 				return nil, fault.Wrap(err, fault.InvalidArgument, "block %d", n)

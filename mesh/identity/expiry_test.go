@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -19,6 +20,26 @@ type changing struct {
 }
 
 func (c *changing) Current() *Document { return c.doc.Load() }
+
+// lines is what was logged.
+type lines struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+// take returns what was logged since the last time.
+func (l *lines) take() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	defer l.text.Reset()
+	return l.text.String()
+}
 
 func TestWhatEndsAndIsNotRenewedIsWarnedOf(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -34,11 +55,10 @@ func TestWhatEndsAndIsNotRenewedIsWarnedOf(t *testing.T) {
 			}
 			src.doc.Store(doc)
 		}
-		var log bytes.Buffer
+		var log lines
 		said := func() string {
 			synctest.Wait()
-			defer log.Reset()
-			return log.String()
+			return log.take()
 		}
 		m := NewMonitor(&src, time.Now, slog.New(slog.NewTextHandler(&log, nil)))
 		done := make(chan error, 1)

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -131,17 +130,17 @@ func (l *Local) refresh() error {
 	return nil
 }
 
-// maintain renews the keys of the authority. When several processes do so at the
-// same time the last one's key stays, which none of the others has used yet.
+// maintain renews the keys of the authority, and has them trusted for as long as
+// its documents need.
 func (l *Local) maintain(a *Authority, text []byte, now time.Time) (*Authority, []byte, error) {
-	next, err := a.Maintain(now, l.opt.Life, l.opt.Life)
+	change := func(a *Authority) (*Authority, error) {
+		return a.Promise(l.opt.Life).Maintain(now, l.opt.Life, l.opt.Life)
+	}
+	next, err := change(a)
 	if err != nil || next == a {
 		return a, text, err
 	}
-	if text, err = next.Encode(); err != nil {
-		return nil, nil, err
-	}
-	if err := Replace(l.opt.File, text); err != nil {
+	if next, text, err = Update(l.opt.File, change); err != nil {
 		return nil, nil, err
 	}
 	l.opt.Log.Info("the authority's keys are renewed", "file", l.opt.File, "keys", len(next.roots), "signs_from", next.Signs(), "expires", next.Expiry())
@@ -168,43 +167,4 @@ func readOrMake(file, trustDomain string, now time.Time, life time.Duration) ([]
 		return nil, err
 	}
 	return text, nil
-}
-
-// Create writes a file of secrets that must not exist, and its folder, at once
-// and whole.
-func Create(file string, text []byte) error {
-	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-		return err
-	}
-	temp, err := writeTemp(file, text)
-	if err != nil {
-		return err
-	}
-	defer os.Remove(temp)
-	return os.Link(temp, file)
-}
-
-// Replace writes a file of secrets, at once and whole, over what was there.
-func Replace(file string, text []byte) error {
-	temp, err := writeTemp(file, text)
-	if err != nil {
-		return err
-	}
-	if err := os.Rename(temp, file); err != nil {
-		return errors.Join(err, os.Remove(temp))
-	}
-	return nil
-}
-
-// writeTemp writes a file beside the one that it is for, for its owner only.
-func writeTemp(file string, text []byte) (string, error) {
-	f, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+"-*")
-	if err != nil {
-		return "", err
-	}
-	_, err = f.Write(text)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return "", errors.Join(err, os.Remove(f.Name()))
-	}
-	return f.Name(), nil
 }
