@@ -141,8 +141,8 @@ func (m *Metrics) IdentityEnds(leaf, roots time.Time) {
 		return
 	}
 	g := m.now.Load()
-	g.with(identityExpiry, values{"leaf"}).gauge.Set(float64(leaf.Unix()))
-	g.with(identityExpiry, values{"root"}).gauge.Set(float64(roots.Unix()))
+	g.set(identityExpiry, leaf.Unix(), values{"leaf"})
+	g.set(identityExpiry, roots.Unix(), values{"root"})
 }
 
 // IdentityRotated counts another certificate of this sidecar or, with roots, a
