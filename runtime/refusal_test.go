@@ -60,9 +60,9 @@ func peerOf(t *testing.T, s *security) (address string, log *logBuffer) {
 	return l.Addr().String(), log
 }
 
-// callPeer calls the sidecar of "shop" at an address and returns what its
-// caller gets, and what is logged on the way.
-func callPeer(t *testing.T, s *security, address string) (err error, logged *logBuffer) { //nolint:revive // the error is what is asked for
+// callPeer calls the sidecar of "shop" at an address and returns what is logged
+// on the way, and what its caller gets.
+func callPeer(t *testing.T, s *security, address string) (logged *logBuffer, err error) {
 	t.Helper()
 	logged = &logBuffer{}
 	ts := &transports{log: slog.New(slog.NewTextHandler(logged, nil)), secure: s}
@@ -74,7 +74,7 @@ func callPeer(t *testing.T, s *security, address string) (err error, logged *log
 	if err == nil {
 		_ = resp.Body.Close()
 	}
-	return err, logged
+	return logged, err
 }
 
 func TestSidecarsThatDoNotTrustEachOtherSayWhatIsWrongOnBothSides(t *testing.T) {
@@ -137,7 +137,7 @@ func TestSidecarsThatDoNotTrustEachOtherSayWhatIsWrongOnBothSides(t *testing.T) 
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			address, log := peerOf(t, tc.callee)
-			err, logged := callPeer(t, tc.caller, address)
+			logged, err := callPeer(t, tc.caller, address)
 			if tc.atCaller == "" {
 				if err != nil {
 					t.Error(err)
