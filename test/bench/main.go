@@ -38,7 +38,7 @@ func main() {
 	var o options
 	flag.StringVar(&o.proa, "proa", "bin/proa", "the program to measure")
 	flag.StringVar(&o.out, "out", "", "file to write; standard output by default")
-	flag.DurationVar(&o.duration, "duration", 800*time.Millisecond, "how long one turn of a case takes")
+	flag.DurationVar(&o.duration, "duration", 700*time.Millisecond, "how long one turn of a case takes")
 	flag.IntVar(&o.rounds, "rounds", 3, "how many turns each has; what counts is their median")
 	flag.IntVar(&o.cores, "cores", runtime.NumCPU(), "GOMAXPROCS of Proa, worker processes of nginx, threads of haproxy")
 	flag.StringVar(&o.only, "only", "", "measure only cases whose name has one of these in it, separated by commas; \"one hop\", \"gRPC unary, 100 B\", \"nginx\", ...")

@@ -34,8 +34,9 @@ func describeMachine(ctx context.Context, o options) string {
 	if out, err := exec.CommandContext(ctx, o.proa, "version").Output(); err == nil { //nolint:gosec // the program to measure
 		version = strings.TrimSpace(string(out))
 	}
+	redis := strings.Join(strings.Fields(peer.Version(ctx, "redis-server", "--version"))[:3], " ")
 	return fmt.Sprintf("Machine: %d × %s, %s/%s, %s. Proa %s, built with %s; %s; %s; %s.", runtime.NumCPU(), cpuModel(), runtime.GOOS, runtime.GOARCH,
-		kernel, version, runtime.Version(), peer.Version(ctx, "nginx", "-v"), peer.Version(ctx, "haproxy", "-v"), peer.Version(ctx, "redis-server", "--version"))
+		kernel, version, runtime.Version(), peer.Version(ctx, "nginx", "-v"), peer.Version(ctx, "haproxy", "-v"), redis)
 }
 
 // intro is the beginning of the page.
@@ -56,6 +57,13 @@ one call under way. Client and application echo the body, byte by byte on socket
 
 CPU time is user and system time of all processes of the proxy, or of both sidecars; a ratio is the median of those of the
 runs. Allocations are those of Proa per call. Memory is the most that was resident during the case.
+
+` + "```sh" + `
+make bench                                                          # this page, in about ten minutes
+go run ./test/bench --only "HTTP/1.1 one hop" --shapes 1,16         # some of it, to standard output
+go run ./test/bench --only "two sidecars" --profiles DIR            # with CPU profiles of the sidecars
+make soak                                                           # ten minutes of everything at once: is it flat?
+` + "```" + `
 `
 
 // render makes the page.
