@@ -315,3 +315,17 @@ func TestCloseEndsAReadThatWaits(t *testing.T) {
 		t.Error("the read ended without an error")
 	}
 }
+
+func TestARequestIsSentThoughTheShortWaitAtFirstIsOverAlready(t *testing.T) {
+	cl := newClient(t, serve(t, &Server{Handler: func(ex proxy.Exchange) { respond(t, ex, 200, nil, "ok") }}))
+	for i := range 5 {
+		if status, body, _ := fetch(t, cl, post("/", strings.NewReader("x"), 1)); status != 200 || body != "ok" {
+			t.Fatalf("request %d: %d %q", i, status, body)
+		}
+		// As if this goroutine had not run between setting the deadline that is
+		// kept for the next request, and asking.
+		c := cl.idle[0]
+		c.nc.SetReadDeadline(time.Unix(1, 0))
+		c.readBy = time.Now().Add(ctxDelay)
+	}
+}
