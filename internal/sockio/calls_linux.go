@@ -1,4 +1,4 @@
-//go:build linux && !race
+//go:build linux && (amd64 || arm64) && !race
 
 package sockio
 
@@ -7,15 +7,17 @@ import (
 	"unsafe"
 )
 
-// The calls are those of RawSyscall: the scheduler does not hear of them. The
-// descriptors must not block. p must not be empty.
+// The calls are those of RawSyscall: the scheduler does not hear of them. So they
+// must never block, whatever somebody else has made of the descriptor's mode.
+const dontWait = syscall.MSG_DONTWAIT | syscall.MSG_NOSIGNAL
 
+// read reads to p, which must not be empty.
 func read(fd int, p []byte) (int, error) {
-	return call(syscall.SYS_READ, fd, unsafe.Pointer(unsafe.SliceData(p)), len(p), 0)
+	return call(syscall.SYS_RECVFROM, fd, unsafe.Pointer(unsafe.SliceData(p)), len(p), syscall.MSG_DONTWAIT)
 }
 
 func write(fd int, p []byte) (int, error) {
-	return call(syscall.SYS_WRITE, fd, unsafe.Pointer(unsafe.SliceData(p)), len(p), 0)
+	return call(syscall.SYS_SENDTO, fd, unsafe.Pointer(unsafe.SliceData(p)), len(p), dontWait)
 }
 
 func look(fd int, p []byte) (int, error) {
@@ -37,11 +39,13 @@ func writeAll(fd int, parts *[3][]byte) (int, error) {
 	case 0:
 		return 0, nil
 	case 1:
-		return call(syscall.SYS_WRITE, fd, unsafe.Pointer(vec[0].Base), int(vec[0].Len), 0)
+		return call(syscall.SYS_SENDTO, fd, unsafe.Pointer(vec[0].Base), int(vec[0].Len), dontWait)
 	}
-	return call(syscall.SYS_WRITEV, fd, unsafe.Pointer(&vec[0]), used, 0)
+	msg := syscall.Msghdr{Iov: &vec[0], Iovlen: uint64(used)}
+	return call(syscall.SYS_SENDMSG, fd, unsafe.Pointer(&msg), dontWait, 0)
 }
 
+// call makes the call with a descriptor, a pointer and two more arguments.
 func call(number uintptr, fd int, p unsafe.Pointer, n, flags int) (int, error) {
 	for {
 		r, _, errno := syscall.RawSyscall6(number, uintptr(fd), uintptr(p), uintptr(n), uintptr(flags), 0, 0)

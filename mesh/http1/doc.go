@@ -8,7 +8,15 @@
 // ordinary request. What a request needs is kept with its connection and used
 // again, so that an exchange of a small request costs one allocation: the
 // string that holds its head, of which every field is a slice. A connection
-// that waits for its next request holds no buffer.
+// that waits for its next request holds no buffer: with its goroutine and what
+// the net package has of it, it takes about six kilobytes.
+//
+// A request that is forwarded from one connection to another takes six system
+// calls besides waiting, none of which the scheduler hears of (see
+// internal/sockio): a read from the client; a look whether the server has ended
+// the connection or spoken unasked, the write to it and, woken by the answer, a
+// read from it; the write to the client, and a read that finds that no further
+// request has come yet.
 //
 // # When bytes are sent
 //
