@@ -286,6 +286,9 @@ var hpackCases = []violation{
 	{"RFC 7541 4.2", "a table size in the middle of a block", func(r *raw) { r.block1(plainGet, 0x40, 1, 'x', 1, 'v', 0x20, 0, 1, 'y', 1, 'v') }, goaway(hpackError)},
 	{"RFC 7541 4.2", "a table size that empties the table", func(r *raw) {
 		r.block1(plainGet, 0x40, 1, 'x', 1, 'v')
+		if v := r.next(); v.String() != response(1, "200") {
+			r.tb.Fatalf("got %v %s", v, v.text)
+		}
 		r.frame(xhttp2.FrameHeaders, 5, 3, slices.Concat([]byte{0x20}, plainGet, []byte{0xbe}))
 	}, goaway(hpackError)},
 	{"RFC 7541 5.1", "an integer of many bytes", func(r *raw) {

@@ -238,6 +238,9 @@ func (c *conn) run() error {
 // release gives back the memory of a connection that has ended.
 func (c *conn) release() {
 	c.in.release()
+	if c.sink.pack != nil {
+		c.sink.pack.release()
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.mem.free(c.outSlab)

@@ -3,7 +3,6 @@ package http2_test
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -13,7 +12,6 @@ import (
 	"sync/atomic"
 	"testing"
 
-	xhttp2 "golang.org/x/net/http2"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	pb "google.golang.org/grpc/interop/grpc_testing"
@@ -72,10 +70,10 @@ var wellBehaved = map[string]func(t *testing.T, s *succession) func(content []by
 			return sameContent(res.Body, content)
 		}
 	},
-	"golang.org/x/net/http2": func(t *testing.T, s *succession) func([]byte) error {
-		tr := &xhttp2.Transport{AllowHTTP: true, DialTLSContext: func(ctx context.Context, _, _ string, _ *tls.Config) (net.Conn, error) {
-			return s.dial(ctx)
-		}}
+	"net/http": func(t *testing.T, s *succession) func([]byte) error {
+		var p http.Protocols
+		p.SetUnencryptedHTTP2(true)
+		tr := &http.Transport{Protocols: &p, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return s.dial(ctx) }}
 		t.Cleanup(tr.CloseIdleConnections)
 		cl := &http.Client{Transport: tr}
 		return func(content []byte) error {

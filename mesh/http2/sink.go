@@ -201,6 +201,16 @@ func (k *packer) Close() error {
 	return k.Conn.Close()
 }
 
+// release gives back the memory. Nobody writes any more.
+func (k *packer) release() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.slab != nil {
+		k.mem.free(k.slab)
+	}
+	k.mem, k.slab, k.held, k.sent = nil, nil, nil, 0
+}
+
 // farewell bounds the time for the last record of a connection.
 const farewell = time.Millisecond
 
