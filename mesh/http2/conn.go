@@ -40,7 +40,6 @@ type conn struct {
 	nc      net.Conn
 	cfg     *Config
 	role    role
-	client  bool
 	tls     *tls.ConnectionState
 	log     *slog.Logger
 	mem     *memory
@@ -68,12 +67,17 @@ type conn struct {
 	closed  *[64]closedOne // the last streams that ended
 	nclosed int
 
-	peerID   uint32 // the highest stream the peer has opened
-	nextID   uint32 // client: the next stream to open
-	lastID   uint32 // server: streams above it are ignored after GOAWAY
-	drain    drainState
-	told     bool  // a GOAWAY says why the connection ends
-	buffered int64 // unread content of all streams
+	peerID     uint32 // the highest stream the peer has opened
+	nextID     uint32 // client: the next stream to open
+	lastID     uint32 // server: streams above it are ignored after GOAWAY
+	client     bool
+	drain      drainState
+	told       bool // a GOAWAY says why the connection ends
+	peerMaxSet bool
+	peerConn   bool  // SETTINGS_ENABLE_CONNECT_PROTOCOL of the peer
+	gotPeer    bool  // the peer's SETTINGS have arrived
+	acked      bool  // our SETTINGS are acknowledged
+	buffered   int64 // unread content of all streams
 
 	recvWin    int64 // what the peer may still send
 	recvInit   int64 // the window that new streams of the peer have
@@ -83,10 +87,6 @@ type conn struct {
 	peerFrame  int   // SETTINGS_MAX_FRAME_SIZE of the peer
 	peerHeader int64 // SETTINGS_MAX_HEADER_LIST_SIZE of the peer
 	peerMax    int64 // SETTINGS_MAX_CONCURRENT_STREAMS of the peer
-	peerMaxSet bool
-	peerConn   bool // SETTINGS_ENABLE_CONNECT_PROTOCOL of the peer
-	gotPeer    bool // the peer's SETTINGS have arrived
-	acked      bool // our SETTINGS are acknowledged
 
 	slots    atomic.Int64 // client: how many more streams may be opened
 	goneAway *ResetError  // client: what the server's GOAWAY says

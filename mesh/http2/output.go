@@ -34,13 +34,13 @@ type output struct {
 	written  int64  // how much of that the network has taken
 	flushing bool   // somebody is writing
 	urgent   bool   // the reading goroutine has put out something
+	resized  bool   // the size of its table has changed since it was used
+	forgot   bool   // an earlier encoder was given up
+	table    uint32 // the size of its table
 	flushes  uint64 // writes so far
 	room     sync.Cond
 	writers  sync.WaitGroup
 	enc      *hpack.Encoder // nil before the first field that it encodes
-	resized  bool           // the size of its table has changed since it was used
-	forgot   bool           // an earlier encoder was given up
-	table    uint32         // the size of its table
 	credit   atomic.Int64   // what the guard allows the peer for what was sent
 	ended    atomic.Int64   // streams that ended well, for the guard
 }

@@ -19,7 +19,7 @@ type sink struct {
 	attempt func(fd uintptr) bool
 	p       []byte
 	n       int
-	err     error
+	errno   syscall.Errno
 }
 
 func (s *sink) init(nc net.Conn, mem *memory) {
@@ -82,11 +82,11 @@ func (s *sink) writeSocket(nc net.Conn, p []byte, wait bool) (int, error) {
 	case s.raw == nil:
 		return 0, nil
 	}
-	s.p, s.n, s.err = p, 0, nil
+	s.p, s.n, s.errno = p, 0, 0
 	err := s.raw.Write(s.attempt)
 	s.p = nil
-	if err == nil {
-		err = s.err
+	if err == nil && s.errno != 0 {
+		err = os.NewSyscallError("write", s.errno)
 	}
 	return s.n, err
 }
@@ -102,7 +102,7 @@ func (s *sink) writeFD(fd uintptr) bool {
 		s.n = n
 	case err == syscall.EAGAIN:
 	case err != nil:
-		s.err = os.NewSyscallError("write", err)
+		s.errno, _ = err.(syscall.Errno)
 	}
 	return true
 }
