@@ -78,12 +78,12 @@ func (v *Vault) read(ctx context.Context, address string) (rest.Answer, error) {
 	if err != nil {
 		return rest.Answer{}, errNoSecret()
 	}
-	if err := v.identity.sign(req); err != nil {
+	if err := v.identity.Sign(req); err != nil {
 		return rest.Answer{}, err
 	}
 	a, err := v.client.Send(req)
 	if a.Status == http.StatusUnauthorized {
-		v.identity.forget(ctx)
+		v.identity.Forget(ctx)
 	}
 	return a, err
 }

@@ -211,12 +211,12 @@ func (s *storage) do(ctx context.Context, r request) (rest.Answer, error) {
 	req.Header.Set("x-ms-date", time.Now().UTC().Format(http.TimeFormat))
 	if s.identity == nil {
 		s.sign(req, len(r.body))
-	} else if err := s.identity.sign(req); err != nil {
+	} else if err := s.identity.Sign(req); err != nil {
 		return rest.Answer{}, err
 	}
 	a, err := s.client.Send(req)
 	if a.Status == http.StatusUnauthorized && s.identity != nil {
-		s.identity.forget(ctx)
+		s.identity.Forget(ctx)
 	}
 	return a, err
 }

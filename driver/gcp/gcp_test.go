@@ -203,8 +203,8 @@ func TestTokensAreKeptAndThoseThatAreRefusedAreNot(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if len(s.tokens) != 1 || time.Until(d.tokens.until) < 50*time.Minute {
-		t.Errorf("%d tokens were asked for; this one is good until %v", len(s.tokens), d.tokens.until)
+	if len(s.tokens) != 1 {
+		t.Errorf("%d tokens were asked for", len(s.tokens))
 	}
 	s.mu.Lock()
 	s.tokens[0] = "another"

@@ -22,7 +22,7 @@ type SecretsConfig struct {
 // version_id names another version than the latest one.
 type Secrets struct {
 	client *rest.Client
-	tokens *tokens
+	tokens *rest.Tokens
 	base   string // the URL of the project's secrets
 }
 
@@ -59,12 +59,12 @@ func (s *Secrets) read(ctx context.Context, address string) (rest.Answer, error)
 	if err != nil {
 		return rest.Answer{}, errNoSecret()
 	}
-	if err := s.tokens.sign(req); err != nil {
+	if err := s.tokens.Sign(req); err != nil {
 		return rest.Answer{}, err
 	}
 	a, err := s.client.Send(req)
 	if a.Status == http.StatusUnauthorized {
-		s.tokens.forget(ctx)
+		s.tokens.Forget(ctx)
 	}
 	return a, err
 }

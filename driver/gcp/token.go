@@ -11,7 +11,6 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/url"
 	"os"
@@ -177,78 +176,6 @@ func (m machine) request(ctx context.Context) (*http.Request, error) {
 	return req, nil
 }
 
-// tokens keeps a token until it is about to expire. It is safe for concurrent
-// use.
-type tokens struct {
-	source source
-	client *rest.Client
-
-	turn  chan struct{} // holds one token: whoever takes it may use what follows
-	token string
-	until time.Time // when to get another one
-}
-
-func newTokens(c *rest.Client, s source) *tokens {
-	t := &tokens{source: s, client: c, turn: make(chan struct{}, 1)}
-	t.turn <- struct{}{}
-	return t
-}
-
-// sign adds a token to a request.
-func (t *tokens) sign(req *http.Request) error {
-	ctx := req.Context()
-	select {
-	case <-t.turn:
-	case <-ctx.Done():
-		return rest.Classify(ctx, ctx.Err())
-	}
-	defer func() { t.turn <- struct{}{} }()
-	if time.Now().After(t.until) {
-		if err := t.renew(ctx); err != nil {
-			return err
-		}
-	}
-	req.Header.Set("Authorization", "Bearer "+t.token)
-	return nil
-}
-
-// forget throws a token away that the service has refused.
-func (t *tokens) forget(ctx context.Context) {
-	select {
-	case <-t.turn:
-		t.until = time.Time{}
-		t.turn <- struct{}{}
-	case <-ctx.Done():
-	}
-}
-
-// early is how long before its end a token is given up.
-const early = 5 * time.Minute
-
-func (t *tokens) renew(ctx context.Context) error {
-	req, err := t.source.request(ctx)
-	if err != nil {
-		return err
-	}
-	a, err := t.client.Send(req)
-	if err != nil {
-		return err
-	}
-	if a.Status != http.StatusOK {
-		code := fault.Unauthenticated
-		if a.Status == http.StatusTooManyRequests || a.Status >= 500 {
-			code = fault.Unavailable
-		}
-		return fault.Wrap(fmt.Errorf("status %d", a.Status), code, "Google, or the machine, gives no token for this account")
-	}
-	var out struct {
-		Token   string `json:"access_token"`
-		Expires int64  `json:"expires_in"` // seconds
-	}
-	if err := json.Unmarshal(a.Body, &out); err != nil || out.Token == "" {
-		return fault.New(fault.Unavailable, "the answer to a request for a token is not what it should be")
-	}
-	life := time.Duration(out.Expires) * time.Second
-	t.token, t.until = out.Token, time.Now().Add(life-min(early, life/2))
-	return nil
+func newTokens(c *rest.Client, s source) *rest.Tokens {
+	return rest.NewTokens(c, s.request, "Google, or the machine, gives no token for this account")
 }
