@@ -51,6 +51,7 @@ type mesh struct {
 	raw      *rawApp
 	framed   *framedApp
 	grpc     *grpcApp
+	beside   *sidecar // of raw
 	log      *logBuffer
 }
 
@@ -100,7 +101,7 @@ func startMesh(tb testserver.TB, mtls string) *mesh {
 	m.front = start("front", "", 0)
 	start("one", "http", m.one.port)
 	start("two", "h2c", m.two.port)
-	start("raw", "http", m.raw.port)
+	m.beside = start("raw", "http", m.raw.port)
 	start("framed", "h2c", m.framed.port)
 	start("grpc", "grpc", m.grpc.port)
 	for _, id := range []string{"one", "two"} {

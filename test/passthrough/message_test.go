@@ -306,3 +306,58 @@ func fields(head string) map[string]string {
 	}
 	return out
 }
+
+// TestTheSpellingOfNamesStaysWithinHTTP1 asks an application through its own
+// sidecar: between two sidecars is HTTP/2, where all names are in lower case.
+func TestTheSpellingOfNamesStaysWithinHTTP1(t *testing.T) {
+	t.Parallel()
+	eachMesh(t, func(t *testing.T, m *mesh) {
+		heads := make(chan string, 1)
+		path := m.raw.add(t, func(c *rawCall) {
+			heads <- c.head
+			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nX-bAcK: One\r\nx-BaCk: Two\r\nContent-Length: 0\r\n\r\n")
+		})
+		c := (&mesh{front: m.beside}).dialRaw(t)
+		_, _ = fmt.Fprintf(c, "GET /v1.0/invoke/raw/method%s HTTP/1.1\r\nHost: a\r\nX-oDD: 1\r\nx-Odd: 2\r\nConnection: close\r\n\r\n", path)
+		answer := string(readAll(t, c))
+		head := wait(t, heads, "request")
+		for text, wants := range map[string][]string{head: {"\r\nX-oDD: 1\r\n", "\r\nx-Odd: 2\r\n"}, answer: {"\r\nX-bAcK: One\r\n", "\r\nx-BaCk: Two\r\n"}} {
+			before := 0
+			for _, want := range wants {
+				at := strings.Index(text, want)
+				if at < before {
+					t.Errorf("%q is not there, or not in order, in %q", want, text)
+				}
+				before = max(before, at)
+			}
+		}
+	})
+}
+
+// TestWhoCallsIsSaidByTheSidecarAlone has a client claim to be somebody else.
+func TestWhoCallsIsSaidByTheSidecarAlone(t *testing.T) {
+	eachWay(t, func(t *testing.T, w way) {
+		seen := make(chan http.Header, 1)
+		url := w.on(t, func(_ http.ResponseWriter, r *http.Request) { seen <- r.Header.Clone() })
+		req := newRequest(t, "GET", url, nil)
+		for name, value := range map[string]string{
+			"dapr-caller-app-id": "admin", "dapr-caller-namespace": "elsewhere", "dapr-callee-app-id": "other", "dapr-api-token": "x",
+			"proa-fault": "internal", "X-Forwarded-For": "192.0.2.1", "Via": "1.1 before",
+		} {
+			req.Header.Set(name, value)
+		}
+		w.do(t, req)
+		h := wait(t, seen, "request")
+		for name, want := range map[string]string{
+			"Dapr-Caller-App-Id": "front", "Dapr-Caller-Namespace": "default", "Dapr-Callee-App-Id": w.app.id, "Dapr-Api-Token": "", "Proa-Fault": "",
+			"Via": "1.1 before",
+		} {
+			if got := strings.Join(h.Values(name), ","); got != want {
+				t.Errorf("%s: %q, want %q", name, got, want)
+			}
+		}
+		if v := h.Values("X-Forwarded-For"); len(v) != 2 || v[0] != "192.0.2.1" || h.Get("Forwarded") == "" || h.Get("X-Forwarded-Host") == "" {
+			t.Errorf("X-Forwarded-For is %q of %v", v, h)
+		}
+	})
+}
