@@ -16,6 +16,7 @@ import (
 	"github.com/proa-io/proa/fault"
 	"github.com/proa-io/proa/mesh/tcp"
 	"github.com/proa-io/proa/resource"
+	"github.com/proa-io/proa/telemetry"
 )
 
 // tunnelRules returns what a Configuration says of raw connections.
@@ -154,14 +155,28 @@ func ParseForward(text string) (Forward, error) {
 	return Forward{Listen: listen, App: app, Port: port}, nil
 }
 
+// forwardMetrics measures the connections of local ports.
+type forwardMetrics struct{ *telemetry.Metrics }
+
+// Opened implements tcp.Observer.
+func (forwardMetrics) Opened() {}
+
+// Closed implements tcp.Observer.
+func (m forwardMetrics) Closed(o tcp.Outcome) {
+	m.TunnelEnded(telemetry.Tunnel{
+		Role: "forward", Failure: o.Failure.String(), Sent: o.Sent, Received: o.Received, Duration: o.Duration,
+	})
+}
+
 // serveForward passes on the connections of a listener until ctx ends, then lets
 // them end within the grace period.
 func (rt *Runtime) serveForward(f Forward, ln net.Listener) func(context.Context) error {
 	return func(ctx context.Context) error {
 		relay := &tcp.Relay{
-			Dial:   func(ctx context.Context) (tcp.Stream, error) { return rt.invoker.Tunnel(ctx, f.App, f.Port) },
-			Joiner: tcp.Joiner{Limits: tcp.Limits{Idle: invoke.TunnelIdle}},
-			Log:    rt.cfg.Log.With("forward", f.Listen, "app", f.App),
+			Dial:     func(ctx context.Context) (tcp.Stream, error) { return rt.invoker.Tunnel(ctx, f.App, f.Port) },
+			Joiner:   tcp.Joiner{Limits: tcp.Limits{Idle: invoke.TunnelIdle}},
+			Observer: forwardMetrics{rt.metrics},
+			Log:      rt.cfg.Log.With("forward", f.Listen, "app", f.App),
 		}
 		return serveUntil(ctx, []net.Listener{ln}, relay.Serve, relay.Shutdown, relay.Close)
 	}

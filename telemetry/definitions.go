@@ -71,6 +71,11 @@ const (
 	identityRotations
 	identityFailures
 
+	tunnels
+	tunnelSent
+	tunnelReceived
+	tunnelSeconds
+
 	numMetrics
 )
 
@@ -142,6 +147,7 @@ func definitions() [numMetrics]definition {
 	defineGRPC(&d)
 	defineRuntime(&d)
 	defineResiliency(&d)
+	defineTunnels(&d)
 	d[errorCodes] = definition{
 		name: "dapr_error_code_total", help: "Errors that callers of the API were told of; counted when recordErrorCodes is set.",
 		labels: []string{"error_code", "category"}, open: []string{"error_code"},
@@ -179,6 +185,22 @@ func definitions() [numMetrics]definition {
 		name: "proa_identity_rotation_failures_total", help: "Failures to renew the certificate for mutual TLS or its authorities.", scope: ofNamespace,
 	}
 	return d
+}
+
+func defineTunnels(d *[numMetrics]definition) {
+	d[tunnels] = definition{
+		name: "proa_tunnels_total", help: "Raw connections that have ended, by what this process was for them and why they did not end in good order.",
+		scope: ofNamespace, labels: []string{"role", "failure"},
+	}
+	d[tunnelSent] = definition{
+		name: "proa_tunnel_sent_bytes_total", help: "What raw connections that have ended had sent to where they led.", scope: ofNamespace, labels: []string{"role"},
+	}
+	d[tunnelReceived] = definition{
+		name: "proa_tunnel_received_bytes_total", help: "What raw connections that have ended had got from where they led.", scope: ofNamespace, labels: []string{"role"},
+	}
+	d[tunnelSeconds] = definition{
+		name: "proa_tunnel_seconds", help: "How long raw connections lasted.", scope: ofNamespace, kind: seconds, labels: []string{"role"},
+	}
 }
 
 func defineComponents(d *[numMetrics]definition) {

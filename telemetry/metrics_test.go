@@ -317,6 +317,20 @@ func TestSettingsThatCannotWorkAreRefused(t *testing.T) {
 	}
 }
 
+func TestRawConnectionsAreMeasuredWhenTheyEnd(t *testing.T) {
+	m := telemetry.NewMetrics("shop", "default")
+	m.TunnelEnded(telemetry.Tunnel{Role: "connect", Failure: "none", Sent: 10, Received: 20, Duration: time.Second})
+	m.TunnelEnded(telemetry.Tunnel{Role: "connect", Failure: "idle", Sent: 1, Received: 2, Duration: 2 * time.Second})
+	const of = `{app_id="shop",namespace="default",role="connect"}`
+	wantLines(t, m,
+		`proa_tunnels_total{app_id="shop",failure="none",namespace="default",role="connect"} 1`,
+		`proa_tunnels_total{app_id="shop",failure="idle",namespace="default",role="connect"} 1`,
+		"proa_tunnel_sent_bytes_total"+of+" 11", "proa_tunnel_received_bytes_total"+of+" 22", "proa_tunnel_seconds_sum"+of+" 3",
+	)
+	var none *telemetry.Metrics
+	none.TunnelEnded(telemetry.Tunnel{}) // measures nothing
+}
+
 func TestOtherSettingsKeepCountersAndGauges(t *testing.T) {
 	m := telemetry.NewMetrics("shop", "default")
 	s := m.Call("state", "c", "get", false)

@@ -12,6 +12,7 @@ import (
 	"github.com/proa-io/proa/mesh/discovery"
 	"github.com/proa-io/proa/mesh/proxy"
 	"github.com/proa-io/proa/mesh/tcp"
+	"github.com/proa-io/proa/telemetry"
 )
 
 // ReasonNoTunnel: nobody has allowed a CONNECT to where it wants to go.
@@ -115,7 +116,7 @@ func (s *Service) Connect(ex proxy.Exchange) error {
 	if err != nil {
 		return err
 	}
-	return s.join(ctx, ex, upstream)
+	return s.join(ctx, ex, upstream, "connect")
 }
 
 // connect opens a raw connection to where a CONNECT wants to go.
@@ -261,7 +262,7 @@ func (s *Service) receiveTunnel(ex proxy.Exchange) {
 	ctx := ex.Context()
 	app, err := s.dialApp(ctx, port)
 	if err == nil {
-		err = s.join(ctx, ex, app)
+		err = s.join(ctx, ex, app, "receive")
 	}
 	if err != nil {
 		writeFault(ex, err, true)
@@ -270,7 +271,7 @@ func (s *Service) receiveTunnel(ex proxy.Exchange) {
 
 // join answers a CONNECT and passes bytes on until both directions are over. An
 // error means that nothing has been answered.
-func (s *Service) join(ctx context.Context, ex proxy.Exchange, upstream tcp.Stream) error {
+func (s *Service) join(ctx context.Context, ex proxy.Exchange, upstream tcp.Stream, role string) error {
 	up, err := ex.Upgrade(nil)
 	if err != nil {
 		_ = upstream.Close()
@@ -283,6 +284,9 @@ func (s *Service) join(ctx context.Context, ex proxy.Exchange, upstream tcp.Stre
 		return nil // it cannot happen with the engines there are
 	}
 	o := s.joiner.Join(ctx, client, upstream)
+	s.opt.Metrics.TunnelEnded(telemetry.Tunnel{
+		Role: role, Failure: o.Failure.String(), Sent: o.Sent, Received: o.Received, Duration: o.Duration,
+	})
 	if o.Err != nil {
 		s.opt.Log.DebugContext(ctx, "a tunnel broke off", "target", ex.Request().Target, "failure", o.Failure.String(), "error", o.Err)
 	}

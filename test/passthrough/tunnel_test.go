@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -153,6 +154,24 @@ func (tt *tunnels) connect(two bool, to string, fields ...proxy.Field) (tcp.Stre
 	return c, 200, ""
 }
 
+// measures waits until the front's metrics have the lines.
+func (tt *tunnels) measures(lines ...string) {
+	tt.Helper()
+	var got string
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/metrics", tt.front.Addresses().MetricsPort)) //nolint:noctx // on this host
+		if err != nil {
+			tt.Fatal(err)
+		}
+		got = string(readAll(tt.T, resp.Body))
+		_ = resp.Body.Close()
+		if !slices.ContainsFunc(lines, func(l string) bool { return !strings.Contains(got, l+"\n") }) {
+			return
+		}
+	}
+	tt.Errorf("the metrics are %s, want %q", got, lines)
+}
+
 // talk sends content both ways, and the ends one after the other.
 func talk(t *testing.T, client tcp.Stream, app *net.TCPConn) {
 	t.Helper()
@@ -238,7 +257,7 @@ func TestConnectionsOfALocalPort(t *testing.T) {
 	for _, mtls := range []string{runtime.MTLSOff, runtime.MTLSStrict} {
 		t.Run(mtls, func(t *testing.T) {
 			t.Parallel()
-			tt := newTunnels(t, mtls, nil, "", nil)
+			tt := newTunnels(t, mtls, nil, "", func(c *runtime.Config) { c.MetricsPort = 0 })
 			for range 3 {
 				c, err := net.Dial("tcp", tt.forward) //nolint:noctx // bounded below
 				if err != nil {
@@ -248,6 +267,8 @@ func TestConnectionsOfALocalPort(t *testing.T) {
 				_ = c.SetDeadline(time.Now().Add(2 * patience))
 				talk(t, c.(*net.TCPConn), tt.next())
 			}
+			tt.measures(`proa_tunnels_total{app_id="front",failure="none",namespace="default",role="forward"} 3`,
+				fmt.Sprintf(`proa_tunnel_sent_bytes_total{app_id="front",namespace="default",role="forward"} %g`, float64(3<<20)))
 		})
 	}
 }
