@@ -202,13 +202,3 @@ func (m *mesh) dialRaw(t *testing.T) *net.TCPConn {
 
 // text is what the tests send when it does not matter what.
 func text(n int) []byte { return bytes.Repeat([]byte("0123456789abcdef"), (n+15)/16)[:n] }
-
-// ended waits for the end of a context and returns why it ended.
-func ended(t *testing.T, ctx context.Context, what string) {
-	t.Helper()
-	select {
-	case <-ctx.Done():
-	case <-time.After(patience):
-		t.Errorf("%s goes on", what)
-	}
-}
