@@ -53,7 +53,7 @@ func (rt *Runtime) setAPIRules(conf *resource.Configuration) {
 func (rt *Runtime) observeCalls(conf *resource.Configuration) (func(httpapi.Call), func(grpcapi.Call)) {
 	logHTTP, logGRPC := rt.logCalls(conf)
 	rt.logsCalls.Store(logHTTP != nil)
-	if logHTTP == nil && !rt.metrics.Enabled() {
+	if logHTTP == nil && !rt.metrics.Enabled() && rt.access == nil {
 		return nil, nil
 	}
 	return func(c httpapi.Call) {
@@ -63,6 +63,9 @@ func (rt *Runtime) observeCalls(conf *resource.Configuration) (func(httpapi.Call
 			if logHTTP != nil {
 				logHTTP(c)
 			}
+			if rt.access != nil {
+				rt.logHTTPAccess(&c)
+			}
 		}, func(c grpcapi.Call) {
 			if !c.Stream {
 				rt.metrics.GRPCServed(telemetry.GRPCCall{
@@ -71,6 +74,9 @@ func (rt *Runtime) observeCalls(conf *resource.Configuration) (func(httpapi.Call
 			}
 			if logGRPC != nil {
 				logGRPC(c)
+			}
+			if rt.access != nil {
+				rt.logGRPCAccess(&c)
 			}
 		}
 }

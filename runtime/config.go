@@ -103,6 +103,9 @@ type Config struct {
 	MetricsListenAddress string
 	// ProfilePort serves profiles on loopback; 0 for none.
 	ProfilePort int
+	// AccessLog is where every request to the API and from other sidecars is
+	// written down: "stdout" or the path of a file; empty or "off" for nowhere.
+	AccessLog string
 	// LogAPI says whether every API request is logged; a Configuration does
 	// when it is nil.
 	LogAPI *bool

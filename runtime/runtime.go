@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
-	"net/http/pprof"
 	"os"
 	"strconv"
 	"sync"
@@ -48,7 +46,8 @@ type Runtime struct {
 	transports  *transports
 	security    *security // nil without mutual TLS
 	invoker     *invoke.Service
-	app         *application // nil without an application to call
+	app         *application         // nil without an application to call
+	access      *telemetry.AccessLog // nil without one
 	http        *httpapi.API
 	grpc        *grpcapi.API
 	proa        *proa.API
@@ -78,6 +77,14 @@ func New(ctx context.Context, c Config) (_ *Runtime, err error) {
 	defer func() {
 		if err != nil {
 			_ = rt.signals.end(ctx) // nothing has happened that would matter
+		}
+	}()
+	if rt.access, err = telemetry.OpenAccessLog(telemetry.AccessLogOptions{To: c.AccessLog, Metrics: rt.metrics, Log: rt.local}); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = rt.access.Close() // nothing is in it
 		}
 	}()
 	set, err := resource.Load(rt.resourceOptions())
@@ -293,7 +300,7 @@ func (rt *Runtime) stages() [][]service {
 	}
 	servers := []service{
 		{"API", serveHTTP(rt.handle, rt.inline, &rt.cfg, append(append([]net.Listener{}, l.http...), l.grpc...)...)},
-		{"internal server", servePeers(rt.invoker.Receive, &rt.cfg, rt.security, l.internal)},
+		{"internal server", servePeers(rt.logInbound(rt.invoker.Receive), &rt.cfg, rt.security, l.internal)},
 	}
 	for i, f := range rt.cfg.Forwards {
 		servers = append(servers, service{"forward to " + f.App, rt.serveForward(f, l.forwards[i])})
@@ -301,7 +308,11 @@ func (rt *Runtime) stages() [][]service {
 	if l.public != nil {
 		servers = append(servers, service{"public server", serveHTTP(rt.http.HandlePublic, nil, &rt.cfg, l.public)})
 	}
-	stages := [][]service{{{"telemetry", rt.runSignals}}, bottom, components, {{"relays", rt.roster.relays}}, servers}
+	watching := []service{{"telemetry", rt.runSignals}}
+	if rt.access != nil {
+		watching = append(watching, service{"access log", rt.access.Run})
+	}
+	stages := [][]service{watching, bottom, components, {{"relays", rt.roster.relays}}, servers}
 	if rt.cfg.Process != nil {
 		stages = append(stages, []service{{"application", rt.cfg.Process}})
 	}
@@ -318,16 +329,6 @@ func (rt *Runtime) stages() [][]service {
 		top = append(top, rt.app.services()...)
 	}
 	return append(stages, append(top, service{"reload", rt.reloader.run}))
-}
-
-func profiles() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("/debug/pprof/", pprof.Index)
-	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
-	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
-	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	return mux
 }
 
 func (rt *Runtime) self() discovery.Service {

@@ -109,11 +109,29 @@ type traceKey struct{}
 
 // WithTrace returns a context that carries t.
 func WithTrace(ctx context.Context, t TraceContext) context.Context {
-	return context.WithValue(ctx, traceKey{}, t)
+	return &traced{ctx, t}
+}
+
+// traced is a context with a trace: one value, where context.WithValue needs
+// one more for what it holds.
+type traced struct {
+	context.Context //nolint:containedctx // it is one
+	trace           TraceContext
+}
+
+// Value implements context.Context.
+func (c *traced) Value(key any) any {
+	if _, ok := key.(traceKey); ok {
+		return &c.trace
+	}
+	return c.Context.Value(key)
 }
 
 // TraceFrom returns the trace context that ctx carries.
 func TraceFrom(ctx context.Context) (TraceContext, bool) {
-	t, ok := ctx.Value(traceKey{}).(TraceContext)
-	return t, ok
+	t, ok := ctx.Value(traceKey{}).(*TraceContext)
+	if !ok {
+		return TraceContext{}, false
+	}
+	return *t, true
 }

@@ -70,6 +70,7 @@ const (
 	identityExpiry
 	identityRotations
 	identityFailures
+	accessLogDropped
 
 	tunnels
 	tunnelSent
@@ -183,6 +184,10 @@ func definitions() [numMetrics]definition {
 	}
 	d[identityFailures] = definition{
 		name: "proa_identity_rotation_failures_total", help: "Failures to renew the certificate for mutual TLS or its authorities.", scope: ofNamespace,
+	}
+	d[accessLogDropped] = definition{
+		name: "proa_access_log_dropped_total", help: "Lines of the access log that were dropped, since it was not written as fast as requests came.",
+		scope: ofNamespace,
 	}
 	return d
 }

@@ -176,6 +176,27 @@ func (m *Metrics) ErrorCode(code, category string) {
 	}
 }
 
+// accessDropped counts lines of the access log that were dropped.
+func (m *Metrics) accessDropped(n int) {
+	if m != nil {
+		m.now.Load().count(accessLogDropped, int64(n), values{})
+	}
+}
+
+// PathTemplate returns a path of a request without what differs from call to
+// call, as metrics show it: that of a template, or without the keys of states,
+// names of secrets and ids of actors and workflows.
+func (m *Metrics) PathTemplate(path string) string {
+	if m != nil {
+		if g := m.now.Load(); g.paths != nil {
+			if found := g.pathLabel(path); found != "" {
+				return found
+			}
+		}
+	}
+	return generalPath(path)
+}
+
 // Handler serves the metrics in the text format of Prometheus.
 func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})

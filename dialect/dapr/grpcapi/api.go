@@ -83,6 +83,10 @@ type Call struct {
 	UserAgent string
 	// Forwarded tells that the call was passed on to another application.
 	Forwarded bool
+	// Target is the application that it was passed on to; empty for none.
+	Target string
+	// TraceParent is the trace that the call came with; empty for none.
+	TraceParent string
 	// Code is how it ended.
 	Code codes.Code
 	// Received and Sent are the messages, in bytes; -1 for those of a call that
@@ -138,7 +142,7 @@ func (a *API) SetRules(allows func(group, version string) bool, observe func(Cal
 		ro.Observe = func(c rpc.Observed) {
 			observe(Call{
 				Method: c.Method, UserAgent: c.Header.Get("user-agent"), Code: c.Code, Received: c.Received, Sent: c.Sent,
-				Stream: c.Stream, Duration: c.Duration,
+				Stream: c.Stream, Duration: c.Duration, TraceParent: c.Header.Get(dapr.TraceParent),
 			})
 		}
 	}
@@ -215,7 +219,8 @@ func (a *API) forward(ex proxy.Exchange) {
 	r := ex.Request()
 	if observe := a.front.Load().observe; observe != nil {
 		began, c := time.Now(), Call{
-			Method: r.Target, UserAgent: r.Header.Get("user-agent"), Forwarded: true, Code: codes.Unknown, Received: -1, Sent: -1,
+			Method: r.Target, UserAgent: r.Header.Get("user-agent"), Forwarded: true, Target: target(r.Header),
+			TraceParent: r.Header.Get(dapr.TraceParent), Code: codes.Unknown, Received: -1, Sent: -1,
 		}
 		defer func() { c.Duration = time.Since(began); observe(c) }()
 		c.Code = a.forwardCall(ex, r)

@@ -100,6 +100,11 @@ type Call struct {
 	Duration       time.Duration
 	// Health tells that the request is a health check.
 	Health bool
+	// TraceParent is the trace of the request, as it came or as it goes on; empty
+	// for none.
+	TraceParent string
+	// Failure is the code of the error that was answered; empty for none.
+	Failure string
 }
 
 // API is the HTTP API of Dapr. It is safe for concurrent use.
@@ -173,6 +178,7 @@ func (a *API) handle(ex proxy.Exchange, public bool) {
 		observe(Call{
 			Route: info.name, Target: c.target, Method: method, Path: path, UserAgent: agent,
 			Status: c.status, Received: received, Sent: c.sent, Duration: time.Since(start), Health: info.health,
+			TraceParent: c.traceParent(), Failure: c.failure,
 		})
 	}()
 	c.answer(public)

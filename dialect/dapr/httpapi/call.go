@@ -29,8 +29,10 @@ type call struct {
 	sent   int64  // content of the answer, in bytes
 	target string // of an invocation
 	beside string // what another API calls the request
-	span   telemetry.Span
-	trace  telemetry.TraceContext // of span
+
+	failure string // the code of the error that was answered
+	span    telemetry.Span
+	trace   telemetry.TraceContext // of span
 
 	header  proxy.Header       // of the answer
 	body    []byte             // of the request
@@ -215,6 +217,7 @@ func (c *call) empty() { c.respond(204, nil) }
 
 // fail answers with an error.
 func (c *call) fail(e *dapr.Error) {
+	c.failure = e.Tag
 	if note := c.api.opts.OnError; note != nil {
 		note(e)
 	}

@@ -69,6 +69,14 @@ func (c *call) beginInvocation(id, method string) {
 	c.req.Header.Set(dapr.TraceParent, c.trace.Traceparent())
 }
 
+// traceParent tells which trace the request belongs to.
+func (c *call) traceParent() string {
+	if c.span.Recording() {
+		return c.trace.Traceparent()
+	}
+	return c.fields.trace.Parent
+}
+
 // endSpan ends the span of the request.
 func (c *call) endSpan() {
 	if !c.span.Recording() {
