@@ -23,8 +23,8 @@ func Timeout(d time.Duration, stats *telemetry.PolicyStats) Policy {
 		}
 		return func(ctx context.Context, c *Call) error {
 			stats.Executed("")
-			tctx, cancel := context.WithTimeout(ctx, d)
-			defer cancel()
+			tctx := withTimeout(ctx, d)
+			defer tctx.end()
 			err := next(tctx, c)
 			if err != nil && ctx.Err() == nil && errors.Is(tctx.Err(), context.DeadlineExceeded) {
 				stats.Activated("")

@@ -136,6 +136,7 @@ type Service struct {
 	inbound   *policy.Operation
 	own       *policy.Operation // around what the application asks of itself; nil without a limit
 	relay     proxy.Relayer
+	forwarded string // what the field Forwarded says (RFC 7239)
 
 	targets sync.Map     // id → *policy.Operation
 	count   atomic.Int64 // of targets
@@ -146,7 +147,10 @@ func New(o Options) *Service {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Service{opt: o, joiner: tcp.Joiner{Limits: tcp.Limits{Idle: TunnelIdle}}}
+	s := &Service{
+		opt: o, joiner: tcp.Joiner{Limits: tcp.Limits{Idle: TunnelIdle}},
+		forwarded: "for=" + o.Host + ";by=" + o.Host + ";host=" + o.Host,
+	}
 	s.SetEndpoints(o.Endpoints)
 	s.SetAccess(o.Access)
 	s.SetTunnels(o.Tunnels)

@@ -107,7 +107,7 @@ func (s *Service) outgoing(in *proxy.Request, t target, path string) *proxy.Requ
 		proxy.Field{Name: FieldCallerNS, Value: s.opt.Namespace},
 		proxy.Field{Name: fieldForwardedFor, Value: s.opt.Host},
 		proxy.Field{Name: "x-forwarded-host", Value: s.opt.Host},
-		proxy.Field{Name: "forwarded", Value: "for=" + s.opt.Host + ";by=" + s.opt.Host + ";host=" + s.opt.Host},
+		proxy.Field{Name: "forwarded", Value: s.forwarded},
 	)
 	return out
 }
