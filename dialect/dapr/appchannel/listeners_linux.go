@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // listenerFinder returns a function that lists the sockets, by their inodes,
@@ -56,6 +57,26 @@ func listenerFilter(address string) func(netip.AddrPort) bool {
 // listening returns the inodes of the sockets that listen at an address which
 // at accepts, sorted.
 func listening(at func(netip.AddrPort) bool) ([]uint64, error) {
+	out, err := asked(at)
+	if err != nil {
+		out, err = listed(at) // kernels without sock_diag, and sandboxes
+	}
+	slices.Sort(out)
+	return out, err
+}
+
+// asked asks the kernel.
+func asked(at func(netip.AddrPort) bool) ([]uint64, error) {
+	out, err := askListeners(nil, syscall.AF_INET, at)
+	if err != nil {
+		return nil, err
+	}
+	return askListeners(out, syscall.AF_INET6, at)
+}
+
+// listed reads the tables of the kernel, which makes them up in full, those of
+// all connections included.
+func listed(at func(netip.AddrPort) bool) ([]uint64, error) {
 	var out []uint64
 	for _, table := range [...]string{"/proc/self/net/tcp", "/proc/self/net/tcp6"} {
 		f, err := os.Open(table)
@@ -71,7 +92,6 @@ func listening(at func(netip.AddrPort) bool) ([]uint64, error) {
 			return nil, err
 		}
 	}
-	slices.Sort(out)
 	return out, nil
 }
 

@@ -2,8 +2,12 @@ package appchannel
 
 import (
 	"bufio"
+	"encoding/binary"
 	"net"
+	"net/netip"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -47,4 +51,58 @@ func FuzzTableOfSockets(f *testing.F) {
 			t.Errorf("%d listeners in %q", len(got), table)
 		}
 	})
+}
+
+func TestTheKernelSaysWhatItsTablesSay(t *testing.T) {
+	for _, address := range []string{"127.0.0.1:0", "[::1]:0", ":0"} {
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		_, port, _ := net.SplitHostPort(l.Addr().String())
+		at := listenerFilter("localhost:" + port)
+		told, err := asked(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		read, err := listed(at)
+		if err != nil || len(told) != 1 || !slices.Equal(told, read) {
+			t.Errorf("%s: the kernel says %v, its tables %v, %v", address, told, read, err)
+		}
+	}
+}
+
+func FuzzAnswerOfTheKernel(f *testing.F) {
+	message := func(kind uint16, body []byte) []byte {
+		p := binary.NativeEndian.AppendUint32(nil, uint32(16+len(body)))
+		p = binary.NativeEndian.AppendUint16(p, kind)
+		return append(append(p, make([]byte, 10)...), body...)
+	}
+	socket := make([]byte, diagMessageSize)
+	copy(socket, []byte{syscall.AF_INET, tcpListen, 0, 0, 0x1f, 0x90, 0, 0, 127, 0, 0, 1})
+	f.Add(message(sockDiagByFamily, socket))
+	f.Add(append(message(sockDiagByFamily, socket), message(syscall.NLMSG_DONE, nil)...))
+	f.Add(message(syscall.NLMSG_ERROR, []byte{0xfe, 0xff, 0xff, 0xff}))
+	f.Add(message(sockDiagByFamily, socket)[:40])
+	f.Fuzz(func(t *testing.T, p []byte) {
+		got, _, _ := appendAnswer(nil, p, listenerFilter("127.0.0.1:8080"))
+		if len(got) > len(p)/diagMessageSize {
+			t.Errorf("%d listeners in %d bytes", len(got), len(p))
+		}
+	})
+}
+
+func BenchmarkListening(b *testing.B) {
+	at := listenerFilter("127.0.0.1:8080")
+	for name, ask := range map[string]func(func(netip.AddrPort) bool) ([]uint64, error){"asked": asked, "listed": listed} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := ask(at); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }
