@@ -11,15 +11,20 @@
 //
 // A connection has one goroutine, which reads. It takes in all frames of what
 // one read from the network brought, and only then, before it waits for more,
-// starts the handlers of new streams on pooled goroutines and wakes those who
-// wait for something that came. So a small request is complete when its
-// handler starts, and a small response when its caller wakes up.
+// starts the handlers of new streams and wakes those who wait for something that
+// came. So a small request is complete when its handler starts, and a small
+// response when its caller wakes up.
+//
+// Handlers run on pooled goroutines, or, where Server.Inline allows it, as
+// coroutines of the goroutine that reads, which also goes on with the callers of
+// a Client that wait as coroutines (see internal/coroutine).
 //
 // Writers append frames to the connection's output under a short lock. Whoever
 // finds nobody writing to the network writes what all have appended, so that
-// the number of writes per exchange falls as the load grows. The reading
-// goroutine never writes to the network: two ends that wait for each other to
-// read cannot lock up.
+// the number of writes per exchange falls as the load grows. What coroutines put
+// out is written when all that one read brought has been dealt with. The reading
+// goroutine never waits for the network to take something, but leaves that to
+// another: two ends that wait for each other to read cannot lock up.
 //
 // # Bounds
 //
