@@ -10,8 +10,12 @@ import (
 
 // succession is what a Broker knows of the one in its place.
 type succession struct {
-	mu       sync.Mutex
-	running  sync.WaitGroup // subscriptions on the broker; none begins after replaced is closed
+	mu sync.Mutex
+	// members are the subscriptions that are on the broker or on their way to it
+	// from the one before: however late they notice that they are to move, they
+	// stop at each broker of the line, since each may have messages for them.
+	members  int
+	running  sync.WaitGroup // the members that have not ended here
 	next     *Broker        // valid once replaced is closed; nil for none
 	replaced chan struct{}
 	drain    chan struct{} // closed when subscriptions shall end as soon as nothing comes
@@ -30,8 +34,19 @@ func newSuccession() *succession {
 func (b *Broker) Replace(next *Broker) {
 	b.succession.mu.Lock()
 	defer b.succession.mu.Unlock()
+	if next != nil {
+		next.succession.expect(b.succession.members)
+	}
 	b.succession.next = next
 	close(b.succession.replaced)
+}
+
+// expect counts in n subscriptions that are on their way.
+func (s *succession) expect(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.members += n
+	s.running.Add(n)
 }
 
 // Drain ends the subscriptions on b, which has been replaced and gets no more
@@ -59,8 +74,9 @@ func (b *Broker) latest() *Broker {
 	return nil
 }
 
-// enter counts a subscription on the Broker in place of b and returns that one;
-// nil when it was removed. The subscription must call running.Done.
+// enter counts a new subscription on the Broker in place of b and returns that
+// one; nil when it was removed. The subscription must call running.Done when it
+// has ended there, and leave when it goes no further.
 func (b *Broker) enter() *Broker {
 	for b = b.latest(); b != nil; b = b.latest() {
 		b.succession.mu.Lock()
@@ -70,6 +86,7 @@ func (b *Broker) enter() *Broker {
 			continue
 		default:
 		}
+		b.succession.members++
 		b.succession.running.Add(1)
 		b.succession.mu.Unlock()
 		return b
@@ -77,8 +94,24 @@ func (b *Broker) enter() *Broker {
 	return nil
 }
 
-// lull is how long nothing must come for a subscription to count as drained.
-const lull = 250 * time.Millisecond
+// leave counts out a subscription that ends on b: the brokers after it need not
+// wait for it.
+func (b *Broker) leave() {
+	for first := true; b != nil; first = false {
+		b.succession.mu.Lock()
+		b.succession.members--
+		if !first {
+			b.succession.running.Done()
+		}
+		next := b.succession.next
+		b.succession.mu.Unlock()
+		b = next
+	}
+}
+
+// lull is how long nothing must come for a subscription to count as drained. It
+// is long, because a busy machine can keep a message waiting for a while.
+const lull = time.Second
 
 // Subscribe receives messages and delivers them to app until ctx ends, and
 // returns nil then. It outlives the broker: when the component is not ready,
@@ -96,10 +129,11 @@ func (b *Broker) Subscribe(ctx context.Context, spec *SubscriptionSpec, app App)
 	defer running.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // also what is left of the subscriptions on former brokers
+	if b = b.enter(); b == nil {
+		return removed(spec)
+	}
+	defer func() { b.leave() }()
 	for {
-		if b = b.enter(); b == nil {
-			return fault.New(fault.NotFound, "%s: the component was removed", spec).WithReason(ReasonNotFound)
-		}
 		s, err := b.compile(spec, app)
 		if err != nil {
 			b.succession.running.Done()
@@ -120,10 +154,16 @@ func (b *Broker) Subscribe(ctx context.Context, spec *SubscriptionSpec, app App)
 		if b.succession.next == nil {
 			end()
 			<-ended
-			continue
+			return removed(spec)
 		}
 		running.Go(func() { s.finish(here, end) })
+		b = b.succession.next
 	}
+}
+
+// removed says that there is no component to subscribe to any more.
+func removed(spec *SubscriptionSpec) error {
+	return fault.New(fault.NotFound, "%s: the component was removed", spec).WithReason(ReasonNotFound)
 }
 
 // finish ends a subscription to a broker that was replaced, once that is to be

@@ -52,6 +52,51 @@ func TestSubscriptionsMoveToTheBrokerThatReplacesTheirs(t *testing.T) {
 	})
 }
 
+func TestASubscriptionThatIsLateStopsAtEachBroker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &app{}
+		line := []*pubsub.Broker{newBroker(t, openMemory(t), pubsub.Options{})}
+		stop := start(t, line[0], pubsub.SubscriptionSpec{Topic: "t"}, a)
+		synctest.Wait()
+		var drained sync.WaitGroup
+		var want []string
+		for n := range 5 { // the subscription has no time to move in between
+			next := newBroker(t, openMemory(t), pubsub.Options{})
+			line[n].Replace(next)
+			publish(t, next, "t", fmt.Sprint("number ", n), nil)
+			want = append(want, strconv.Quote(fmt.Sprint("number ", n)))
+			line = append(line, next)
+		}
+		for _, old := range line[:5] {
+			drained.Go(func() { old.Drain(t.Context()) })
+		}
+		drained.Wait()
+		time.Sleep(time.Minute)
+		got := a.payloads()
+		slices.Sort(got)
+		if !slices.Equal(got, want) {
+			t.Errorf("delivered %q, want %q", got, want)
+		}
+		stop()
+	})
+}
+
+func TestNobodyWaitsForASubscriptionThatEndsBeforeItMoves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		first, second, third := newBroker(t, openMemory(t), pubsub.Options{}), newBroker(t, openMemory(t), pubsub.Options{}),
+			newBroker(t, openMemory(t), pubsub.Options{})
+		stop := start(t, first, pubsub.SubscriptionSpec{Topic: "t"}, &app{})
+		synctest.Wait()
+		first.Replace(second)
+		second.Replace(third)
+		stop()
+		third.Replace(nil)
+		for _, b := range []*pubsub.Broker{first, second, third} {
+			b.Drain(t.Context())
+		}
+	})
+}
+
 func TestABrokerUnderLoadIsDrainedWhenItsTimeIsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		old, next := newBroker(t, openMemory(t), pubsub.Options{}), newBroker(t, openMemory(t), pubsub.Options{})
