@@ -190,7 +190,7 @@ func (s *target) malformedHTTP(t *testing.T) {
 		"FoldedField":        {"GET /v1.0/healthz HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\n\r\n", 400},
 		"NulInField":         {"GET /v1.0/healthz HTTP/1.1\r\nHost: x\r\nA: b\x00c\r\n\r\n", 400},
 		"CRInField":          {"GET /v1.0/healthz HTTP/1.1\r\nHost: x\r\nA: b\rc\r\n\r\n", 400},
-		"Connect":            {"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com\r\n\r\n", 501},
+		"Connect":            {"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com\r\n\r\n", 403},
 		"UnknownExpectation": {"GET /v1.0/healthz HTTP/1.1\r\nHost: x\r\nExpect: rain\r\n\r\n", 417},
 	} {
 		t.Run(name, func(t *testing.T) { answered(t, raw(t, s.http, c.text), c.want) })
