@@ -90,8 +90,9 @@ func (w *Watcher) Run(ctx context.Context, each func(context.Context, Snapshot))
 	first <- struct{}{}
 	var settle <-chan time.Time
 	var since time.Time // of the first change that has not been read
+	forced := false     // asked for by Reread, and not answered yet
 	for {
-		forced := false
+		settled := false
 		select {
 		case <-ctx.Done():
 			return nil
@@ -108,6 +109,7 @@ func (w *Watcher) Run(ctx context.Context, each func(context.Context, Snapshot))
 		case <-w.reread:
 			forced = true
 		case <-settle:
+			settled = true
 		case <-first:
 		case <-periodic.C:
 		}
@@ -117,13 +119,20 @@ func (w *Watcher) Run(ctx context.Context, each func(context.Context, Snapshot))
 		settle, since = nil, time.Time{}
 		folders.sync() // before reading: what changes from here on is noticed
 		s := w.read(good)
+		print := s.print()
+		if s.Err != nil && !settled && print != said {
+			// Read while somebody was writing, perhaps: a trouble is one if it stays.
+			settle, since = time.After(w.opts.Settle), time.Now()
+			continue
+		}
 		if s.Err == nil {
 			good = s.Set
 		}
-		if print := s.print(); forced || print != said {
+		if forced || print != said {
 			said, s.Forced = print, forced
 			each(ctx, s)
 		}
+		forced = false
 	}
 }
 

@@ -151,6 +151,28 @@ func TestWhatDoesNotChangeTheMeaningIsNoChange(t *testing.T) {
 	}
 }
 
+// TestAFileThatIsBeingWrittenIsNoTrouble asks for the files while one of them
+// is cut off, as it is between the two steps of writing it in place.
+func TestAFileThatIsBeingWrittenIsNoTrouble(t *testing.T) {
+	for name, half := range map[string]string{"empty": "", "a part": "apiVersion: dapr.io/v1alpha1\nkind: Comp"} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "a.yaml")
+			put(t, file, yamlOf("a", "state.one"))
+			w, snapshots := watch(t, resource.WatchOptions{Options: resource.Options{Paths: []string{file}}, Settle: time.Second})
+			put(t, file, half)
+			w.Reread()
+			put(t, file, yamlOf("a", "state.two"))
+			s := <-snapshots
+			if s.Err != nil {
+				t.Fatalf("a file that was being written: %v", s.Err)
+			}
+			for s.Set.Components[0].Spec.Type != "state.two" { // asked for before the file was cut off
+				s = <-snapshots
+			}
+		})
+	}
+}
+
 // TestAMountOfKubernetesIsFollowed changes a folder as the kubelet updates what
 // it mounts of a ConfigMap: files are links through ..data, which is swapped.
 func TestAMountOfKubernetesIsFollowed(t *testing.T) {
