@@ -7,6 +7,7 @@ package discovery
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -30,7 +31,7 @@ type Service struct {
 func (s Service) String() string { return s.AppID + "." + s.Namespace }
 
 // Endpoint is one instance of an application: where its sidecar takes calls
-// from other sidecars.
+// from other sidecars, or where it takes requests itself.
 type Endpoint struct {
 	// Address is "host:port", or "unix:/path".
 	Address string `json:"address"`
@@ -38,7 +39,56 @@ type Endpoint struct {
 	ID string `json:"id,omitempty"`
 	// MTLS tells that it takes calls over mutual TLS.
 	MTLS bool `json:"mtls,omitempty"`
+	// Protocol is what an application without a sidecar speaks at the address;
+	// empty when a sidecar is there.
+	Protocol Protocol `json:"protocol,omitempty"`
+	// Weight is its share of the requests relative to the others; 0 counts as 1.
+	Weight uint32 `json:"weight,omitempty"`
+	// Locality is where it is; the zero value is unknown.
+	Locality Locality `json:"locality,omitzero"`
+	// Priority orders groups of endpoints: those with a higher number are used
+	// when too few with lower ones are healthy.
+	Priority uint32 `json:"priority,omitempty"`
+	// Labels say what it is, such as version: v2. They must not be changed.
+	Labels map[string]string `json:"labels,omitempty"`
+	// Health is what its source says of it.
+	Health Health `json:"health,omitempty"`
 }
+
+// Equal reports whether the two say the same.
+func (e Endpoint) Equal(o Endpoint) bool {
+	return e.Address == o.Address && e.ID == o.ID && e.MTLS == o.MTLS && e.Protocol == o.Protocol && e.Weight == o.Weight &&
+		e.Locality == o.Locality && e.Priority == o.Priority && e.Health == o.Health && maps.Equal(e.Labels, o.Labels)
+}
+
+// Protocol is what is spoken at an endpoint.
+type Protocol string
+
+// The protocols of endpoints.
+const (
+	Sidecar Protocol = ""         // that of sidecars among each other
+	HTTP1   Protocol = "http/1.1" // RFC 9112
+	HTTP2   Protocol = "h2c"      // RFC 9113 with prior knowledge, so gRPC too
+	TCP     Protocol = "tcp"      // bytes
+)
+
+// Locality is where something runs; a part that is empty is unknown.
+type Locality struct {
+	Region  string `json:"region,omitempty"`
+	Zone    string `json:"zone,omitempty"`
+	SubZone string `json:"subZone,omitempty"`
+}
+
+// Health is what a source knows of the health of an endpoint.
+type Health string
+
+// The healths of endpoints. One that is unhealthy or draining is not in use,
+// unless so many are that those left could not carry the load.
+const (
+	Healthy   Health = ""          // or not known to be anything else
+	Unhealthy Health = "unhealthy" // its checks fail
+	Draining  Health = "draining"  // finishes what it has, and takes nothing new
+)
 
 // Source is where endpoints are learned from.
 type Source interface {

@@ -144,7 +144,7 @@ func TestSourcesAreMerged(t *testing.T) {
 				t.Errorf("%s was chosen %d times of 8, want 2", addr, n)
 			}
 		}
-		if first := eps.Next(1); eps.Next(2) == first {
+		if first := eps.Next(1); eps.Next(2).Equal(first) {
 			t.Error("a second attempt goes to the same endpoint")
 		}
 	})

@@ -159,7 +159,7 @@ func (v *view) apply(u engine.Update) error {
 		old, had := v.records[u.Key]
 		rec.Renewed = time.Now() // by our own clock
 		v.records[u.Key] = rec
-		if had && old.Endpoint == rec.Endpoint {
+		if had && old.Equal(rec.Endpoint) {
 			return nil // only a heartbeat
 		}
 	case engine.OpDelete:
