@@ -11,6 +11,7 @@ package policy
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/proa-io/proa/telemetry"
 )
@@ -38,6 +39,9 @@ type Call struct {
 	// Idempotent tells that repeating the call does no harm, so that it may
 	// be retried when it is not known whether it was carried out.
 	Idempotent bool
+	// Deadline is when the caller gives up; zero when that is not known. Beside
+	// it the deadline of the context counts.
+	Deadline time.Time
 	// Attempt counts from 1.
 	Attempt int
 	// Committed is set by the innermost function once the call can no longer

@@ -366,3 +366,14 @@ func BenchmarkChain(b *testing.B) {
 		_, _ = policy.Do(ctx, o, policy.Call{Key: "k"}, func(context.Context) (int, error) { return 1, nil })
 	}
 }
+
+func TestRetryEndsWithTheTimeOfTheCaller(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fn, calls := failing(99, down())
+		start := time.Now()
+		err := run(t, policy.Chain{policy.Retry{Max: -1, Delay: time.Second}.Policy}, policy.Call{Deadline: start.Add(2500 * time.Millisecond)}, fn)
+		if took := time.Since(start); *calls != 3 || took != 2*time.Second || !fault.Is(err, fault.Unavailable) {
+			t.Errorf("%d calls in %v, %v", *calls, took, err)
+		}
+	})
+}

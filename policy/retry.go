@@ -92,7 +92,7 @@ func (r *Retry) repeat(ctx context.Context, c *Call, next Handler, err error) er
 			return err
 		}
 		wait := max(r.jittered(delay), fault.RetryAfterOf(err))
-		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= wait || r.MaxElapsed > 0 && time.Since(began)+wait > r.MaxElapsed {
+		if !lasts(ctx, c, wait) || r.MaxElapsed > 0 && time.Since(began)+wait > r.MaxElapsed {
 			return err // there is no time for another try: say why the last one failed
 		}
 		if !sleep(ctx, wait) {
@@ -109,6 +109,14 @@ func (r *Retry) repeat(ctx context.Context, c *Call, next Handler, err error) er
 		}
 	}
 	return err
+}
+
+// lasts reports whether the caller still waits after d.
+func lasts(ctx context.Context, c *Call, d time.Duration) bool {
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= d {
+		return false
+	}
+	return c.Deadline.IsZero() || time.Until(c.Deadline) > d
 }
 
 func (r *Retry) again(ctx context.Context, c *Call, err error) bool {

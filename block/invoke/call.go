@@ -49,7 +49,7 @@ func (s *Service) Call(ctx context.Context, id string, r Request, maxBody int64)
 		out.Body = body.next(false)
 		setTrace(ctx, out)
 		asked := s.asked(t)
-		resp, err := s.send(ctx, t, out, call.Attempt, proxy.RoundTripOptions{})
+		resp, err := s.send(ctx, t, out, &call, proxy.RoundTripOptions{})
 		if err != nil {
 			call.Unsent = proxy.Unsent(err)
 			return err

@@ -243,7 +243,10 @@ func (s *Service) operation(id string) *policy.Operation {
 }
 
 // send makes one attempt at a request.
-func (s *Service) send(ctx context.Context, t target, r *proxy.Request, attempt int, o proxy.RoundTripOptions) (*proxy.Response, error) {
+func (s *Service) send(ctx context.Context, t target, r *proxy.Request, c *policy.Call, o proxy.RoundTripOptions) (*proxy.Response, error) {
+	if err := tellDeadline(ctx, r, c, c.Attempt > 1); err != nil {
+		return nil, err
+	}
 	switch {
 	case t.endpoint != nil:
 		return t.endpoint.Transport.RoundTrip(ctx, r, o)
@@ -256,7 +259,10 @@ func (s *Service) send(ctx context.Context, t target, r *proxy.Request, attempt 
 	}
 	var resp *proxy.Response
 	for i := range min(len(eps.List()), maxEndpoints) {
-		ep := eps.Next(attempt + i)
+		if i > 0 && tellDeadline(ctx, r, c, true) != nil {
+			break
+		}
+		ep := eps.Next(c.Attempt + i)
 		if resp, err = s.sendTo(ctx, t.service, ep, r, o); err == nil || !proxy.Unsent(err) || ctx.Err() != nil {
 			return resp, err
 		}

@@ -33,7 +33,7 @@ func (s *Service) Forward(ex proxy.Exchange, id, path string) (proxy.Progress, e
 		return proxy.Progress{}, err
 	}
 	f := &forward{service: s, ex: ex, target: t, out: out, body: body}
-	f.call = policy.Call{Key: path, Bytes: int(max(0, in.ContentLength)), Idempotent: idempotent(in.Method)}
+	f.call = policy.Call{Key: path, Bytes: int(max(0, in.ContentLength)), Idempotent: idempotent(in.Method), Deadline: callerDeadline(in.Header)}
 	err = s.operation(t.id).Run(ctx, &f.call, f.attempt)
 	if held, ok := errors.AsType[*answer](err); ok {
 		return held.write(ex)
@@ -160,7 +160,7 @@ func (f *forward) exchange(ctx context.Context) error {
 	f.out.Body = f.body.next(f.call.Again != nil && f.call.Again.Whatever)
 	setTrace(ctx, f.out)
 	asked := f.service.asked(f.target)
-	resp, err := f.service.send(ctx, f.target, f.out, f.call.Attempt, proxy.RoundTripOptions{Interim: f.interim})
+	resp, err := f.service.send(ctx, f.target, f.out, &f.call, proxy.RoundTripOptions{Interim: f.interim})
 	if err != nil {
 		f.call.Unsent = proxy.Unsent(err)
 		f.call.Committed = f.call.Committed || !f.call.Unsent && !f.body.again()
