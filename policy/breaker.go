@@ -82,7 +82,7 @@ func NewCircuitBreaker(o BreakerOptions) *CircuitBreaker {
 		o.Trip = func(c Counts) bool { return c.ConsecutiveFailures > 5 }
 	}
 	b := &CircuitBreaker{opt: o}
-	b.restart(time.Now())
+	b.restart()
 	o.Stats.InState(b.state.String())
 	return b
 }
@@ -91,7 +91,7 @@ func NewCircuitBreaker(o BreakerOptions) *CircuitBreaker {
 func (b *CircuitBreaker) State() BreakerState {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.tick(time.Now())
+	b.tick()
 	return b.state
 }
 
@@ -120,14 +120,13 @@ func (b *CircuitBreaker) run(ctx context.Context, op Op, c *Call, next Handler) 
 }
 
 func (b *CircuitBreaker) enter(op Op) (uint64, error) {
-	now := time.Now()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.tick(now)
+	b.tick()
 	b.opt.Stats.Executed(b.state.String())
 	switch {
 	case b.state == BreakerOpen:
-		wait := b.until.Sub(now)
+		wait := max(0, time.Until(b.until))
 		return 0, fault.New(fault.Unavailable, "%s %q: the circuit breaker is open after repeated failures; next try in %v",
 			op.Block, op.Component, wait.Round(time.Millisecond)).WithReason(ReasonBreakerOpen).WithRetryAfter(wait)
 	case b.state == BreakerHalfOpen && b.counts.Requests >= b.opt.HalfOpenRequests:
@@ -139,10 +138,9 @@ func (b *CircuitBreaker) enter(op Op) (uint64, error) {
 }
 
 func (b *CircuitBreaker) leave(generation uint64, failed bool) {
-	now := time.Now()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.tick(now)
+	b.tick()
 	if generation != b.generation {
 		return
 	}
@@ -151,7 +149,7 @@ func (b *CircuitBreaker) leave(generation uint64, failed bool) {
 		b.counts.ConsecutiveFailures++
 		b.counts.ConsecutiveSuccesses = 0
 		if b.state == BreakerHalfOpen || b.opt.Trip(b.counts) {
-			b.change(BreakerOpen, now)
+			b.change(BreakerOpen)
 		}
 		return
 	}
@@ -159,28 +157,29 @@ func (b *CircuitBreaker) leave(generation uint64, failed bool) {
 	b.counts.ConsecutiveSuccesses++
 	b.counts.ConsecutiveFailures = 0
 	if b.state == BreakerHalfOpen && b.counts.ConsecutiveSuccesses >= b.opt.HalfOpenRequests {
-		b.change(BreakerClosed, now)
+		b.change(BreakerClosed)
 	}
 }
 
-// tick lets time do its part. b.mu is held.
-func (b *CircuitBreaker) tick(now time.Time) {
-	if b.until.IsZero() || now.Before(b.until) {
+// tick lets time do its part. The time is looked at only when it matters. b.mu is
+// held.
+func (b *CircuitBreaker) tick() {
+	if b.until.IsZero() || time.Until(b.until) > 0 {
 		return
 	}
 	switch b.state {
 	case BreakerClosed:
-		b.restart(now)
+		b.restart()
 	case BreakerOpen:
-		b.change(BreakerHalfOpen, now)
+		b.change(BreakerHalfOpen)
 	case BreakerHalfOpen: // has no end of its own
 	}
 }
 
-func (b *CircuitBreaker) change(to BreakerState, now time.Time) {
+func (b *CircuitBreaker) change(to BreakerState) {
 	from := b.state
 	b.state = to
-	b.restart(now)
+	b.restart()
 	b.opt.Stats.Activated(to.String())
 	b.opt.Stats.InState(to.String())
 	if b.opt.OnChange != nil {
@@ -188,15 +187,15 @@ func (b *CircuitBreaker) change(to BreakerState, now time.Time) {
 	}
 }
 
-func (b *CircuitBreaker) restart(now time.Time) {
+func (b *CircuitBreaker) restart() {
 	b.generation++
 	b.counts = Counts{}
 	b.until = time.Time{}
 	switch {
 	case b.state == BreakerOpen:
-		b.until = now.Add(b.opt.OpenFor)
+		b.until = time.Now().Add(b.opt.OpenFor)
 	case b.state == BreakerClosed && b.opt.Interval > 0:
-		b.until = now.Add(b.opt.Interval)
+		b.until = time.Now().Add(b.opt.Interval)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"strings"
 	"sync"
+	"sync/atomic"
 )
 
 // Breakers is a circuit breaker for each key of a target, such as each path of
@@ -14,6 +15,8 @@ import (
 type Breakers struct {
 	opt  BreakerOptions
 	size int
+
+	front atomic.Pointer[keyed] // the one used last
 
 	mu    sync.Mutex
 	byKey map[string]*list.Element // of keyed
@@ -41,11 +44,21 @@ func (b *Breakers) Policy(op Op, next Handler) Handler {
 
 // of returns the breaker of a key.
 func (b *Breakers) of(key string) *CircuitBreaker {
+	if k := b.front.Load(); k != nil && k.key == key {
+		return k.breaker
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	k := b.find(key)
+	b.front.Store(k)
+	return k.breaker
+}
+
+// find moves the breaker of a key to the front. b.mu is held.
+func (b *Breakers) find(key string) *keyed {
 	if e, ok := b.byKey[key]; ok {
 		b.order.MoveToFront(e)
-		return e.Value.(*keyed).breaker //nolint:forcetypeassert // only these are in it
+		return e.Value.(*keyed) //nolint:forcetypeassert // only these are in it
 	}
 	if b.order.Len() >= b.size {
 		last := b.order.Back()
@@ -54,5 +67,5 @@ func (b *Breakers) of(key string) *CircuitBreaker {
 	}
 	k := &keyed{key: strings.Clone(key), breaker: NewCircuitBreaker(b.opt)}
 	b.byKey[k.key] = b.order.PushFront(k)
-	return k.breaker
+	return k
 }

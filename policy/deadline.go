@@ -3,6 +3,7 @@ package policy
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -14,10 +15,15 @@ type deadline struct {
 
 	at time.Time
 
-	mu     sync.Mutex
-	inner  context.Context //nolint:containedctx // once somebody waits
-	cancel context.CancelFunc
-	ended  bool
+	ended atomic.Bool
+	inner atomic.Pointer[waited] // nil until somebody waits
+	mu    sync.Mutex             // whoever makes inner
+}
+
+// waited is a context that can be waited for.
+type waited struct {
+	context.Context //nolint:containedctx // that of the call, with a timer
+	cancel          context.CancelFunc
 }
 
 // withTimeout is context.WithTimeout. The caller must call end when the call is
@@ -35,28 +41,34 @@ func (c *deadline) Deadline() (time.Time, bool) { return c.at, true }
 
 // Done implements context.Context.
 func (c *deadline) Done() <-chan struct{} {
+	if w := c.inner.Load(); w != nil {
+		return w.Done()
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.inner == nil {
-		c.inner, c.cancel = context.WithDeadline(c.Context, c.at)
-		if c.ended {
-			c.cancel()
+	w := c.inner.Load()
+	if w == nil {
+		w = &waited{}
+		w.Context, w.cancel = context.WithDeadline(c.Context, c.at)
+		c.inner.Store(w)
+		if c.ended.Load() {
+			w.cancel()
 		}
 	}
-	return c.inner.Done()
+	return w.Done()
 }
 
 // Err implements context.Context.
 func (c *deadline) Err() error {
-	c.mu.Lock()
-	inner, ended := c.inner, c.ended
-	c.mu.Unlock()
+	if w := c.inner.Load(); w != nil {
+		return w.Err()
+	}
+	ended := c.ended.Load()
+	if err := c.Context.Err(); err != nil {
+		return err
+	}
 	switch {
-	case inner != nil:
-		return inner.Err()
-	case c.Context.Err() != nil:
-		return c.Context.Err()
-	case !time.Now().Before(c.at):
+	case time.Until(c.at) <= 0:
 		return context.DeadlineExceeded
 	case ended:
 		return context.Canceled
@@ -66,21 +78,16 @@ func (c *deadline) Err() error {
 
 // Value implements context.Context.
 func (c *deadline) Value(key any) any {
-	c.mu.Lock()
-	inner := c.inner
-	c.mu.Unlock()
-	if inner != nil {
-		return inner.Value(key)
+	if w := c.inner.Load(); w != nil {
+		return w.Value(key)
 	}
 	return c.Context.Value(key)
 }
 
 // end cancels the context.
 func (c *deadline) end() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.ended = true
-	if c.cancel != nil {
-		c.cancel()
+	c.ended.Store(true)
+	if w := c.inner.Load(); w != nil {
+		w.cancel()
 	}
 }

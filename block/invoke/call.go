@@ -35,12 +35,13 @@ func (s *Service) Call(ctx context.Context, id string, r Request, maxBody int64)
 		return nil, err
 	}
 	in := &proxy.Request{Method: r.Method, Header: r.Header, ContentLength: int64(len(r.Body))}
-	out := s.outgoing(in, t, r.Path)
+	out := &proxy.Request{}
+	s.outgoing(out, in, &t, r.Path)
 	body := &replay{has: true, kept: r.Body}
 	if len(r.Body) == 0 {
 		body.kept = nil
 	}
-	if err := s.known(ctx, t); err != nil {
+	if err := s.known(ctx, &t); err != nil {
 		return nil, err
 	}
 	call := policy.Call{Key: r.Path, Bytes: len(r.Body), Idempotent: idempotent(r.Method)}
@@ -48,8 +49,8 @@ func (s *Service) Call(ctx context.Context, id string, r Request, maxBody int64)
 	exchange := func(ctx context.Context) error {
 		out.Body = body.next(false)
 		setTrace(ctx, out)
-		asked := s.asked(t)
-		resp, err := s.send(ctx, t, out, &call, proxy.RoundTripOptions{})
+		asked := s.asked(&t)
+		resp, err := s.send(ctx, &t, out, &call, proxy.RoundTripOptions{})
 		if err != nil {
 			call.Unsent = proxy.Unsent(err)
 			return err

@@ -44,7 +44,7 @@ func timeoutOf(h proxy.Header) string {
 // tellDeadline has the grpc-timeout of a request say what is left: of the time
 // that the caller gives, and of what ctx allows an attempt. A first try that ctx
 // does not bound goes as it came. It fails when the caller's time is over.
-func tellDeadline(ctx context.Context, r *proxy.Request, c *policy.Call, again bool) error {
+func (s *Service) tellDeadline(ctx context.Context, r *proxy.Request, c *policy.Call, again bool) error {
 	by := c.Deadline
 	own, bounded := ctx.Deadline()
 	if bounded = bounded && (by.IsZero() || own.Before(by)); bounded {
@@ -63,6 +63,28 @@ func tellDeadline(ctx context.Context, r *proxy.Request, c *policy.Call, again b
 		c.Committed = true
 		return fault.New(fault.DeadlineExceeded, "the time that the caller gave was over before the call could be sent again").WithReason(ReasonDeadline)
 	}
-	r.Header.Set(fieldTimeout, rpc.EncodeTimeout(left))
+	r.Header.Set(fieldTimeout, s.timeoutText(left))
 	return nil
+}
+
+// timeoutText is a timeout that was encoded before.
+type timeoutText struct {
+	left time.Duration
+	text string
+}
+
+// timeoutText encodes a timeout. One of a second or more is told in whole
+// milliseconds, which is as exact as it is of use; those of a policy are the same
+// from call to call then.
+func (s *Service) timeoutText(left time.Duration) string {
+	if left < time.Second {
+		return rpc.EncodeTimeout(left)
+	}
+	left = left.Truncate(time.Millisecond)
+	if last := s.timeout.Load(); last != nil && last.left == left {
+		return last.text
+	}
+	t := &timeoutText{left, rpc.EncodeTimeout(left)}
+	s.timeout.Store(t)
+	return t.text
 }

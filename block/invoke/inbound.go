@@ -41,28 +41,14 @@ func (s *Service) Receive(ex proxy.Exchange) {
 	if s.opt.Tracing.Enabled() {
 		ctx = telemetry.WithTrace(ctx, s.opt.Tracing.Begin(in.Header.Get(fieldTraceparent), in.Header.Get(fieldTracestate)))
 	}
-	call := policy.Call{
+	r := s.takeReception(ex)
+	r.call = policy.Call{
 		Caller: caller.AppID, Key: in.Path(), Bytes: int(max(0, in.ContentLength)), Idempotent: idempotent(in.Method),
 	}
-	var progress proxy.Progress
-	var unsent bool
 	began := time.Now()
-	err := s.inbound.Run(ctx, &call, func(ctx context.Context) error {
-		out := *in
-		out.Scheme = "http"
-		setTrace(ctx, &out)
-		resp, err := s.local(ctx, &out, proxy.RoundTripOptions{Interim: func(status int, h proxy.Header) { _ = ex.Interim(status, h) }})
-		if err != nil {
-			unsent = proxy.Unsent(err)
-			return err
-		}
-		call.Committed = true
-		progress, err = s.relay.Relay(ex, resp)
-		if errors.Is(err, proxy.ErrClientGone) {
-			return fault.Wrap(err, fault.Canceled, "answer %q", call.Caller)
-		}
-		return err
-	})
+	err := s.inbound.Run(ctx, &r.call, r.onAttempt)
+	progress, unsent := r.progress, r.unsent
+	s.putReception(r)
 	if err != nil && !progress.HeadSent {
 		writeFault(ex, err, unsent)
 		return
@@ -72,6 +58,56 @@ func (s *Service) Receive(ex proxy.Exchange) {
 		s.measureGRPC(in.Target, progress, time.Since(began))
 	}
 }
+
+// reception is one request from another sidecar. It is used again, as forward is.
+type reception struct {
+	service  *Service
+	ex       proxy.Exchange
+	out      proxy.Request
+	call     policy.Call
+	progress proxy.Progress
+	unsent   bool
+
+	// The methods as functions.
+	onAttempt func(context.Context) error
+	onInterim func(int, proxy.Header)
+}
+
+func (s *Service) takeReception(ex proxy.Exchange) *reception {
+	r, _ := s.receptions.Get().(*reception)
+	if r == nil {
+		r = &reception{}
+		r.onAttempt, r.onInterim = r.attempt, r.interim
+	}
+	r.service, r.ex = s, ex
+	return r
+}
+
+// putReception takes r back, of which nothing is used any more.
+func (s *Service) putReception(r *reception) {
+	*r = reception{onAttempt: r.onAttempt, onInterim: r.onInterim}
+	s.receptions.Put(r)
+}
+
+// attempt passes the request on to the application.
+func (r *reception) attempt(ctx context.Context) error {
+	r.out = *r.ex.Request()
+	r.out.Scheme = "http"
+	setTrace(ctx, &r.out)
+	resp, err := r.service.local(ctx, &r.out, proxy.RoundTripOptions{Interim: r.onInterim})
+	if err != nil {
+		r.unsent = proxy.Unsent(err)
+		return err
+	}
+	r.call.Committed = true
+	r.progress, err = r.service.relay.Relay(r.ex, resp)
+	if errors.Is(err, proxy.ErrClientGone) {
+		return fault.Wrap(err, fault.Canceled, "answer %q", r.call.Caller)
+	}
+	return err
+}
+
+func (r *reception) interim(status int, h proxy.Header) { _ = r.ex.Interim(status, h) }
 
 // admit asks the access rules. Who is not let in has been answered.
 func (s *Service) admit(ex proxy.Exchange, path, verb string) (c Caller, ok bool) {

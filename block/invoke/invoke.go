@@ -140,6 +140,10 @@ type Service struct {
 
 	targets sync.Map     // id → *policy.Operation
 	count   atomic.Int64 // of targets
+	routes  routes
+	timeout atomic.Pointer[timeoutText] // the last
+
+	forwards, receptions sync.Pool // *forward, *reception
 }
 
 // New returns a Service.
@@ -243,8 +247,8 @@ func (s *Service) operation(id string) *policy.Operation {
 }
 
 // send makes one attempt at a request.
-func (s *Service) send(ctx context.Context, t target, r *proxy.Request, c *policy.Call, o proxy.RoundTripOptions) (*proxy.Response, error) {
-	if err := tellDeadline(ctx, r, c, c.Attempt > 1); err != nil {
+func (s *Service) send(ctx context.Context, t *target, r *proxy.Request, c *policy.Call, o proxy.RoundTripOptions) (*proxy.Response, error) {
+	if err := s.tellDeadline(ctx, r, c, c.Attempt > 1); err != nil {
 		return nil, err
 	}
 	switch {
@@ -259,7 +263,7 @@ func (s *Service) send(ctx context.Context, t target, r *proxy.Request, c *polic
 	}
 	var resp *proxy.Response
 	for i := range min(len(eps.List()), maxEndpoints) {
-		if i > 0 && tellDeadline(ctx, r, c, true) != nil {
+		if i > 0 && s.tellDeadline(ctx, r, c, true) != nil {
 			break
 		}
 		ep := eps.Next(c.Attempt + i)

@@ -18,7 +18,7 @@ type asked struct {
 }
 
 // asked notes that a request is sent.
-func (s *Service) asked(t target) asked {
+func (s *Service) asked(t *target) asked {
 	if t.self || t.endpoint != nil || !s.opt.Metrics.Enabled() {
 		return asked{}
 	}

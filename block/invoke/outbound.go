@@ -1,11 +1,11 @@
 package invoke
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -21,33 +21,39 @@ import (
 // dialect can; nil means that the exchange is over, well or not, and the
 // Progress tells how far its answer got.
 func (s *Service) Forward(ex proxy.Exchange, id, path string) (proxy.Progress, error) {
-	t, err := s.resolve(id)
+	r, err := s.route(id)
 	if err != nil {
 		return proxy.Progress{}, err
 	}
+	t := &r.target
 	in := ex.Request()
-	out := s.outgoing(in, t, path)
-	body := replayOf(in)
+	f := s.takeForward(ex, t)
+	s.outgoing(&f.out, in, t, path)
+	f.body.keep(in)
 	ctx := s.begin(ex.Context(), in.Header)
 	if err := s.known(ctx, t); err != nil {
 		return proxy.Progress{}, err
 	}
-	f := &forward{service: s, ex: ex, target: t, out: out, body: body}
 	f.call = policy.Call{Key: path, Bytes: int(max(0, in.ContentLength)), Idempotent: idempotent(in.Method), Deadline: callerDeadline(in.Header)}
-	err = s.operation(t.id).Run(ctx, &f.call, f.attempt)
+	err = s.bound(id, &r).Run(ctx, &f.call, f.onAttempt)
+	progress := f.progress
+	s.putForward(f)
+	if err == nil {
+		return progress, nil
+	}
 	if held, ok := errors.AsType[*answer](err); ok {
 		return held.write(ex)
 	}
-	if err != nil && f.progress.HeadSent {
-		s.opt.Log.DebugContext(ctx, "an invocation broke off after its answer had begun", "target", t.id, "bytes", f.progress.Bytes, "error", err)
-		return f.progress, nil
+	if progress.HeadSent {
+		s.opt.Log.DebugContext(ctx, "an invocation broke off after its answer had begun", "target", t.id, "bytes", progress.Bytes, "error", err)
+		return progress, nil
 	}
-	return f.progress, err
+	return progress, err
 }
 
 // known makes sure that a target exists before it gets policies and metrics
 // of its own.
-func (s *Service) known(ctx context.Context, t target) error {
+func (s *Service) known(ctx context.Context, t *target) error {
 	if t.endpoint != nil || t.self {
 		return nil
 	}
@@ -79,16 +85,17 @@ func idempotent(method string) bool {
 	return false
 }
 
-// outgoing builds the request to send. Its Body is set for each attempt.
-func (s *Service) outgoing(in *proxy.Request, t target, path string) *proxy.Request {
+// outgoing builds the request to send, in the memory of out and its Header. Its
+// Body is set for each attempt.
+func (s *Service) outgoing(out, in *proxy.Request, t *target, path string) {
 	if !strings.HasPrefix(path, "/") {
 		path = "/" + path
 	}
-	out := &proxy.Request{
+	h := slices.Grow(out.Header[:0], len(in.Header)+8)
+	*out = proxy.Request{
 		Method: in.Method, Scheme: "http", Authority: in.Authority, Target: path,
 		ContentLength: in.ContentLength, Trailer: in.Trailer, Upgrade: in.Upgrade,
 	}
-	h := make(proxy.Header, 0, len(in.Header)+8)
 	for _, f := range in.Header {
 		if !ours(f.Name) {
 			h = append(h, f)
@@ -97,7 +104,7 @@ func (s *Service) outgoing(in *proxy.Request, t target, path string) *proxy.Requ
 	if t.endpoint != nil {
 		s.toEndpoint(out, t.endpoint)
 		out.Header = append(h, t.endpoint.Header...)
-		return out
+		return
 	}
 	out.Authority = t.service.AppID
 	out.Header = append(h,
@@ -109,7 +116,6 @@ func (s *Service) outgoing(in *proxy.Request, t target, path string) *proxy.Requ
 		proxy.Field{Name: "x-forwarded-host", Value: s.opt.Host},
 		proxy.Field{Name: "forwarded", Value: s.forwarded},
 	)
-	return out
 }
 
 // toEndpoint points a request to an address outside.
@@ -126,6 +132,9 @@ func ours(name string) bool {
 	if len(name) < len(fieldFault) { // the shortest
 		return false
 	}
+	if first := name[0] | 0x20; first != 'd' && first != 'p' {
+		return false
+	}
 	if proxy.IsProxyAuth(name) {
 		return true
 	}
@@ -138,29 +147,62 @@ func ours(name string) bool {
 	return false
 }
 
-// forward is one invocation through Forward, over all its attempts.
+// forward is one invocation through Forward, over all its attempts. It is used
+// again by later ones: who carries out a request keeps nothing of it when it has
+// failed or the answer's Body is closed (see proxy.RoundTripper).
 type forward struct {
 	service  *Service
 	ex       proxy.Exchange
 	target   target
-	out      *proxy.Request
-	body     *replay
+	out      proxy.Request
+	body     replay
 	call     policy.Call
+	own      policy.Call // through the limit on what the application asks of itself
 	progress proxy.Progress
+
+	// The methods as functions.
+	onAttempt, onExchange func(context.Context) error
+	onInterim             func(int, proxy.Header)
+}
+
+func (s *Service) takeForward(ex proxy.Exchange, t *target) *forward {
+	f, _ := s.forwards.Get().(*forward)
+	if f == nil {
+		f = &forward{}
+		f.onAttempt, f.onExchange, f.onInterim = f.attempt, f.exchange, f.interim
+	}
+	f.service, f.ex, f.target = s, ex, *t
+	return f
+}
+
+// maxReusedFields bounds the fields of a request whose memory is kept.
+const maxReusedFields = 64
+
+// putForward takes f back, of which nothing is used any more.
+func (s *Service) putForward(f *forward) {
+	h := f.out.Header
+	clear(h)
+	if cap(h) > maxReusedFields {
+		h = nil
+	}
+	*f = forward{body: f.body.emptied(), onAttempt: f.onAttempt, onExchange: f.onExchange, onInterim: f.onInterim}
+	f.out.Header = h[:0]
+	s.forwards.Put(f)
 }
 
 func (f *forward) attempt(ctx context.Context) error {
 	if f.target.self && f.service.own != nil {
-		return f.service.own.Run(ctx, &policy.Call{Caller: f.service.opt.AppID, Key: f.call.Key}, f.exchange)
+		f.own = policy.Call{Caller: f.service.opt.AppID, Key: f.call.Key}
+		return f.service.own.Run(ctx, &f.own, f.onExchange)
 	}
 	return f.exchange(ctx)
 }
 
 func (f *forward) exchange(ctx context.Context) error {
 	f.out.Body = f.body.next(f.call.Again != nil && f.call.Again.Whatever)
-	setTrace(ctx, f.out)
-	asked := f.service.asked(f.target)
-	resp, err := f.service.send(ctx, f.target, f.out, &f.call, proxy.RoundTripOptions{Interim: f.interim})
+	setTrace(ctx, &f.out)
+	asked := f.service.asked(&f.target)
+	resp, err := f.service.send(ctx, &f.target, &f.out, &f.call, proxy.RoundTripOptions{Interim: f.onInterim})
 	if err != nil {
 		f.call.Unsent = proxy.Unsent(err)
 		f.call.Committed = f.call.Committed || !f.call.Unsent && !f.body.again()
@@ -207,6 +249,9 @@ func (f *forward) hold(resp *proxy.Response) (*answer, bool) {
 	grpcStatus := -1
 	if isGRPC(resp.Header) {
 		text := resp.Header.Get("grpc-status") // Trailers-Only: nothing but a status
+		if text == "" || text == "0" {
+			return nil, false
+		}
 		n, err := strconv.Atoi(text)
 		if err != nil || n == 0 {
 			return nil, false
@@ -345,131 +390,4 @@ func (a *answer) write(ex proxy.Exchange) (proxy.Progress, error) {
 		_ = ex.Trailer(a.trailer) // as above
 	}
 	return p, nil
-}
-
-// The request bodies that are kept for another attempt are bounded: those that
-// have arrived already, and those that are kept while they are sent.
-const (
-	maxReplay = 64 << 10
-	maxRecord = 4 << 20
-)
-
-// replay is the body of a request over several attempts.
-type replay struct {
-	stream io.Reader // a body that can be sent once; nil when there is none
-	kept   []byte    // a small body that has arrived already
-	reader bytes.Reader
-	has    bool  // kept is the body
-	used   bool  // stream has been given away
-	length int64 // of stream, or proxy.UnknownLength
-	record *recorder
-}
-
-// replayOf keeps the body of r if all of it has arrived and it is small, and
-// streams it otherwise.
-func replayOf(r *proxy.Request) *replay {
-	b := &replay{}
-	if r.Body == nil || r.ContentLength == 0 {
-		b.has = true
-		return b
-	}
-	ahead, ok := r.Body.(proxy.Lookahead)
-	if !ok || r.ContentLength < 0 || r.ContentLength > maxReplay || int64(ahead.Buffered()) < r.ContentLength {
-		b.stream, b.length = r.Body, r.ContentLength
-		return b
-	}
-	b.kept = make([]byte, r.ContentLength)
-	if _, err := io.ReadFull(r.Body, b.kept); err != nil {
-		b.stream, b.length = io.MultiReader(bytes.NewReader(b.kept), failing{err}), proxy.UnknownLength
-		return b
-	}
-	b.has = true
-	return b
-}
-
-// failing is a body that breaks off.
-type failing struct{ err error }
-
-func (f failing) Read([]byte) (int, error) { return 0, f.err }
-
-// next returns the body for another attempt. With keep what is sent is kept, so
-// that one more attempt can be made.
-func (b *replay) next(keep bool) io.Reader {
-	b.settle()
-	switch {
-	case !b.has && keep && !b.used:
-		b.used = true
-		b.record = &recorder{from: b.stream, length: b.length}
-		return b.record
-	case !b.has:
-		b.used = true
-		return b.stream
-	case b.kept == nil:
-		return nil
-	}
-	b.reader.Reset(b.kept)
-	return &b.reader
-}
-
-// again reports whether next can give the whole body once more. It must not be
-// called while an attempt is under way.
-func (b *replay) again() bool {
-	b.settle()
-	return b.has || !b.used
-}
-
-// settle takes what an attempt that is over has left.
-func (b *replay) settle() {
-	if b.record == nil {
-		return
-	}
-	if r := b.record; r.complete {
-		b.kept, b.has = r.kept, true
-	} else if !r.touched {
-		b.used = false
-	}
-	b.record = nil
-}
-
-// recorder keeps a body while it is read. The transport that reads it may close
-// it, which ends the body for good.
-type recorder struct {
-	from     io.Reader
-	length   int64 // or proxy.UnknownLength
-	kept     []byte
-	touched  bool
-	tooLong  bool
-	complete bool // kept is the whole body
-}
-
-// Read implements io.Reader.
-func (r *recorder) Read(p []byte) (int, error) {
-	r.touched = true
-	n, err := r.from.Read(p)
-	switch {
-	case r.tooLong:
-	case len(r.kept)+n > maxRecord:
-		r.kept, r.tooLong = nil, true
-	default:
-		r.kept = append(r.kept, p[:n]...)
-	}
-	r.complete = !r.tooLong && (errors.Is(err, io.EOF) || int64(len(r.kept)) == r.length)
-	return n, err
-}
-
-// Buffered implements proxy.Lookahead.
-func (r *recorder) Buffered() int {
-	if ahead, ok := r.from.(proxy.Lookahead); ok {
-		return ahead.Buffered()
-	}
-	return 0
-}
-
-// Close implements io.Closer.
-func (r *recorder) Close() error {
-	if c, ok := r.from.(io.Closer); ok {
-		r.touched = true
-		return c.Close()
-	}
-	return nil
 }

@@ -194,7 +194,7 @@ func isHopByHop(f Field) bool {
 // of them on.
 func IsProxyAuth(name string) bool {
 	const prefix = "Proxy-Auth"
-	return len(name) > len(prefix) && strings.EqualFold(name[:len(prefix)], prefix)
+	return len(name) > len(prefix) && name[0]|0x20 == 'p' && strings.EqualFold(name[:len(prefix)], prefix)
 }
 
 // interim passes an interim response on. A client that has gone is found out

@@ -98,7 +98,7 @@ func (h *Header) Del(name string) {
 
 // SameName reports whether two field names are equal without regard to case.
 func SameName(a, b string) bool {
-	return len(a) == len(b) && strings.EqualFold(a, b)
+	return len(a) == len(b) && (a == b || strings.EqualFold(a, b))
 }
 
 // UnknownLength is the ContentLength of a body that is sent in chunks or
