@@ -23,6 +23,7 @@ func Diff(before, now *Set) Changes {
 	diff(&c, list(before.Subscriptions), list(now.Subscriptions))
 	diff(&c, list(before.Resiliencies), list(now.Resiliencies))
 	diff(&c, list(before.HTTPEndpoints), list(now.HTTPEndpoints))
+	diff(&c, before.Gateway.list(), now.Gateway.list())
 	a, b := before.Configuration.sections, now.Configuration.sections
 	for _, name := range slices.Sorted(maps.Keys(b)) {
 		switch old, ok := a[name]; {
@@ -48,7 +49,12 @@ type described interface {
 }
 
 // identity is what only one resource has.
-func (h *header) identity() string { return h.describe() }
+func (h *header) identity() string {
+	if h.everywhere() {
+		return h.describe() + " " + h.Metadata.Namespace
+	}
+	return h.describe()
+}
 
 // identity implements described: components of different blocks may have the
 // same name.

@@ -149,7 +149,7 @@ func syntaxError(path string, err error) error {
 	return e
 }
 
-// kinds that this program reads.
+// kinds of dapr.io that this program reads.
 func kinds() []string {
 	return []string{"Component", "Configuration", "Subscription", "Resiliency", "HTTPEndpoint"}
 }
@@ -176,6 +176,10 @@ func (l *loader) document(path string, n *yaml.Node) {
 		return
 	}
 	group, version, _ := strings.Cut(apiVersion, "/")
+	if k, ok := otherGroup(group); ok {
+		l.other(path, n, k, apiVersion)
+		return
+	}
 	if group != "dapr.io" {
 		l.foreign(n, pos, apiVersion, kind)
 		return
@@ -242,6 +246,8 @@ func (l *loader) decode(path string, n *yaml.Node, kind string) {
 		if e, ok := read[HTTPEndpoint](l, path, n); ok && l.unique(kind, &e.header) {
 			l.set.HTTPEndpoints = append(l.set.HTTPEndpoints, e)
 		}
+	default:
+		l.decodeOther(path, n, kind)
 	}
 }
 
@@ -271,7 +277,7 @@ func read[T any, P checker[T]](l *loader, path string, n *yaml.Node) (out T, ok 
 	}
 	ok = l.concerns(h) && len(l.problems.errs) == before
 	if ok {
-		l.set.prints = append(l.set.prints, h.Kind+" "+h.Metadata.Name+" "+h.digest)
+		l.set.prints = append(l.set.prints, h.identity()+" "+h.digest)
 	}
 	return out, ok
 }
@@ -279,12 +285,15 @@ func read[T any, P checker[T]](l *loader, path string, n *yaml.Node) (out T, ok 
 // concerns reports whether a resource is for the application.
 func (l *loader) concerns(h *header) bool {
 	return inScope(h.Scopes, l.options.AppID) &&
-		(l.options.Namespace == "" || h.Metadata.Namespace == "" || h.Metadata.Namespace == l.options.Namespace)
+		(l.options.Namespace == "" || h.everywhere() || h.Metadata.Namespace == "" || h.Metadata.Namespace == l.options.Namespace)
 }
 
 // unique reports a second resource of the same kind and name.
 func (l *loader) unique(kind string, h *header) bool {
 	key := kind + "/" + h.Metadata.Name
+	if h.everywhere() {
+		key += "/" + h.Metadata.Namespace
+	}
 	if first, dup := l.names[key]; dup {
 		l.problems.addf(h.Pos, h.describe(), "metadata.name", "is taken: the same name is at %s", first)
 		return false

@@ -1,7 +1,8 @@
 // Package resource reads the YAML resources that configure the process:
 // Component, Configuration, Subscription, Resiliency and HTTPEndpoint of
-// dapr.io/v1alpha1 (and Subscription of dapr.io/v2alpha1), from files with any
-// number of documents and from folders.
+// dapr.io/v1alpha1 (and Subscription of dapr.io/v2alpha1), routes and what belongs
+// to them of gateway.networking.k8s.io, and RouteFilter of proa.io/v1alpha1, from
+// files with any number of documents and from folders.
 //
 // Reading is strict and complete: every problem in every document is found in
 // one pass and reported with file, line and field, and with the nearest name
@@ -27,6 +28,9 @@ type Meta struct {
 	UID               string `yaml:"uid"`
 	CreationTimestamp string `yaml:"creationTimestamp"`
 	Generation        int64  `yaml:"generation"`
+	ManagedFields     Value  `yaml:"managedFields"`
+	OwnerReferences   Value  `yaml:"ownerReferences"`
+	Finalizers        Value  `yaml:"finalizers"`
 }
 
 // header is what every document starts with.
@@ -49,6 +53,8 @@ type Set struct {
 	Subscriptions []Subscription
 	Resiliencies  []Resiliency
 	HTTPEndpoints []HTTPEndpoint
+	// Gateway holds what routes are made of.
+	Gateway GatewaySet
 	// Ignored lists documents that are well formed but of a kind that this
 	// program does not read.
 	Ignored []Ignored
