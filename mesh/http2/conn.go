@@ -151,7 +151,6 @@ func newConn(nc net.Conn, o connOptions) *conn {
 		peerFrame: minFrame, peerHeader: maxWindow, peerMax: assumedStreams,
 	}
 	c.in = input{nc: nc, mem: o.mem, idle: c.digest}
-	c.in.socket.init(&c.in)
 	if len(o.seed) > 0 {
 		c.in.seed(o.seed)
 	}
@@ -163,6 +162,9 @@ func newConn(nc net.Conn, o connOptions) *conn {
 		c.retireAt(o.retire(o.tls))
 	}
 	c.sink.init(nc, o.mem)
+	if c.sink.pack == nil {
+		c.in.sock = c.sink.sock
+	}
 	return c
 }
 

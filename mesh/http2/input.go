@@ -4,6 +4,8 @@ import (
 	"io"
 	"net"
 	"sync/atomic"
+
+	"github.com/proa-io/proa/internal/sockio"
 )
 
 // inputSizes are the sizes of input buffers. A connection starts with the
@@ -20,7 +22,7 @@ type input struct {
 	r, w int // what is buffered is buf[r:w]
 	step int // index of inputSizes
 
-	socket socket
+	sock *sockio.Socket // that nc is; nil: none
 
 	// idle is called before each read from the network, which may wait. It
 	// reports whether nothing is going on, so that memory is better given
@@ -33,6 +35,8 @@ type input struct {
 	inside bool // the same, as far as the one who reads knows
 	full   bool // the last read filled the buffer
 }
+
+var _ sockio.Buffer = (*input)(nil)
 
 // seed puts bytes into the buffer that were read from the network already.
 func (in *input) seed(p []byte) {
@@ -59,6 +63,15 @@ func (in *input) release() {
 	in.slab, in.buf = nil, nil
 	in.r, in.w = 0, 0
 }
+
+// Take implements sockio.Buffer.
+func (in *input) Take() []byte {
+	in.take(in.step)
+	return in.buf
+}
+
+// Drop implements sockio.Buffer.
+func (in *input) Drop() { in.release() }
 
 // Read implements io.Reader for the Framer.
 func (in *input) Read(p []byte) (int, error) {
@@ -129,19 +142,29 @@ func (in *input) fill(n int) error {
 func (in *input) read(n int, quiet bool) (int, error) {
 	midway := in.inside || in.w > in.r
 	in.midway.Store(midway)
-	if !midway && in.socket.able() {
+	if !midway && in.sock != nil {
 		switch {
 		case in.full:
 			in.step = min(in.step+1, len(inputSizes)-1)
 		case quiet:
 			in.step = 0
 		}
-		return in.w, in.socket.fill()
+		in.release()
+		k, err := in.sock.Fill(in)
+		in.w = k
+		return k, err
 	}
 	in.makeRoom(n, quiet)
-	k, err := in.nc.Read(in.buf[in.w:])
+	k, err := in.receive(in.buf[in.w:])
 	in.w += k
 	return k, err
+}
+
+func (in *input) receive(p []byte) (int, error) {
+	if in.sock != nil {
+		return in.sock.Read(p)
+	}
+	return in.nc.Read(p)
 }
 
 // makeRoom makes room for n bytes and for as much more as is worth reading. A

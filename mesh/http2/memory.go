@@ -4,6 +4,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/proa-io/proa/internal/sockio"
 )
 
 // slabSizes are the sizes of pooled buffers.
@@ -24,6 +26,7 @@ type memory struct {
 	blocks  sync.Pool
 	timers  sync.Pool
 	clock   clock
+	writes  sockio.Writes
 	lent    *atomic.Int64 // nil but in tests: how many slabs, streams and blocks are in use
 }
 
@@ -62,6 +65,18 @@ func (m *memory) slab(size int) *slab {
 		return s
 	}
 	return &slab{b: make([]byte, slabSizes[size]), size: size}
+}
+
+// room returns an empty slice with room for n bytes, in a slab if there are any
+// as large.
+func (m *memory) room(n int) ([]byte, *slab) {
+	for size, most := range slabSizes {
+		if n <= most {
+			s := m.slab(size)
+			return s.b[:0], s
+		}
+	}
+	return make([]byte, 0, n), nil
 }
 
 func (m *memory) free(s *slab) {

@@ -4,48 +4,30 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
-	"os"
 	"sync"
-	"syscall"
 	"time"
+
+	"github.com/proa-io/proa/internal/sockio"
 )
 
 // sink writes to the network. Only who has set flushing uses it.
 type sink struct {
 	nc   net.Conn
-	raw  syscall.RawConn // of the socket; nil: a write may wait in every case
-	pack *packer         // between TLS and the socket; nil: there is no TLS, or none that we have made
-
-	attempt func(fd uintptr) bool
-	p       []byte
-	n       int
-	errno   syscall.Errno
+	mem  *memory
+	sock *sockio.Socket // nil: a write may wait in every case
+	pack *packer        // between TLS and the socket; nil: there is no TLS, or none that we have made
 }
 
 func (s *sink) init(nc net.Conn, mem *memory) {
-	s.nc = nc
-	bare := nc
+	s.nc, s.mem = nc, mem
 	if tc, ok := nc.(*tls.Conn); ok {
-		if pack, ok := tc.NetConn().(*packer); ok && isSocket(pack.Conn) {
-			s.pack = pack
-			bare = pack.Conn
+		if pack, ok := tc.NetConn().(*packer); ok && pack.sock != nil {
+			s.pack, s.sock = pack, pack.sock
 			pack.begin(mem)
 		}
-	}
-	if !isSocket(bare) {
 		return
 	}
-	if raw, err := bare.(syscall.Conn).SyscallConn(); err == nil {
-		s.raw, s.attempt = raw, s.writeFD
-	}
-}
-
-func isSocket(nc net.Conn) bool {
-	switch nc.(type) {
-	case *net.TCPConn, *net.UnixConn:
-		return true
-	}
-	return false
+	s.sock = sockio.Of(nc)
 }
 
 // write writes p. If wait is false it only writes what the network takes at
@@ -57,6 +39,7 @@ func (s *sink) write(p []byte, wait bool) (n int, more bool, err error) {
 		return n, n < len(p), err
 	}
 	if len(p) > 0 {
+		s.pack.expect(len(p))
 		if n, err = s.nc.Write(p); err != nil {
 			return n, false, err
 		}
@@ -72,52 +55,33 @@ func (s *sink) finish() error {
 	return err
 }
 
-// writeSocket writes p to the bare connection.
-func (s *sink) writeSocket(nc net.Conn, p []byte, wait bool) (int, error) {
-	switch {
-	case len(p) == 0:
-		return 0, nil
-	case wait:
-		return nc.Write(p)
-	case s.raw == nil:
-		return 0, nil
+// writeSocket writes p to the bare connection: what that takes at once without
+// a word to the scheduler, and the rest, if it may wait, as ever.
+func (s *sink) writeSocket(nc net.Conn, p []byte, wait bool) (n int, err error) {
+	if s.sock != nil && len(p) > 0 {
+		n, err = s.sock.TryWrite(&s.mem.writes, p)
 	}
-	s.p, s.n, s.errno = p, 0, 0
-	err := s.raw.Write(s.attempt)
-	s.p = nil
-	if err == nil && s.errno != 0 {
-		err = os.NewSyscallError("write", s.errno)
+	if err != nil || !wait || n == len(p) {
+		return n, err
 	}
-	return s.n, err
-}
-
-// writeFD writes what the socket takes at once.
-func (s *sink) writeFD(fd uintptr) bool {
-	n, err := syscall.Write(int(fd), s.p)
-	for err == syscall.EINTR {
-		n, err = syscall.Write(int(fd), s.p)
-	}
-	switch {
-	case n > 0:
-		s.n = n
-	case err == syscall.EAGAIN:
-	case err != nil:
-		s.errno, _ = err.(syscall.Errno)
-	}
-	return true
+	k, err := nc.Write(p[n:])
+	return n + k, err
 }
 
 // UnderTLS returns nc for a TLS connection to be made on it that a Server or
 // Client is given later. The TLS records of one flush are one write then, which
 // need not wait. read is what was read from nc before.
-func UnderTLS(nc net.Conn, read []byte) net.Conn { return &packer{Conn: nc, seed: read} }
+func UnderTLS(nc net.Conn, read []byte) net.Conn {
+	return &packer{Conn: nc, sock: sockio.Of(nc), seed: read}
+}
 
 // packer stands between TLS and the socket. It gathers the records of one
 // flush, so that they are one write, which need not wait.
 type packer struct {
 	net.Conn
-	seed []byte  // was read from Conn before
-	mem  *memory // nil: what is written goes out at once
+	sock *sockio.Socket // that Conn is; nil: none
+	seed []byte         // was read from Conn before
+	mem  *memory        // nil: what is written goes out at once
 
 	mu   sync.Mutex
 	slab *slab
@@ -139,6 +103,9 @@ func (k *packer) Read(p []byte) (int, error) {
 		k.seed = k.seed[n:]
 		return n, nil
 	}
+	if k.sock != nil {
+		return k.sock.Read(p)
+	}
 	return k.Conn.Read(p)
 }
 
@@ -149,22 +116,28 @@ func (k *packer) Write(p []byte) (int, error) {
 	if k.mem == nil {
 		return k.Conn.Write(p)
 	}
-	if k.slab == nil {
-		k.slab = k.mem.slab(sizeFor(len(p)))
-		k.held = k.slab.b[:0]
-	}
 	k.held = append(k.held, p...)
 	return len(p), nil
 }
 
-// sizeFor returns the size of slab for n bytes and some more.
-func sizeFor(n int) int {
-	for size, most := range slabSizes {
-		if n <= most {
-			return size
-		}
+const (
+	// recordSize is how much one record holds, and recordOverhead what it adds
+	// to that, with some room (RFC 8446, section 5).
+	recordSize     = 16 << 10
+	recordOverhead = 64
+)
+
+// expect makes room for the records of n bytes.
+func (k *packer) expect(n int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if n += recordOverhead * (n/recordSize + 1); cap(k.held)-len(k.held) >= n {
+		return
 	}
-	return len(slabSizes) - 1
+	old, oldSlab := k.held[k.sent:], k.slab
+	k.held, k.slab = k.mem.room(len(old) + n)
+	k.held, k.sent = append(k.held, old...), 0
+	k.mem.free(oldSlab)
 }
 
 // waiting returns what has to be written.
