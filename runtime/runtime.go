@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/proa-io/proa/block/invoke"
 	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/dialect/dapr/grpcapi"
@@ -29,31 +31,32 @@ import (
 
 // Runtime is a wired process, ready to Run.
 type Runtime struct {
-	cfg         Config
-	engine      *engine.Engine
-	catalog     *component.Catalog
-	metrics     *telemetry.Metrics
-	metricsPort *metricsPort
-	local       *slog.Logger // whose lines stay on this machine
-	signals     signals
-	resiliency  *resiliency
-	table       atomic.Pointer[components]
-	ends        ends
-	logsCalls   atomic.Bool // whether calls of the API are logged
-	roster      *roster
-	names       *resolution
-	directory   *discovery.Directory
-	transports  *transports
-	security    *security // nil without mutual TLS
-	invoker     *invoke.Service
-	app         *application         // nil without an application to call
-	access      *telemetry.AccessLog // nil without one
-	http        *httpapi.API
-	grpc        *grpcapi.API
-	proa        *proa.API
-	listeners   *listeners
-	reloader    *reloader
-	reloaded    atomic.Pointer[Reload] // the last one; nil before
+	cfg          Config
+	engine       *engine.Engine
+	catalog      *component.Catalog
+	metrics      *telemetry.Metrics
+	metricsPort  *metricsPort
+	local        *slog.Logger // whose lines stay on this machine
+	signals      signals
+	resiliency   *resiliency
+	table        atomic.Pointer[components]
+	ends         ends
+	logsCalls    atomic.Bool // whether calls of the API are logged
+	roster       *roster
+	names        *resolution
+	directory    *discovery.Directory
+	announcement *discovery.Announcement
+	transports   *transports
+	security     *security // nil without mutual TLS
+	invoker      *invoke.Service
+	app          *application         // nil without an application to call
+	access       *telemetry.AccessLog // nil without one
+	http         *httpapi.API
+	grpc         *grpcapi.API
+	proa         *proa.API
+	listeners    *listeners
+	reloader     *reloader
+	reloaded     atomic.Pointer[Reload] // the last one; nil before
 
 	haste    chan struct{} // closed by Hasten
 	hasten   sync.Once
@@ -252,6 +255,11 @@ func (rt *Runtime) Run(ctx context.Context) error {
 	if rt.cfg.OnListening != nil {
 		rt.cfg.OnListening(rt.Addresses())
 	}
+	rt.announcement = discovery.Announce(rt.self(), rt.endpoint())
+	rt.announcement.AppPort, rt.announcement.HTTPPort = rt.cfg.AppPort, rt.Addresses().HTTPPort
+	defer context.AfterFunc(ctx, func() { // so that others look elsewhere before this one is gone
+		rt.announcement.Update(func(ep *discovery.Endpoint) { ep.Health = discovery.Draining })
+	})()
 	return runStages(rt.blocked(ctx), stopping{rt.cfg.Grace, rt.haste, rt.cfg.Log}, rt.stages()...)
 }
 
@@ -323,7 +331,7 @@ func (rt *Runtime) stages() [][]service {
 		return nil
 	}}}
 	for _, r := range rt.names.registrars {
-		top = append(top, service{"registration", func(ctx context.Context) error { return r.Register(ctx, rt.self(), rt.endpoint()) }})
+		top = append(top, service{"registration", func(ctx context.Context) error { return r.Register(ctx, rt.announcement) }})
 	}
 	if rt.app != nil {
 		top = append(top, rt.app.services()...)
@@ -337,7 +345,8 @@ func (rt *Runtime) self() discovery.Service {
 
 func (rt *Runtime) endpoint() discovery.Endpoint {
 	return discovery.Endpoint{
-		Address: net.JoinHostPort(rt.cfg.advertised(), strconv.Itoa(portOf(rt.listeners.internal))), MTLS: rt.security != nil,
+		Address: net.JoinHostPort(rt.cfg.advertised(), strconv.Itoa(portOf(rt.listeners.internal))),
+		ID:      uuid.NewString(), MTLS: rt.security != nil,
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -100,15 +99,20 @@ type Source interface {
 	Watch(ctx context.Context, svc Service, update func([]Endpoint)) error
 }
 
-// Registrar announces an instance.
+// Registrar announces instances.
 type Registrar interface {
-	// Register announces ep until ctx ends, withdraws it, and returns nil.
-	Register(ctx context.Context, svc Service, ep Endpoint) error
+	// Register announces a, and whatever becomes of it, until ctx ends, then
+	// withdraws it and returns nil. While nobody can be told it goes on trying:
+	// an error means that it will never work. Instances with the same ID, or
+	// with none and the same address, are one.
+	Register(ctx context.Context, a *Announcement) error
 }
 
 // Options configure a Directory.
 type Options struct {
-	// Sources are asked all; what any of them knows counts.
+	// Sources are asked all; what any of them knows counts. Where several know
+	// an endpoint of the same address, what an earlier one says of it goes
+	// first, and the later ones say what it leaves open.
 	Sources []Source
 	// AppearWait is how long a lookup waits for the first instance of an
 	// application of which none is known, so that applications can start in
@@ -302,16 +306,7 @@ func (e *entry) update(i int, list []Endpoint) {
 	defer e.mu.Unlock()
 	e.errs[i] = nil
 	e.parts[i] = slices.Clone(list)
-	var all []Endpoint
-	for _, part := range e.parts {
-		for _, ep := range part {
-			if !slices.ContainsFunc(all, func(x Endpoint) bool { return x.Address == ep.Address }) {
-				all = append(all, ep)
-			}
-		}
-	}
-	slices.SortFunc(all, func(a, b Endpoint) int { return strings.Compare(a.Address, b.Address) })
-	e.endpoints.Store(&Endpoints{list: all})
+	e.endpoints.Store(newEndpoints(merge(e.parts)))
 	close(e.change)
 	e.change = make(chan struct{})
 }
@@ -333,26 +328,4 @@ func (e *entry) notFound() error {
 	}
 	return fault.New(fault.NotFound, "no instance of application %q is running in namespace %q", e.svc.AppID, e.svc.Namespace).
 		WithReason(ReasonNotFound)
-}
-
-// Endpoints is an unchanging list of endpoints, and whose turn it is. It is
-// safe for concurrent use.
-type Endpoints struct {
-	list []Endpoint
-	next atomic.Uint32
-}
-
-// List returns all endpoints. It must not be changed.
-func (e *Endpoints) List() []Endpoint { return e.list }
-
-// Next returns the endpoint for an attempt (counting from 1): the one whose
-// turn it is, or for a later attempt another one while there is one.
-func (e *Endpoints) Next(attempt int) Endpoint {
-	if len(e.list) == 1 {
-		return e.list[0]
-	}
-	if attempt > 1 { // another than last time
-		return e.list[(int(e.next.Load())+attempt-1)%len(e.list)]
-	}
-	return e.list[int(e.next.Add(1))%len(e.list)]
 }

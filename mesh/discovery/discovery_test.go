@@ -181,7 +181,7 @@ func TestRegistryAnnouncesAndWithdraws(t *testing.T) {
 	var wg sync.WaitGroup
 	for _, svc := range []discovery.Service{shop, odd} {
 		wg.Go(func() {
-			if err := reg.Register(rctx, svc, discovery.Endpoint{Address: svc.AppID + ":1"}); err != nil {
+			if err := reg.Register(rctx, discovery.Announce(svc, discovery.Endpoint{Address: svc.AppID + ":1"})); err != nil {
 				t.Error(err)
 			}
 		})

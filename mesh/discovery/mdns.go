@@ -2,9 +2,10 @@ package discovery
 
 import (
 	"context"
+	"encoding/base64"
+	"encoding/json"
 	"log/slog"
 	"net"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -35,11 +36,30 @@ type MDNS struct {
 }
 
 // Register implements Registrar.
-func (m *MDNS) Register(ctx context.Context, svc Service, ep Endpoint) error {
+func (m *MDNS) Register(ctx context.Context, a *Announcement) error {
+	instance := ""
+	for {
+		ep, changed := a.Endpoint()
+		if instance == "" {
+			instance = ep.ID
+		}
+		if instance == "" {
+			instance = uuid.NewString()
+		}
+		again, err := m.announce(ctx, instance, a.Service, ep, changed)
+		if !again {
+			return err
+		}
+	}
+}
+
+// announce answers questions for ep until ctx ends or changed is closed, which
+// it reports.
+func (m *MDNS) announce(ctx context.Context, instance string, svc Service, ep Endpoint, changed <-chan struct{}) (again bool, err error) {
 	host, portText, err := net.SplitHostPort(ep.Address)
 	port, perr := strconv.Atoi(portText)
 	if err != nil || perr != nil {
-		return fault.New(fault.InvalidArgument, `multicast DNS announces "host:port", not %q`, ep.Address)
+		return false, fault.New(fault.InvalidArgument, `multicast DNS announces "host:port", not %q`, ep.Address)
 	}
 	ips := m.Addresses
 	if ip := net.ParseIP(host); len(ips) == 0 && ip != nil && !ip.IsUnspecified() {
@@ -49,30 +69,87 @@ func (m *MDNS) Register(ctx context.Context, svc Service, ep Endpoint) error {
 		ips = hostAddresses()
 	}
 	if len(ips) == 0 {
-		return fault.New(fault.FailedPrecondition, "this host has no address to announce by multicast DNS")
+		return false, fault.New(fault.FailedPrecondition, "this host has no address to announce by multicast DNS")
 	}
-	instance := ep.ID
-	if instance == "" {
-		instance = uuid.NewString()
-	}
-	name, err := os.Hostname()
+	text, err := textRecord(svc, ep)
 	if err != nil {
-		name = instance
+		return false, err
 	}
-	zone, err := mdns.NewMDNSService(instance, mdnsService, "", strings.TrimSuffix(name, ".")+".local.", port, ips,
-		[]string{"app=" + svc.AppID, "ns=" + svc.Namespace})
+	// The name of a host is one label; the instance's keeps hosts apart.
+	label := encode(instance)
+	if len(label) > maxLabel {
+		label = uuid.NewSHA1(uuid.NameSpaceOID, []byte(instance)).String()
+	}
+	zone, err := mdns.NewMDNSService(label, mdnsService, "", label+".local.", port, ips, text)
 	if err != nil {
-		return fault.Wrap(err, fault.InvalidArgument, "announce by multicast DNS")
+		return false, fault.Wrap(err, fault.InvalidArgument, "announce by multicast DNS")
 	}
 	srv, err := mdns.NewServer(&mdns.Config{Zone: zone, Iface: m.Interface, Logger: slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)})
 	if err != nil {
-		return fault.Wrap(err, fault.Unavailable, "listen for multicast DNS")
+		return false, fault.Wrap(err, fault.Unavailable, "listen for multicast DNS")
 	}
-	<-ctx.Done()
+	select {
+	case <-ctx.Done():
+	case <-changed:
+		again = true
+	}
 	if err := srv.Shutdown(); err != nil {
-		return fault.Wrap(err, fault.Internal, "stop multicast DNS")
+		return false, fault.Wrap(err, fault.Internal, "stop multicast DNS")
 	}
-	return nil
+	return again && ctx.Err() == nil, nil
+}
+
+// textField begins the strings of a TXT record that hold, one after the other,
+// what is said of an endpoint, as JSON in Base64: not every server passes on any
+// character.
+const textField = "ep="
+
+// Bounds of RFC 1035: maxText is how many bytes a string of a TXT record may
+// have, and maxTexts how
+// many of them fit into an answer.
+const (
+	maxText  = 255
+	maxTexts = 24
+	maxLabel = 63 // of a name, in bytes
+)
+
+func textRecord(svc Service, ep Endpoint) ([]string, error) {
+	out := []string{"app=" + encode(svc.AppID), "ns=" + encode(svc.Namespace)}
+	ep.Address, ep.ID = "", ""
+	about, err := json.Marshal(ep)
+	if err != nil {
+		return nil, fault.Wrap(err, fault.Internal, "encode endpoint")
+	}
+	if ep.Equal(Endpoint{}) {
+		about = nil
+	}
+	for rest := base64.RawURLEncoding.EncodeToString(about); rest != ""; {
+		n := min(len(rest), maxText-len(textField))
+		out, rest = append(out, textField+rest[:n]), rest[n:]
+	}
+	if len(out) > maxTexts || len(out[0]) > maxText || len(out[1]) > maxText {
+		return nil, fault.New(fault.InvalidArgument, "the names and labels of this instance are longer than multicast DNS carries")
+	}
+	return out, nil
+}
+
+// fromText reads what textRecord wrote. Answers of others are not to be trusted
+// to have any form.
+func fromText(record []string) (ep Endpoint) {
+	var about strings.Builder
+	for _, t := range record {
+		if part, ok := strings.CutPrefix(t, textField); ok {
+			about.WriteString(part)
+		}
+	}
+	if about.Len() == 0 {
+		return ep
+	}
+	text, err := base64.RawURLEncoding.DecodeString(about.String())
+	if err != nil || json.Unmarshal(text, &ep) != nil {
+		return Endpoint{}
+	}
+	return ep
 }
 
 func hostAddresses() []net.IP {
@@ -105,7 +182,8 @@ func (m *MDNS) Watch(ctx context.Context, svc Service, update func([]Endpoint)) 
 	if refresh <= 0 {
 		refresh = 5 * time.Second
 	}
-	seen := map[string]int{} // address → rounds missed
+	seen := map[string]Endpoint{}
+	missed := map[string]int{} // rounds, by address
 	for {
 		found, err := m.ask(ctx, svc)
 		if ctx.Err() != nil {
@@ -115,18 +193,19 @@ func (m *MDNS) Watch(ctx context.Context, svc Service, update func([]Endpoint)) 
 			return err
 		}
 		for addr := range seen {
-			seen[addr]++
+			missed[addr]++
 		}
-		for _, addr := range found {
-			seen[addr] = 0
+		for _, ep := range found {
+			seen[ep.Address], missed[ep.Address] = ep, 0
 		}
 		var list []Endpoint
-		for addr, missed := range seen {
-			if missed > 2 {
+		for addr, ep := range seen {
+			if missed[addr] > 2 {
 				delete(seen, addr)
+				delete(missed, addr)
 				continue
 			}
-			list = append(list, Endpoint{Address: addr})
+			list = append(list, ep)
 		}
 		update(list)
 		wait := refresh
@@ -144,7 +223,7 @@ func (m *MDNS) Watch(ctx context.Context, svc Service, update func([]Endpoint)) 
 // maxAnswers bounds the answers of one round that are looked at.
 const maxAnswers = 1024
 
-func (m *MDNS) ask(ctx context.Context, svc Service) ([]string, error) {
+func (m *MDNS) ask(ctx context.Context, svc Service) ([]Endpoint, error) {
 	answer := m.Answer
 	if answer <= 0 {
 		answer = 500 * time.Millisecond
@@ -158,9 +237,9 @@ func (m *MDNS) ask(ctx context.Context, svc Service) ([]string, error) {
 		return nil, fault.Wrap(err, fault.Unavailable, "ask by multicast DNS")
 	}
 	close(entries)
-	var found []string
+	var found []Endpoint
 	for e := range entries {
-		if !slices.Contains(e.InfoFields, "app="+svc.AppID) || !slices.Contains(e.InfoFields, "ns="+svc.Namespace) {
+		if !slices.Contains(e.InfoFields, "app="+encode(svc.AppID)) || !slices.Contains(e.InfoFields, "ns="+encode(svc.Namespace)) {
 			continue
 		}
 		ip := e.AddrV4
@@ -168,7 +247,9 @@ func (m *MDNS) ask(ctx context.Context, svc Service) ([]string, error) {
 			ip = e.AddrV6IPAddr.IP
 		}
 		if ip != nil {
-			found = append(found, net.JoinHostPort(ip.String(), strconv.Itoa(e.Port)))
+			ep := fromText(e.InfoFields)
+			ep.Address = net.JoinHostPort(ip.String(), strconv.Itoa(e.Port))
+			found = append(found, ep)
 		}
 	}
 	return found, nil

@@ -60,11 +60,13 @@ type record struct {
 }
 
 // Register implements Registrar. While the engine is away it goes on trying.
-func (r *Registry) Register(ctx context.Context, svc Service, ep Endpoint) error {
-	if ep.ID == "" {
-		ep.ID = uuid.NewString()
+func (r *Registry) Register(ctx context.Context, a *Announcement) error {
+	ep, changed := a.Endpoint()
+	id := ep.ID
+	if id == "" {
+		id = uuid.NewString()
 	}
-	key := keyOf(svc, ep.ID)
+	key := keyOf(a.Service, id)
 	beat := time.NewTicker(Heartbeat)
 	defer beat.Stop()
 	for {
@@ -77,6 +79,8 @@ func (r *Registry) Register(ctx context.Context, svc Service, ep Endpoint) error
 		case <-ctx.Done():
 			return r.withdraw(ctx, key)
 		case <-wait:
+		case <-changed:
+			ep, changed = a.Endpoint()
 		}
 	}
 }
@@ -110,10 +114,13 @@ func (r *Registry) withdraw(ctx context.Context, key string) error {
 // Watch implements Source.
 func (r *Registry) Watch(ctx context.Context, svc Service, update func([]Endpoint)) error {
 	b, err := r.bucket(ctx)
+	if ctx.Err() != nil {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
-	v := &view{records: map[string]record{}, update: update}
+	v := &view{records: map[string]record{}, update: update, dirty: make(chan struct{}, 1)}
 	expire := time.NewTicker(Expiry / 4)
 	defer expire.Stop()
 	done := make(chan error, 1)
@@ -130,6 +137,8 @@ func (r *Registry) Watch(ctx context.Context, svc Service, update func([]Endpoin
 				err = fault.New(fault.Unavailable, "the watch of the registry ended")
 			}
 			return err
+		case <-v.dirty:
+			v.report()
 		case now := <-expire.C:
 			// Only while the engine answers: when it is away nobody can renew.
 			if r.engine.Status().Ready {
@@ -145,6 +154,15 @@ type view struct {
 	records map[string]record
 	synced  bool
 	update  func([]Endpoint)
+	dirty   chan struct{} // has a token when there is something to report
+}
+
+// mark has what was seen reported. Much that changes at once is reported once.
+func (v *view) mark() {
+	select {
+	case v.dirty <- struct{}{}:
+	default:
+	}
 }
 
 func (v *view) apply(u engine.Update) error {
@@ -170,7 +188,7 @@ func (v *view) apply(u engine.Update) error {
 	case engine.OpSynced:
 		v.synced = true
 	}
-	v.report()
+	v.mark()
 	return nil
 }
 
@@ -185,16 +203,26 @@ func (v *view) expire(now time.Time) {
 		}
 	}
 	if gone {
-		v.report()
+		v.mark()
 	}
 }
 
 func (v *view) report() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	if !v.synced {
 		return
 	}
-	list := make([]Endpoint, 0, len(v.records))
+	// Of several records with one address, which an instance that died leaves
+	// behind for a while, the last one counts.
+	last := make(map[string]record, len(v.records))
 	for _, rec := range v.records {
+		if old, twice := last[rec.Address]; !twice || rec.Renewed.After(old.Renewed) {
+			last[rec.Address] = rec
+		}
+	}
+	list := make([]Endpoint, 0, len(last))
+	for _, rec := range last {
 		list = append(list, rec.Endpoint)
 	}
 	v.update(list)
