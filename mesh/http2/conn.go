@@ -375,7 +375,7 @@ func (c *conn) rest() {
 		c.wakes = nil
 	}
 	if c.enc != nil {
-		c.enc, c.forgot, c.resized = nil, true, true
+		c.enc, c.forgot = nil, true
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	wire "golang.org/x/net/http2"
-	"golang.org/x/net/http2/hpack"
 
 	"github.com/proa-io/proa/fault"
 	"github.com/proa-io/proa/mesh/proxy"
@@ -16,15 +15,19 @@ import (
 // before: HPACK does not allow to take back half a block. c.mu is held.
 func (c *conn) checkFields(h proxy.Header) error {
 	size := int64(0)
+	enc := c.encoder()
 	for i := range h {
 		name, value := h[i].Name, h[i].Value
+		size += int64(len(name)+len(value)) + fieldOverhead
+		if enc.knows(name, value) {
+			continue
+		}
 		if !validToken(name) {
 			return fault.New(fault.InvalidArgument, "the field name %s is not a token (RFC 9110, section 5.1)", quoteName(name))
 		}
 		if !validValue(value) {
 			return fault.New(fault.InvalidArgument, "the value of field %s holds a control character (RFC 9110, section 5.5)", name)
 		}
-		size += int64(len(name)+len(value)) + 32
 	}
 	if size > c.peerHeader {
 		return c.fault(fault.ResourceExhausted, nil, "the header fields take %d bytes; the peer accepts %d", size, c.peerHeader)
@@ -38,7 +41,10 @@ func (c *conn) beginBlock(st *stream, end bool) int64 {
 	if end {
 		flags = wire.FlagHeadersEndStream
 	}
-	return c.appendHeader(0, wire.FrameHeaders, flags|wire.FlagHeadersEndHeaders, st.id)
+	at := c.appendHeader(0, wire.FrameHeaders, flags|wire.FlagHeadersEndHeaders, st.id)
+	c.ensure(2 * literalRoom)
+	c.out = c.encoder().begin(c.out)
+	return at
 }
 
 // endBlock completes the HEADERS frame that begins at the place, and splits it
@@ -82,21 +88,21 @@ func (c *conn) splitBlock(st *stream, from int) {
 	}
 }
 
-// put encodes one field.
+// put encodes one field, which was checked and has its name in lower case.
 func (c *conn) put(name, value string) {
-	how := indexingOf(name)
-	switch {
-	case how == indexYes || c.resized:
-		// After a change of the table's size the encoder has to begin the
-		// block. Its writer is the output, which takes everything.
-		_ = c.encoder().WriteField(hpack.HeaderField{Name: name, Value: value, Sensitive: how != indexYes})
-		c.resized = false
-	case how == indexNot:
+	c.ensure(len(name) + len(value) + literalRoom)
+	switch indexingOf(name) {
+	case indexYes:
+		c.out = c.enc.field(c.out, name, value)
+	case indexNot:
 		c.putLiteral(literalPlain, name, value)
 	default:
 		c.putLiteral(literalNever, name, value)
 	}
 }
+
+// literalRoom is how many bytes a field may take beyond its name and value.
+const literalRoom = 16
 
 // indexing is what the compression tables have to do with a field.
 type indexing uint8
@@ -119,36 +125,11 @@ func indexingOf(name string) indexing {
 	return indexYes
 }
 
-// The first bytes of literal fields with a new name (RFC 7541, sections 6.2.2
-// and 6.2.3).
-const (
-	literalPlain = 0x00
-	literalNever = 0x10
-)
-
 // putLiteral encodes a field without the tables.
 func (c *conn) putLiteral(kind byte, name, value string) {
-	c.ensure(len(name) + len(value) + 16)
 	c.out = append(c.out, kind)
 	c.out = appendString(c.out, name)
 	c.out = appendString(c.out, value)
-}
-
-// appendString appends a string literal (RFC 7541, section 5.2), not Huffman
-// coded: that saves less than it costs on the networks this engine is for.
-func appendString(p []byte, s string) []byte {
-	const prefix = 1<<7 - 1
-	n := len(s)
-	if n < prefix {
-		p = append(p, byte(n))
-	} else {
-		p = append(p, prefix)
-		for n -= prefix; n >= 0x80; n >>= 7 {
-			p = append(p, byte(n)|0x80)
-		}
-		p = append(p, byte(n))
-	}
-	return append(p, s...)
 }
 
 // putLength encodes content-length: a literal whose name is entry 28 of the
@@ -165,8 +146,13 @@ func (c *conn) putLength(n int64) {
 // the framing.
 func (c *conn) putFields(h proxy.Header) {
 	for i := range h {
-		name, _ := lowerName(h[i].Name)
-		value := h[i].Value
+		name, value := h[i].Name, h[i].Value
+		if at := c.enc.find(name, value); at > 0 { // it was encoded before
+			c.ensure(literalRoom)
+			c.out = appendInt(c.out, 0x80, 7, at)
+			continue
+		}
+		name, _ = lowerName(name)
 		if hasOuterSpace(value) {
 			value = strings.Trim(value, " \t")
 		}
@@ -193,7 +179,7 @@ func (c *conn) appendHead(st *stream, status int, h proxy.Header, contentLength 
 		return err
 	}
 	at := c.beginBlock(st, end)
-	c.put(":status", statusText(status))
+	c.putStatus(status)
 	c.putFields(h)
 	if (contentLength > 0 || contentLength == 0 && !end) && status >= 200 && status != 204 {
 		c.putLength(contentLength)
@@ -208,18 +194,45 @@ func (c *conn) appendHead(st *stream, status int, h proxy.Header, contentLength 
 	return nil
 }
 
-func statusText(status int) string {
-	switch status {
-	case 200:
-		return "200"
-	case 204:
-		return "204"
-	case 404:
-		return "404"
-	case 500:
-		return "500"
+// putStatus encodes :status.
+func (c *conn) putStatus(status int) {
+	for i, known := range [...]int{200, 204, 206, 304, 400, 404, 500} {
+		if status == known {
+			c.putIndex(indexStatus + byte(i))
+			return
+		}
 	}
-	return strconv.Itoa(status)
+	c.put(":status", strconv.Itoa(status))
+}
+
+// putIndex encodes a field of the static table.
+func (c *conn) putIndex(i byte) {
+	c.ensure(1)
+	c.out = append(c.out, i)
+}
+
+// putMethod encodes :method.
+func (c *conn) putMethod(method string) {
+	switch method {
+	case "GET":
+		c.putIndex(indexGET)
+	case "POST":
+		c.putIndex(indexPOST)
+	default:
+		c.put(":method", method)
+	}
+}
+
+// putScheme encodes :scheme.
+func (c *conn) putScheme(scheme string) {
+	switch scheme {
+	case "http":
+		c.putIndex(indexHTTP)
+	case "https":
+		c.putIndex(indexHTTPS)
+	default:
+		c.put(":scheme", scheme)
+	}
 }
 
 // appendTrailers appends trailer fields, which end the stream. c.mu is held.
@@ -247,10 +260,10 @@ func (c *conn) appendRequest(st *stream, r *proxy.Request, end bool) {
 		c.put(":method", "CONNECT")
 		c.put(":protocol", r.Upgrade)
 	default:
-		c.put(":method", r.Method)
+		c.putMethod(r.Method)
 	}
 	if r.Method != "CONNECT" {
-		c.put(":scheme", c.scheme(r))
+		c.putScheme(c.scheme(r))
 		c.put(":path", r.Target)
 	}
 	if r.Authority != "" {

@@ -7,7 +7,6 @@ import (
 	"sync/atomic"
 
 	wire "golang.org/x/net/http2"
-	"golang.org/x/net/http2/hpack"
 
 	"github.com/proa-io/proa/internal/coroutine"
 )
@@ -34,38 +33,31 @@ type output struct {
 	written  int64  // how much of that the network has taken
 	flushing bool   // somebody is writing
 	urgent   bool   // the reading goroutine has put out something
-	resized  bool   // the size of its table has changed since it was used
 	forgot   bool   // an earlier encoder was given up
-	table    uint32 // the size of its table
+	table    int    // the size of its table
 	flushes  uint64 // writes so far
 	room     sync.Cond
 	writers  sync.WaitGroup
-	enc      *hpack.Encoder // nil before the first field that it encodes
-	credit   atomic.Int64   // what the guard allows the peer for what was sent
-	ended    atomic.Int64   // streams that ended well, for the guard
+	enc      *encoder     // nil before the first block
+	credit   atomic.Int64 // what the guard allows the peer for what was sent
+	ended    atomic.Int64 // streams that ended well, for the guard
 }
 
-// encoder returns the HPACK encoder of the connection. c.mu is held.
-func (c *conn) encoder() *hpack.Encoder {
+// encoder returns the encoder of the connection. c.mu is held.
+func (c *conn) encoder() *encoder {
 	if c.enc == nil {
-		c.enc = hpack.NewEncoder((*encoded)(c))
-		if c.forgot {
+		c.enc = &encoder{most: dynamicTableSize}
+		switch {
+		case c.forgot:
 			// The peer is to forget what it has, too: the size of the table
 			// is 0 for a moment (RFC 7541, section 4.2).
-			c.enc.SetMaxDynamicTableSize(0)
-			c.enc.SetMaxDynamicTableSizeLimit(c.table)
-			c.enc.SetMaxDynamicTableSize(c.table)
+			c.enc.resize(0)
+			c.enc.resize(c.table)
+		case c.table != dynamicTableSize:
+			c.enc.resize(c.table)
 		}
 	}
 	return c.enc
-}
-
-// encoded is where the HPACK encoder writes: the output.
-type encoded conn
-
-func (e *encoded) Write(p []byte) (int, error) {
-	(*conn)(e).append(p)
-	return len(p), nil
 }
 
 // ensure makes room for n bytes in the output.

@@ -67,13 +67,12 @@ func (c *conn) settingsAcked() error {
 func (c *conn) set(s wire.Setting) error {
 	switch s.ID {
 	case wire.SettingHeaderTableSize:
-		size := min(s.Val, dynamicTableSize)
+		size := int(min(s.Val, dynamicTableSize))
 		if size == c.table {
 			break
 		}
-		c.encoder().SetMaxDynamicTableSizeLimit(size)
-		c.enc.SetMaxDynamicTableSize(size)
-		c.table, c.resized = size, true
+		c.encoder().resize(size)
+		c.table = size
 	case wire.SettingEnablePush:
 		if s.Val > 1 || c.client && s.Val == 1 {
 			return connErrorf(codeProtocol, "SETTINGS_ENABLE_PUSH is %d", s.Val)
