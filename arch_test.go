@@ -75,7 +75,7 @@ var layers = []layer{
 		why: "wire codecs and the like know bytes, not the program"},
 	{folder: "internal/gendoc", may: []string{"api", "component", "driver/all", "fault", "internal/surface", "telemetry"},
 		why: "the reference is generated from the catalog of components, the list of metrics, and the API with what tests show of it"},
-	{folder: "internal/testserver", may: []string{"internal/freeport"},
+	{folder: "internal/testserver", may: []string{"internal/fastloop", "internal/freeport"},
 		why: "test servers know nothing of what is tested on them"},
 	{folder: "internal/faultnet", may: []string{"internal/freeport"},
 		why: "the bad network knows nothing of what is tested on it"},
@@ -89,6 +89,7 @@ var layers = []layer{
 // testSupport are folders made for tests, as are the conformance suites (see
 // isTestSupport): only tests and each other import them.
 var testSupport = []string{
+	"internal/fastloop",
 	"internal/faultnet",
 	"internal/freeport",
 	"internal/leak",

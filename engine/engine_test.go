@@ -8,12 +8,14 @@ import (
 	"time"
 
 	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/internal/fastloop"
 )
 
 // run opens an engine and runs it until the returned stop is called or the
 // test ends.
 func run(t testing.TB, o Options) (*Engine, func()) {
 	t.Helper()
+	fastloop.Skip(t, "starts an engine")
 	if o.Log == nil {
 		o.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
 	}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/internal/fastloop"
 )
 
 // natsProcess is a real server in a process of its own.
@@ -31,6 +32,7 @@ type natsProcess struct {
 // binary the test is skipped; PROA_TEST_NATS_SERVER names another.
 func startNATS(t testing.TB, dir string, port int, args ...string) *natsProcess {
 	t.Helper()
+	fastloop.Skip(t, "starts a server")
 	path := os.Getenv("PROA_TEST_NATS_SERVER")
 	if path == "" {
 		var err error

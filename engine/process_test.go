@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/internal/fastloop"
 )
 
 // The tests of this file run sidecars in processes of their own: the test
@@ -175,6 +176,7 @@ type child struct {
 
 func startChild(t testing.TB, role, dir, name string, d Durability) *child {
 	t.Helper()
+	fastloop.Skip(t, "starts a program")
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)

@@ -30,6 +30,7 @@ import (
 	"github.com/proa-io/proa/block/pubsub"
 	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/internal/fastloop"
 	"github.com/proa-io/proa/internal/freeport"
 	"github.com/proa-io/proa/internal/testserver"
 )
@@ -315,6 +316,7 @@ func TestAMessageOfQoS2IsProcessedOnce(t *testing.T) {
 }
 
 func TestABrokerThatTalksNonsenseBreaksNothingButItsConnection(t *testing.T) {
+	fastloop.Skip(t, "takes seconds")
 	t.Parallel()
 	for name, nonsense := range map[string]string{
 		"no packet":            "\x00\x00",
@@ -351,6 +353,7 @@ func TestABrokerThatTalksNonsenseBreaksNothingButItsConnection(t *testing.T) {
 }
 
 func TestRefusalsAreNamed(t *testing.T) {
+	fastloop.Skip(t, "takes seconds")
 	t.Parallel()
 	for code, want := range map[byte]fault.Code{
 		1: fault.FailedPrecondition, 2: fault.FailedPrecondition, 3: fault.Unavailable, 4: fault.Unauthenticated, 5: fault.Unauthenticated, 99: fault.Unavailable,

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/proa-io/proa/engine"
+	"github.com/proa-io/proa/internal/fastloop"
 	"github.com/proa-io/proa/internal/testserver"
 )
 
@@ -35,6 +36,7 @@ var engineKinds = []engineKind{
 // runEngine runs an engine until the test ends.
 func runEngine(t testing.TB, o engine.Options) *engine.Engine {
 	t.Helper()
+	fastloop.Skip(t, "starts an engine")
 	o.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
 	e, err := engine.Open(t.Context(), o)
 	if err != nil {

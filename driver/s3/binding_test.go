@@ -21,6 +21,7 @@ import (
 	"github.com/proa-io/proa/block/binding/bindingtest"
 	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/internal/fastloop"
 	"github.com/proa-io/proa/internal/faultnet"
 )
 
@@ -422,6 +423,7 @@ func TestWhereTheServiceIs(t *testing.T) {
 
 // The stand-in does not take parts as they are signed without TLS.
 func TestLargeFilesGoInParts(t *testing.T) {
+	fastloop.Skip(t, "takes seconds")
 	t.Parallel()
 	s := newService(t)
 	secure := httptest.NewTLSServer(s.Config.Handler)

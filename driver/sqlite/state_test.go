@@ -15,6 +15,7 @@ import (
 	"github.com/proa-io/proa/block/state/statetest"
 	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/internal/fastloop"
 	"github.com/proa-io/proa/internal/leak"
 )
 
@@ -45,6 +46,9 @@ func TestState(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			if name != "memory" {
+				fastloop.Skip(t, "writes to the disk for seconds")
+			}
 			t.Parallel()
 			statetest.Run(t, func(t *testing.T) state.Driver {
 				t.Parallel()

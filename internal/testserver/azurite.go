@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/proa-io/proa/internal/fastloop"
 )
 
 // AzuriteServer is a running Azurite, Microsoft's emulator of Azure Storage,
@@ -35,6 +37,7 @@ func AzuriteQueues(tb TB) *AzuriteServer {
 // azurite starts the emulator of a service.
 func azurite(tb TB, service string) *AzuriteServer {
 	tb.Helper()
+	fastloop.Skip(tb, "starts a server")
 	node, err := lookPath("node")
 	if err != nil {
 		missing(tb, "azurite", "node not found")

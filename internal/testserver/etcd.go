@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
+
+	"github.com/proa-io/proa/internal/fastloop"
 )
 
 // EtcdServer is a running etcd, a cluster of one. What it has acknowledged
@@ -17,6 +19,7 @@ type EtcdServer struct{ *Process }
 // "--max-txn-ops=4".
 func Etcd(tb TB, args ...string) *EtcdServer {
 	tb.Helper()
+	fastloop.Skip(tb, "starts a server")
 	program, err := lookPath("etcd")
 	if err != nil {
 		missing(tb, "etcd", "not found")

@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/proa-io/proa/internal/fastloop"
 	"github.com/proa-io/proa/internal/freeport"
 )
 
@@ -66,6 +67,7 @@ type KafkaServer struct {
 // Kafka starts a Kafka broker for the test. That takes some seconds: share it.
 func Kafka(tb TB, o KafkaOptions) *KafkaServer {
 	tb.Helper()
+	fastloop.Skip(tb, "starts a server")
 	java, err := lookPath("java")
 	if err != nil {
 		missing(tb, "kafka", "java not found")

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/proa-io/proa/internal/fastloop"
 )
 
 // MariaDBOptions configure a MariaDB server.
@@ -35,6 +37,7 @@ const (
 // MariaDB starts a MariaDB server for the test.
 func MariaDB(tb TB, o MariaDBOptions) *MariaDBServer {
 	tb.Helper()
+	fastloop.Skip(tb, "starts a server")
 	program, err := lookPath("mariadbd")
 	if err != nil {
 		missing(tb, "mariadbd", "not found")

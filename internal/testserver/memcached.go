@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/proa-io/proa/internal/fastloop"
 )
 
 // MemcachedServer is a running memcached. A restart comes up empty.
@@ -18,6 +20,7 @@ type MemcachedServer struct{ *Process }
 // arguments such as "-I", "2m".
 func Memcached(tb TB, args ...string) *MemcachedServer {
 	tb.Helper()
+	fastloop.Skip(tb, "starts a server")
 	program, err := lookPath("memcached")
 	if err != nil {
 		missing(tb, "memcached", "not found")

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/proa-io/proa/internal/fastloop"
 )
 
 // MongoDBServer is a running MongoDB Java Server, which speaks the protocol of
@@ -22,6 +24,7 @@ type MongoDBServer struct{ *Process }
 // MongoDB starts a server for the test. That takes a second or two: share it.
 func MongoDB(tb TB) *MongoDBServer {
 	tb.Helper()
+	fastloop.Skip(tb, "starts a server")
 	java, err := lookPath("java")
 	if err != nil {
 		missing(tb, "mongodb", "java not found")

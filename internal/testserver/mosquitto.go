@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/proa-io/proa/internal/fastloop"
 )
 
 // MosquittoOptions configure a Mosquitto server, a broker for MQTT. The zero
@@ -35,6 +37,7 @@ type MosquittoServer struct {
 // Mosquitto starts a mosquitto for the test.
 func Mosquitto(tb TB, o MosquittoOptions) *MosquittoServer {
 	tb.Helper()
+	fastloop.Skip(tb, "starts a server")
 	program, err := lookPath("mosquitto")
 	if err != nil {
 		missing(tb, "mosquitto", "not found")

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"path/filepath"
 	"strconv"
+
+	"github.com/proa-io/proa/internal/fastloop"
 )
 
 // MotoServer is a running moto, which stands in for Amazon Web Services: it
@@ -16,6 +18,7 @@ type MotoServer struct{ *Process }
 // Moto starts a server for the test. That takes some seconds: share it.
 func Moto(tb TB) *MotoServer {
 	tb.Helper()
+	fastloop.Skip(tb, "starts a server")
 	root, err := moduleRoot()
 	if err != nil {
 		tb.Fatalf("testserver: %v", err)

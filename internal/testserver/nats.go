@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/proa-io/proa/internal/fastloop"
 )
 
 // NATSOptions configure a NATS server. The zero value is an open server with
@@ -41,6 +43,7 @@ type NATSServer struct {
 // from the module cache.
 func NATS(tb TB, o NATSOptions) *NATSServer {
 	tb.Helper()
+	fastloop.Skip(tb, "starts a server")
 	find := builtNATS
 	if o.Installed {
 		find = func() (string, error) { return lookPath("nats-server") }

@@ -16,6 +16,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/proa-io/proa/internal/fastloop"
 )
 
 // PostgresOptions configure a PostgreSQL server. The zero value is a server
@@ -40,6 +42,7 @@ type PostgresServer struct {
 // Postgres starts a PostgreSQL server for the test.
 func Postgres(tb TB, o PostgresOptions) *PostgresServer {
 	tb.Helper()
+	fastloop.Skip(tb, "starts a server")
 	program, err := lookPostgres("postgres")
 	if err != nil {
 		missing(tb, "postgres", "not found")

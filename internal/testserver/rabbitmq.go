@@ -16,6 +16,7 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/proa-io/proa/internal/fastloop"
 	"github.com/proa-io/proa/internal/freeport"
 )
 
@@ -43,6 +44,7 @@ type RabbitMQServer struct {
 // its own: nothing outlives it.
 func RabbitMQ(tb TB, o RabbitMQOptions) *RabbitMQServer {
 	tb.Helper()
+	fastloop.Skip(tb, "starts a server")
 	program, err := lookRabbitMQ("rabbitmq-server")
 	if err != nil {
 		missing(tb, "rabbitmq-server", "not found")

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/proa-io/proa/internal/fastloop"
 )
 
 // RedisOptions configure a Redis server. The zero value is an open server that
@@ -42,6 +44,7 @@ const RedisDatabases = 1024
 // Redis starts a redis-server for the test.
 func Redis(tb TB, o RedisOptions) *RedisServer {
 	tb.Helper()
+	fastloop.Skip(tb, "starts a server")
 	program, err := lookPath("redis-server")
 	if err != nil {
 		missing(tb, "redis-server", "not found")

@@ -21,7 +21,9 @@
 //	func TestSomething(t *testing.T) { open(redis.Get(t).Addr()) }
 //
 // A program that is not installed skips the test with a word on how to install
-// it, and fails the test where the environment variable CI is set.
+// it, and fails the test where the environment variable CI is set. With
+// `go test -short` no server is started and none is installed: its tests are
+// skipped (package fastloop).
 //
 // Each technology is one file; process.go holds what they share. Only tests and
 // packages made for tests import this package.

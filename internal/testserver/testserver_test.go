@@ -2,6 +2,7 @@ package testserver
 
 import (
 	"bufio"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -320,5 +321,22 @@ func TestASharedServerThatCannotStartEndsEveryTestThatAsks(t *testing.T) {
 	}
 	if starts != 2 {
 		t.Errorf("tried %d times, want once each", starts)
+	}
+}
+
+func TestNoServerStartsInTheFastLoop(t *testing.T) {
+	short := flag.Lookup("test.short").Value
+	before := short.String()
+	t.Cleanup(func() { _ = short.Set(before) })
+	if err := short.Set("true"); err != nil {
+		t.Fatal(err)
+	}
+	for name, start := range kinds {
+		var s scope
+		s.run(func() { start(&s) })
+		s.cleanup()
+		if !strings.Contains(s.skipped, "-short") || s.failed != "" {
+			t.Errorf("%s: skipped with %q, failed with %q", name, s.skipped, s.failed)
+		}
 	}
 }

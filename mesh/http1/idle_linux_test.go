@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/proa-io/proa/internal/fastloop"
 	"github.com/proa-io/proa/mesh/proxy"
 )
 
@@ -22,6 +23,7 @@ const maxIdleBytes = 7 << 10
 // TestAnIdleConnectionTakesLittleMemory holds ten thousand connections, or as
 // many as there may be files, and measures what is in use for each of them.
 func TestAnIdleConnectionTakesLittleMemory(t *testing.T) {
+	fastloop.Skip(t, "takes seconds")
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)
@@ -63,6 +65,7 @@ func TestAnIdleConnectionTakesLittleMemory(t *testing.T) {
 // TestClientsThatNeverFinishTheirHeadsTakeLittleAndAreDropped is what slow loris
 // does: many connections, each with a head that does not end.
 func TestClientsThatNeverFinishTheirHeadsTakeLittleAndAreDropped(t *testing.T) {
+	fastloop.Skip(t, "takes seconds")
 	const n = 1000
 	addr := serve(t, &Server{HeadTimeout: 5 * time.Second, Handler: func(ex proxy.Exchange) {
 		t.Error("a request without an end was served")

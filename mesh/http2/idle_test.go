@@ -16,6 +16,7 @@ import (
 	xhttp2 "golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 
+	"github.com/proa-io/proa/internal/fastloop"
 	"github.com/proa-io/proa/internal/leak"
 	"github.com/proa-io/proa/mesh/http2"
 )
@@ -208,6 +209,7 @@ func expectIdle(t *testing.T, before, n, most int64) {
 }
 
 func TestAnIdleConnectionCostsAServerLittle(t *testing.T) {
+	fastloop.Skip(t, "takes seconds")
 	if raceEnabled() {
 		t.Skip("the race detector takes memory of its own")
 	}
@@ -234,6 +236,7 @@ func TestAnIdleConnectionCostsAServerLittle(t *testing.T) {
 }
 
 func TestAnIdleConnectionCostsAClientLittle(t *testing.T) {
+	fastloop.Skip(t, "takes seconds")
 	if raceEnabled() {
 		t.Skip("the race detector takes memory of its own")
 	}

@@ -17,6 +17,7 @@ import (
 	xhttp2 "golang.org/x/net/http2"
 
 	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/internal/fastloop"
 	"github.com/proa-io/proa/internal/leak"
 	"github.com/proa-io/proa/mesh/http2"
 	"github.com/proa-io/proa/mesh/proxy"
@@ -626,6 +627,7 @@ func (p *pattern) Write(b []byte) (int, error) {
 }
 
 func TestAHundredMegabytesTakeLittleMemory(t *testing.T) {
+	fastloop.Skip(t, "takes seconds")
 	leak.Check(t)
 	const size = 100 << 20
 	inner := pair(t, echo)

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/proa-io/proa/internal/fastloop"
 	"github.com/proa-io/proa/internal/leak"
 	"github.com/proa-io/proa/mesh/tcp"
 )
@@ -215,6 +216,7 @@ func TestTheUpstreamMayEndFirst(t *testing.T) {
 // TestALongTransferTakesNoMemory sends 1 GiB between bare sockets, and less where
 // it goes through the process.
 func TestALongTransferTakesNoMemory(t *testing.T) {
+	fastloop.Skip(t, "takes seconds")
 	eachPath(t, func(t *testing.T, p path) {
 		total := int64(64 << 20)
 		if p.in == nil && p.up == nil {
@@ -245,6 +247,7 @@ func TestALongTransferTakesNoMemory(t *testing.T) {
 }
 
 func TestASlowReaderSlowsDownTheSender(t *testing.T) {
+	fastloop.Skip(t, "takes seconds")
 	eachPath(t, func(t *testing.T, p path) {
 		const total = 128 << 20
 		read := make(chan struct{})
@@ -343,6 +346,7 @@ func TestAResetIsPassedOnAsOne(t *testing.T) {
 }
 
 func TestIdleConnectionsEndAndBusyOnesDoNot(t *testing.T) {
+	fastloop.Skip(t, "takes seconds")
 	leak.Check(t)
 	eachPath(t, func(t *testing.T, p path) {
 		o := newOutcomes()

@@ -14,11 +14,13 @@ import (
 	"github.com/bradfitz/gomemcache/memcache"
 	"github.com/redis/rueidis"
 
+	"github.com/proa-io/proa/internal/fastloop"
 	"github.com/proa-io/proa/internal/testserver"
 )
 
 // examples is the folder with the programs of the examples.
 var examples = testserver.Share(func(tb testserver.TB) string {
+	fastloop.Skip(tb, "builds programs")
 	dir, err := os.MkdirTemp("", "proa-examples-*")
 	if err != nil {
 		tb.Fatalf("%v", err)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/proa-io/proa/internal/fastloop"
 	"github.com/proa-io/proa/internal/testserver"
 )
 
@@ -39,6 +40,7 @@ func (s stopping) Run() int {
 // binaries is the folder with the program, as `make build` makes it, once for
 // all tests. It is there under the name daprd too.
 var binaries = testserver.Share(func(tb testserver.TB) string {
+	fastloop.Skip(tb, "builds the program")
 	dir, err := os.MkdirTemp("", "proa-e2e-*")
 	if err != nil {
 		tb.Fatalf("%v", err)
@@ -69,7 +71,5 @@ func proa(tb testing.TB) string {
 // long skips a test that `go test -short` has no time for.
 func long(tb testing.TB) {
 	tb.Helper()
-	if testing.Short() {
-		tb.Skip("it runs for seconds; it is left out with -short")
-	}
+	fastloop.Skip(tb, "runs for seconds")
 }

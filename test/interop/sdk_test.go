@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/proa-io/proa/internal/fastloop"
 	"github.com/proa-io/proa/test/interop/harness"
 )
 
@@ -106,9 +107,7 @@ func engineAndServers() []suite {
 
 // matrix runs the suites of one SDK.
 func matrix(t *testing.T, language func(*testing.T) sdk, suites []suite) {
-	if testing.Short() {
-		t.Skip("runs other programs")
-	}
+	fastloop.Skip(t, "runs other programs")
 	t.Parallel()
 	for _, one := range suites {
 		t.Run(one.name, func(t *testing.T) {

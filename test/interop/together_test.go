@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/proa-io/proa/internal/fastloop"
 	"github.com/proa-io/proa/internal/freeport"
 	"github.com/proa-io/proa/test/interop/harness"
 )
@@ -36,9 +37,7 @@ func kinds() []kind {
 // TestApplicationsOfAllSDKsWorkTogether runs an application of every kind, each
 // with its sidecar, on one engine that the sidecars share.
 func TestApplicationsOfAllSDKsWorkTogether(t *testing.T) {
-	if testing.Short() {
-		t.Skip("runs other programs")
-	}
+	fastloop.Skip(t, "runs other programs")
 	t.Parallel()
 	home := harness.TempDir(t)
 	var sidecars []*harness.Sidecar
@@ -67,9 +66,7 @@ func TestApplicationsOfAllSDKsWorkTogether(t *testing.T) {
 // TestApplicationsOutliveTheirSidecars starts an application of every kind before
 // there is a sidecar, and kills that while the application runs.
 func TestApplicationsOutliveTheirSidecars(t *testing.T) {
-	if testing.Short() {
-		t.Skip("runs other programs")
-	}
+	fastloop.Skip(t, "runs other programs")
 	t.Parallel()
 	for _, k := range kinds() {
 		t.Run(k.name, func(t *testing.T) {

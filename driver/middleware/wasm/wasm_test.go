@@ -21,12 +21,14 @@ import (
 	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/driver/middleware/wasm"
 	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/internal/fastloop"
 	"github.com/proa-io/proa/internal/testserver"
 	"github.com/proa-io/proa/mesh/proxy"
 )
 
 // module is the path of the guest, which is built of testdata.
 var module = testserver.Share(func(tb testserver.TB) string {
+	fastloop.Skip(tb, "builds a program")
 	dir, err := os.MkdirTemp("", "guest")
 	if err != nil {
 		tb.Fatalf("%v", err)

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/proa-io/proa/internal/fastloop"
 	"github.com/proa-io/proa/test/bench/load"
 )
 
@@ -51,6 +52,7 @@ func run(t *testing.T, w load.Worker, err error) (int, error) {
 }
 
 func TestTheClientsAndTheApplicationsUnderstandEachOther(t *testing.T) {
+	fastloop.Skip(t, "takes seconds")
 	for _, size := range []int{0, 100, 1 << 10, 64 << 10} {
 		body := bytes.Repeat([]byte("x"), size)
 		t.Run(fmt.Sprintf("HTTP/1.1, %d bytes", size), func(t *testing.T) {

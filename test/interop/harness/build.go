@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"runtime"
 
+	"github.com/proa-io/proa/internal/fastloop"
 	"github.com/proa-io/proa/internal/testserver"
 )
 
@@ -22,6 +23,7 @@ func (p *Proa) Path() string { return p.path }
 // that is built already.
 func Build(tb testserver.TB) *Proa {
 	tb.Helper()
+	fastloop.Skip(tb, "builds a program")
 	if path := os.Getenv("PROA_BINARY"); path != "" {
 		return &Proa{path: path}
 	}
@@ -32,6 +34,7 @@ func Build(tb testserver.TB) *Proa {
 // of the program, which is removed when the test ends.
 func GoBuild(tb testserver.TB, dir, pkg string) string {
 	tb.Helper()
+	fastloop.Skip(tb, "builds a program")
 	program := filepath.Join(TempDir(tb), "program")
 	cmd := exec.Command("go", "build", "-buildvcs=false", "-o", program, pkg) //nolint:gosec // our own sources
 	cmd.Dir = dir
@@ -47,6 +50,7 @@ func GoBuild(tb testserver.TB, dir, pkg string) string {
 // test ends.
 func JavaBuild(tb testserver.TB, dir, jars string) string {
 	tb.Helper()
+	fastloop.Skip(tb, "builds a program")
 	sources, err := filepath.Glob(filepath.Join(dir, "*.java"))
 	if err != nil || len(sources) == 0 {
 		tb.Fatalf("no Java sources in %s (%v)", dir, err)
