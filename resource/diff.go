@@ -23,6 +23,7 @@ func Diff(before, now *Set) Changes {
 	diff(&c, list(before.Subscriptions), list(now.Subscriptions))
 	diff(&c, list(before.Resiliencies), list(now.Resiliencies))
 	diff(&c, list(before.HTTPEndpoints), list(now.HTTPEndpoints))
+	diff(&c, list(before.TrafficPolicies), list(now.TrafficPolicies))
 	diff(&c, before.Gateway.list(), now.Gateway.list())
 	a, b := before.Configuration.sections, now.Configuration.sections
 	for _, name := range slices.Sorted(maps.Keys(b)) {

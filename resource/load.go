@@ -43,6 +43,7 @@ func Load(o Options) (*Set, error) {
 	}
 	if !l.torn {
 		checkPolicies(l.resiliencies, &l.problems)
+		checkTraffic(l.set.TrafficPolicies, &l.problems)
 	}
 	return l.set, l.problems.err()
 }

@@ -1,8 +1,8 @@
 // Package resource reads the YAML resources that configure the process:
 // Component, Configuration, Subscription, Resiliency and HTTPEndpoint of
 // dapr.io/v1alpha1 (and Subscription of dapr.io/v2alpha1), routes and what belongs
-// to them of gateway.networking.k8s.io, and RouteFilter of proa.io/v1alpha1, from
-// files with any number of documents and from folders.
+// to them of gateway.networking.k8s.io, RouteFilter and TrafficPolicy of proa.io/v1alpha1,
+// from files with any number of documents and from folders.
 //
 // Reading is strict and complete: every problem in every document is found in
 // one pass and reported with file, line and field, and with the nearest name
@@ -53,6 +53,8 @@ type Set struct {
 	Subscriptions []Subscription
 	Resiliencies  []Resiliency
 	HTTPEndpoints []HTTPEndpoint
+	// TrafficPolicies say how requests are spread.
+	TrafficPolicies []TrafficPolicy
 	// Gateway holds what routes are made of.
 	Gateway GatewaySet
 	// Ignored lists documents that are well formed but of a kind that this

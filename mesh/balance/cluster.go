@@ -75,6 +75,13 @@ func New(o Options) *Cluster {
 // Name returns Options.Name.
 func (c *Cluster) Name() string { return c.opt.Name }
 
+// Plain reports whether requests are all alike to the policy: Prepare has nothing
+// to do.
+func (c *Cluster) Plain() bool {
+	s := c.state.Load()
+	return !s.policy.Algorithm.consistent() && len(s.named) == 0
+}
+
 // now is the time as the cluster counts it: nanoseconds since it was made.
 func (c *Cluster) now() int64 { return int64(time.Since(c.epoch)) }
 
@@ -94,6 +101,10 @@ func (c *Cluster) Configure(p *Policy) {
 		c.named = append(c.named, c.subset(s.Labels, s.Fallback))
 	}
 	for _, h := range c.hosts {
+		h.health.check.results = nil
+		if len(p.Checks) == 0 {
+			h.health.check = checkState{}
+		}
 		if !p.Outliers.enabled() {
 			h.health.ejectedUntil = 0
 		}

@@ -19,6 +19,9 @@
 //     request has met before, and bending away from those that ask to be left
 //     alone for a while (429 with Retry-After) or have just begun to work.
 //
-// Endpoints go out of use when their source says so, and by outlier detection,
-// which looks at what requests met: see Outliers.
+// Endpoints go out of use when their source says so, when they fail their active
+// health checks (Check), and by outlier detection, which looks at what requests
+// met (Outliers).
+//
+// A Table holds the clusters of a process with the policies of all.
 package balance

@@ -53,7 +53,9 @@ type Policy struct {
 	// Subsets are the parts of the target that requests may ask for.
 	Subsets  []SubsetPolicy
 	Outliers Outliers
-	Limits   Limits
+	// Checks are carried out on every endpoint; all must succeed.
+	Checks []Check
+	Limits Limits
 }
 
 // DefaultPolicy returns what holds for targets that nobody has configured.

@@ -13,8 +13,10 @@ type EventKind string
 
 // The kinds of events.
 const (
-	Ejected    EventKind = "ejected"
-	Readmitted EventKind = "readmitted"
+	Ejected     EventKind = "ejected"
+	Readmitted  EventKind = "readmitted"
+	CheckFailed EventKind = "check_failed"
+	CheckPassed EventKind = "check_passed"
 )
 
 // Event is something that happened to an endpoint.
@@ -35,7 +37,8 @@ func (c *Cluster) event(h *Host, kind EventKind, why string, d time.Duration) {
 
 // verdict is what is held against a host. The cluster's mutex guards it.
 type verdict struct {
-	draining, unhealthy bool   // as its source says
+	draining, unhealthy bool // as its source says
+	check               checkState
 	ejectedUntil        int64  // on the cluster's clock; 0 when it is not ejected
 	why                 string // it was ejected the last time
 	readmitted          int64  // when the last ejection ended
@@ -44,7 +47,7 @@ type verdict struct {
 
 // usable reports whether nothing is held against the host, but that it may be
 // about to leave.
-func (v *verdict) usable() bool { return !v.unhealthy && v.ejectedUntil == 0 }
+func (v *verdict) usable() bool { return !v.unhealthy && !v.check.failing && v.ejectedUntil == 0 }
 
 // reason says what is held against the host; "" for nothing.
 func (v *verdict) reason(epoch time.Time) string {
@@ -52,6 +55,8 @@ func (v *verdict) reason(epoch time.Time) string {
 	case v.ejectedUntil != 0:
 		until := epoch.Add(time.Duration(v.ejectedUntil)).UTC().Format(time.TimeOnly)
 		return fmt.Sprintf("is ejected until %s UTC (ejection %d in a row): %s", until, v.ejections, v.why)
+	case v.check.failing:
+		return "fails its health checks: " + v.check.why
 	case v.unhealthy:
 		return "is unhealthy, as its source says"
 	case v.draining:
