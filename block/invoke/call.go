@@ -46,11 +46,13 @@ func (s *Service) Call(ctx context.Context, id string, r Request, maxBody int64)
 	}
 	call := policy.Call{Key: r.Path, Bytes: len(r.Body), Idempotent: idempotent(r.Method)}
 	var reply *Reply
+	w := sending{call: &call}
 	exchange := func(ctx context.Context) error {
 		out.Body = body.next(false)
 		setTrace(ctx, out)
 		asked := s.asked(&t)
-		resp, err := s.send(ctx, &t, out, &call, proxy.RoundTripOptions{})
+		defer w.over()
+		resp, err := s.send(ctx, &t, out, &w, proxy.RoundTripOptions{})
 		if err != nil {
 			call.Unsent = proxy.Unsent(err)
 			return err
@@ -58,6 +60,12 @@ func (s *Service) Call(ctx context.Context, id string, r Request, maxBody int64)
 		asked.headed(resp)
 		asked.answered(resp.Status, -1)
 		reply, err = readReply(resp, maxBody)
+		switch {
+		case err == nil:
+			w.answered(reply.Status, -1, reply.Header)
+		case fault.Is(err, fault.Unavailable):
+			w.broke()
+		}
 		if err == nil && failed(&call, reply.Status, -1) {
 			return &answer{target: t.id, status: reply.Status, grpcStatus: -1}
 		}

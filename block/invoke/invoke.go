@@ -19,6 +19,7 @@ import (
 	"sync/atomic"
 
 	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/mesh/balance"
 	"github.com/proa-io/proa/mesh/discovery"
 	"github.com/proa-io/proa/mesh/proxy"
 	"github.com/proa-io/proa/mesh/tcp"
@@ -101,6 +102,9 @@ type Options struct {
 	Inbound policy.Chain
 	// Directory finds the sidecars of other applications.
 	Directory *discovery.Directory
+	// Balance says which endpoint gets a request; a table of its own with default
+	// policies when nil.
+	Balance *balance.Table
 	// Peer returns the transport to the sidecar of an application at an
 	// endpoint. It is called for every request and must be quick.
 	Peer func(discovery.Service, discovery.Endpoint) proxy.RoundTripper
@@ -151,6 +155,9 @@ func New(o Options) *Service {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if o.Balance == nil {
+		o.Balance = balance.NewTable(balance.TableOptions{})
+	}
 	s := &Service{
 		opt: o, joiner: tcp.Joiner{Limits: tcp.Limits{Idle: TunnelIdle}},
 		forwarded: "for=" + o.Host + ";by=" + o.Host + ";host=" + o.Host,
@@ -186,6 +193,7 @@ type target struct {
 	service  discovery.Service
 	endpoint *Endpoint // for an address outside
 	self     bool
+	cluster  *balance.Cluster // the endpoints of an application; nil until it is known
 }
 
 // resolve reads an id: the name of an HTTPEndpoint, an application, an
@@ -246,9 +254,10 @@ func (s *Service) operation(id string) *policy.Operation {
 	return op.(*policy.Operation) //nolint:forcetypeassert // only operations are stored
 }
 
-// send makes one attempt at a request.
-func (s *Service) send(ctx context.Context, t *target, r *proxy.Request, c *policy.Call, o proxy.RoundTripOptions) (*proxy.Response, error) {
-	if err := s.tellDeadline(ctx, r, c, c.Attempt > 1); err != nil {
+// send makes one attempt at a request. How it ended is told to w by who reads the
+// answer.
+func (s *Service) send(ctx context.Context, t *target, r *proxy.Request, w *sending, o proxy.RoundTripOptions) (*proxy.Response, error) {
+	if err := s.tellDeadline(ctx, r, w.call, w.call.Attempt > 1); err != nil {
 		return nil, err
 	}
 	switch {
@@ -261,13 +270,25 @@ func (s *Service) send(ctx context.Context, t *target, r *proxy.Request, c *poli
 	if err != nil {
 		return nil, proxy.MarkUnsent(err)
 	}
+	if t.cluster == nil {
+		t.cluster = s.opt.Balance.Cluster(t.service)
+	}
+	t.cluster.Sync(eps)
+	w.prepare(t.cluster, r)
 	var resp *proxy.Response
 	for i := range min(len(eps.List()), maxEndpoints) {
-		if i > 0 && s.tellDeadline(ctx, r, c, true) != nil {
+		if i > 0 && s.tellDeadline(ctx, r, w.call, true) != nil {
 			break
 		}
-		ep := eps.Next(c.Attempt + i)
-		if resp, err = s.sendTo(ctx, t.service, ep, r, o); err == nil || !proxy.Unsent(err) || ctx.Err() != nil {
+		at, noneLeft := t.cluster.Pick(&w.picked)
+		if noneLeft != nil {
+			if i == 0 {
+				err = proxy.MarkUnsent(noneLeft)
+			}
+			break
+		}
+		w.attempt = at
+		if resp, err = s.sendTo(ctx, t.service, r, w, o); err == nil || !proxy.Unsent(err) || ctx.Err() != nil {
 			return resp, err
 		}
 	}
@@ -278,17 +299,22 @@ func (s *Service) send(ctx context.Context, t *target, r *proxy.Request, c *poli
 // did not even get the request.
 const maxEndpoints = 3
 
+// sendTo sends a request to the endpoint that w has picked.
 func (s *Service) sendTo(
-	ctx context.Context, svc discovery.Service, ep discovery.Endpoint, r *proxy.Request, o proxy.RoundTripOptions,
+	ctx context.Context, svc discovery.Service, r *proxy.Request, w *sending, o proxy.RoundTripOptions,
 ) (*proxy.Response, error) {
-	resp, err := s.opt.Peer(svc, ep).RoundTrip(ctx, r, o)
+	resp, err := s.opt.Peer(svc, *w.attempt.Host.Endpoint()).RoundTrip(ctx, r, o)
 	if err != nil {
+		w.failed(ctx, err)
 		return nil, err
 	}
 	if code := resp.Header.Get(fieldFault); code != "" {
 		defer resp.Body.Close()
-		return nil, readFault(code, resp)
+		err := readFault(code, resp)
+		w.refused(err)
+		return nil, err
 	}
+	w.headed(resp)
 	return resp, nil
 }
 

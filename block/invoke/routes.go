@@ -66,6 +66,9 @@ func (s *Service) bound(id string, r *route) *policy.Operation {
 	if r.operation == nil {
 		r.operation = s.operation(r.target.id)
 		if r.target.endpoint == nil {
+			if !r.target.self {
+				r.target.cluster = s.opt.Balance.Cluster(r.target.service)
+			}
 			s.routes.add(id, *r)
 		}
 	}

@@ -179,8 +179,16 @@ func (s *Service) tunnel(ctx context.Context, to discovery.Service, port int) (t
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	opened := context.AfterFunc(ctx, end)
 	var resp *proxy.Response
-	for i := range min(len(eps.List()), maxEndpoints) {
-		resp, err = s.sendTo(life, to, eps.Next(i), r, proxy.RoundTripOptions{HeadTimeout: tunnelConnect})
+	cluster, w := s.opt.Balance.Cluster(to), sending{}
+	cluster.Sync(eps)
+	for range min(len(eps.List()), maxEndpoints) {
+		if w.attempt, err = cluster.Pick(&w.picked); err != nil {
+			break
+		}
+		resp, err = s.sendTo(life, to, r, &w, proxy.RoundTripOptions{HeadTimeout: tunnelConnect})
+		if resp != nil {
+			w.answered(resp.Status, -1, nil)
+		}
 		if err == nil || !proxy.Unsent(err) || ctx.Err() != nil {
 			break
 		}
