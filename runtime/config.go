@@ -11,6 +11,7 @@ import (
 
 	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/engine"
+	"github.com/proa-io/proa/mesh/discovery"
 	"github.com/proa-io/proa/mesh/http1"
 	"github.com/proa-io/proa/resource"
 )
@@ -45,6 +46,12 @@ type Config struct {
 	// HTTPPort, GRPCPort and InternalPort are where the sidecar listens; 0 for
 	// any free port.
 	HTTPPort, GRPCPort, InternalPort int
+	// Locality is where this process runs, as callers see who prefer what is
+	// near, and as it sees others.
+	Locality discovery.Locality
+	// Labels say what this instance is, such as version: v2, for callers that
+	// choose by that.
+	Labels map[string]string
 	// PublicPort serves only health and metadata, on all interfaces; 0 for
 	// none.
 	PublicPort int

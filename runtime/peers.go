@@ -25,6 +25,7 @@ type transports struct {
 	secure  *security
 	refused seldom   // logs those that cannot be called
 	peers   sync.Map // peerKey → *peerClient
+	apps    sync.Map // appKey → proxy.RoundTripper, of applications without a sidecar
 	origins sync.Map // "https://host:port" → *http1.Client
 }
 
@@ -35,8 +36,53 @@ type peerKey struct {
 	expect  discovery.Service
 }
 
-// peer returns the client for the sidecar of an application.
+// appKey is what a client for an application without a sidecar is for.
+type appKey struct {
+	address  string
+	protocol discovery.Protocol
+}
+
+// application returns the client for an application without a sidecar.
+func (t *transports) application(svc discovery.Service, ep discovery.Endpoint) proxy.RoundTripper {
+	key := appKey{ep.Address, ep.Protocol}
+	if c, ok := t.apps.Load(key); ok {
+		return c.(proxy.RoundTripper) //nolint:forcetypeassert // only clients are stored
+	}
+	var client proxy.RoundTripper
+	switch ep.Protocol {
+	case discovery.HTTP1:
+		h1 := &http1.Client{Address: ep.Address, Name: svc.AppID + " at " + ep.Address}
+		if path, ok := strings.CutPrefix(ep.Address, "unix:"); ok {
+			h1.Network, h1.Address = "unix", path
+		}
+		client = h1
+	case discovery.HTTP2:
+		client = &http2.Client{Addr: ep.Address, Config: http2.Config{KeepAlive: http2.PeerKeepAlive, MaxHeaderBytes: t.maxHead}, Log: t.log}
+	default:
+		return unspoken{svc, ep}
+	}
+	c, _ := t.apps.LoadOrStore(key, client)
+	return c.(proxy.RoundTripper) //nolint:forcetypeassert // only clients are stored
+}
+
+// unspoken is an endpoint that speaks no HTTP.
+type unspoken struct {
+	svc discovery.Service
+	ep  discovery.Endpoint
+}
+
+// RoundTrip implements proxy.RoundTripper.
+func (u unspoken) RoundTrip(context.Context, *proxy.Request, proxy.RoundTripOptions) (*proxy.Response, error) {
+	return nil, fault.New(fault.FailedPrecondition, "application %q speaks %q at %s: requests need a sidecar there, %q or %q",
+		u.svc.AppID, u.ep.Protocol, u.ep.Address, discovery.HTTP1, discovery.HTTP2)
+}
+
+// peer returns the client for the sidecar of an application, or for an
+// application without one.
 func (t *transports) peer(svc discovery.Service, ep discovery.Endpoint) proxy.RoundTripper {
+	if ep.Protocol != discovery.Sidecar {
+		return t.application(svc, ep)
+	}
 	key := peerKey{address: ep.Address}
 	if t.secure.toPeer(ep) {
 		key.expect = svc
@@ -116,6 +162,15 @@ func hostPort(u *url.URL) string {
 func (t *transports) close() {
 	t.peers.Range(func(_, c any) bool {
 		c.(*peerClient).Close() //nolint:forcetypeassert // only clients are stored
+		return true
+	})
+	t.apps.Range(func(_, c any) bool {
+		switch c := c.(type) {
+		case *http1.Client:
+			_ = c.Close()
+		case *http2.Client:
+			c.Close()
+		}
 		return true
 	})
 	t.origins.Range(func(_, c any) bool {

@@ -388,6 +388,9 @@ func (r *reloader) publish(ctx context.Context, old, table *components) {
 		}
 	}
 	rt.invoker.SetEndpoints(table.targets())
+	if !sameTraffic(old.set, table.set) {
+		rt.balance.Configure(trafficPolicies(table.set, rt.cfg.Namespace))
+	}
 	rt.configure(&table.set.Configuration, &old.set.Configuration)
 	var ending []*listener
 	if rt.app != nil {

@@ -21,6 +21,7 @@ import (
 	"github.com/proa-io/proa/dialect/proa"
 	"github.com/proa-io/proa/driver/all"
 	"github.com/proa-io/proa/engine"
+	"github.com/proa-io/proa/mesh/balance"
 	"github.com/proa-io/proa/mesh/discovery"
 	"github.com/proa-io/proa/mesh/proxy"
 	"github.com/proa-io/proa/mesh/rpc"
@@ -45,6 +46,7 @@ type Runtime struct {
 	roster       *roster
 	names        *resolution
 	directory    *discovery.Directory
+	balance      *balance.Table
 	announcement *discovery.Announcement
 	transports   *transports
 	security     *security // nil without mutual TLS
@@ -149,6 +151,7 @@ func (rt *Runtime) build(ctx context.Context, set *resource.Set) (err error) {
 	}
 	rt.transports.secure = rt.security
 	rt.app = newApplication(rt)
+	rt.balance = rt.newBalance(set)
 	rt.buildInvoker()
 	rt.buildAPIs()
 	rt.reloader = newReloader(rt)
@@ -183,7 +186,7 @@ func (rt *Runtime) buildInvoker() {
 	o := invoke.Options{
 		AppID: rt.cfg.AppID, Namespace: rt.cfg.Namespace, Host: rt.cfg.advertised(), Chains: rt.resiliency.owner(),
 		Inbound:   policy.Chain{policy.Recover(rt.cfg.Log), policy.Trace(rt.signals.tracing), policy.Metrics(rt.metrics), policy.Log(rt.cfg.Log)},
-		Directory: rt.directory, Peer: rt.transports.peer, Caller: rt.security.caller, External: rt.transports.origin,
+		Directory: rt.directory, Balance: rt.balance, Peer: rt.transports.peer, Caller: rt.security.caller, External: rt.transports.origin,
 		Endpoints: rt.table.Load().targets(), Access: accessRules(&rt.table.Load().set.Configuration), Tracing: rt.signals.tracing, Metrics: rt.metrics, Log: rt.cfg.Log,
 	}
 	if rt.app != nil {
@@ -305,6 +308,7 @@ func (rt *Runtime) stages() [][]service {
 	components := []service{
 		{"components", func(ctx context.Context) error { return rt.roster.run(ctx, rt.table.Load().units) }},
 		{"discovery", rt.directory.Run},
+		{"health checks", rt.balance.Run},
 	}
 	servers := []service{
 		{"API", serveHTTP(rt.handle, rt.inline, &rt.cfg, append(append([]net.Listener{}, l.http...), l.grpc...)...)},
@@ -347,6 +351,7 @@ func (rt *Runtime) endpoint() discovery.Endpoint {
 	return discovery.Endpoint{
 		Address: net.JoinHostPort(rt.cfg.advertised(), strconv.Itoa(portOf(rt.listeners.internal))),
 		ID:      uuid.NewString(), MTLS: rt.security != nil,
+		Locality: rt.cfg.Locality, Labels: rt.cfg.Labels,
 	}
 }
 

@@ -76,6 +76,7 @@ const (
 	tunnelSent
 	tunnelReceived
 	tunnelSeconds
+	endpointEvents
 
 	numMetrics
 )
@@ -205,6 +206,10 @@ func defineTunnels(d *[numMetrics]definition) {
 	}
 	d[tunnelSeconds] = definition{
 		name: "proa_tunnel_seconds", help: "How long raw connections lasted.", scope: ofNamespace, kind: seconds, labels: []string{"role"},
+	}
+	d[endpointEvents] = definition{
+		name: "proa_endpoint_events_total", scope: ofNamespace, labels: []string{"target", "event"},
+		help: "What happened to endpoints of applications that are called: ejected and readmitted by outlier detection, check_failed and check_passed by health checks.",
 	}
 }
 

@@ -13,9 +13,9 @@ import (
 	"github.com/proa-io/proa/policy"
 )
 
-// sending is one request over all its attempts: where it has been, and where it
+// way is one request over all its attempts: where it has been, and where it
 // is.
-type sending struct {
+type way struct {
 	call    *policy.Call
 	ex      proxy.Exchange // of the client; nil for none
 	picked  balance.Request
@@ -25,7 +25,7 @@ type sending struct {
 }
 
 // prepare finds out what the policy of a target goes by.
-func (w *sending) prepare(c *balance.Cluster, r *proxy.Request) {
+func (w *way) prepare(c *balance.Cluster, r *proxy.Request) {
 	if w.began || c.Plain() {
 		return
 	}
@@ -39,7 +39,7 @@ func (w *sending) prepare(c *balance.Cluster, r *proxy.Request) {
 
 // headed notes that the head of an answer has come, and adds the cookie that
 // keeps the client where it is.
-func (w *sending) headed(resp *proxy.Response) {
+func (w *way) headed(resp *proxy.Response) {
 	w.attempt.Headed()
 	if w.cookie != "" && resp.Upgraded == nil {
 		resp.Header.Add("set-cookie", w.cookie)
@@ -48,7 +48,7 @@ func (w *sending) headed(resp *proxy.Response) {
 
 // answered tells what the answer of the present attempt was: an HTTP status and,
 // unless it is negative, one of gRPC.
-func (w *sending) answered(status, grpcStatus int, h proxy.Header) {
+func (w *way) answered(status, grpcStatus int, h proxy.Header) {
 	if w.attempt.Host == nil {
 		return
 	}
@@ -60,14 +60,14 @@ func (w *sending) answered(status, grpcStatus int, h proxy.Header) {
 }
 
 // broke tells that the answer of the present attempt broke off.
-func (w *sending) broke() { w.attempt.Done(balance.Result{Failure: balance.Broken, GRPC: -1}) }
+func (w *way) broke() { w.attempt.Done(balance.Result{Failure: balance.Broken, GRPC: -1}) }
 
 // over ends an attempt of which nothing else was told: it says nothing about the
 // endpoint.
-func (w *sending) over() { w.attempt.Done(balance.Result{Failure: balance.Abandoned, GRPC: -1}) }
+func (w *way) over() { w.attempt.Done(balance.Result{Failure: balance.Abandoned, GRPC: -1}) }
 
 // failed tells that the present attempt had no answer.
-func (w *sending) failed(ctx context.Context, err error) {
+func (w *way) failed(ctx context.Context, err error) {
 	w.attempt.Done(balance.Result{Failure: failureOf(ctx, err), GRPC: -1})
 }
 
@@ -91,7 +91,7 @@ func failureOf(ctx context.Context, err error) balance.Failure {
 }
 
 // refused tells what the other sidecar said instead of an answer.
-func (w *sending) refused(err error) {
+func (w *way) refused(err error) {
 	r := balance.Result{Status: 400, GRPC: -1}
 	switch fault.CodeOf(err) {
 	case fault.Unavailable:

@@ -46,7 +46,7 @@ func (s *Service) Call(ctx context.Context, id string, r Request, maxBody int64)
 	}
 	call := policy.Call{Key: r.Path, Bytes: len(r.Body), Idempotent: idempotent(r.Method)}
 	var reply *Reply
-	w := sending{call: &call}
+	w := way{call: &call}
 	exchange := func(ctx context.Context) error {
 		out.Body = body.next(false)
 		setTrace(ctx, out)

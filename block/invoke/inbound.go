@@ -169,14 +169,27 @@ func readFault(code string, resp *proxy.Response) error {
 	if err != nil {
 		text = []byte("the other sidecar failed and its explanation broke off")
 	}
+	return faultFrom(code, resp.Header, text)
+}
+
+// FaultOf returns the error that another sidecar has answered with; nil if the
+// answer is that of its application.
+func FaultOf(resp *proxy.Response, body []byte) error {
+	if code := resp.Header.Get(fieldFault); code != "" {
+		return faultFrom(code, resp.Header, body)
+	}
+	return nil
+}
+
+func faultFrom(code string, h proxy.Header, text []byte) error {
 	c := fault.Internal
 	for _, known := range fault.Codes() {
 		if known.String() == code {
 			c = known
 		}
 	}
-	var out error = fault.New(c, "%s", text).WithReason(fault.Reason(resp.Header.Get(fieldFaultReason)))
-	if resp.Header.Get(fieldFaultUnsent) == "1" {
+	var out error = fault.New(c, "%s", text).WithReason(fault.Reason(h.Get(fieldFaultReason)))
+	if h.Get(fieldFaultUnsent) == "1" {
 		out = proxy.MarkUnsent(out)
 	}
 	return out

@@ -256,7 +256,7 @@ func (s *Service) operation(id string) *policy.Operation {
 
 // send makes one attempt at a request. How it ended is told to w by who reads the
 // answer.
-func (s *Service) send(ctx context.Context, t *target, r *proxy.Request, w *sending, o proxy.RoundTripOptions) (*proxy.Response, error) {
+func (s *Service) send(ctx context.Context, t *target, r *proxy.Request, w *way, o proxy.RoundTripOptions) (*proxy.Response, error) {
 	if err := s.tellDeadline(ctx, r, w.call, w.call.Attempt > 1); err != nil {
 		return nil, err
 	}
@@ -301,7 +301,7 @@ const maxEndpoints = 3
 
 // sendTo sends a request to the endpoint that w has picked.
 func (s *Service) sendTo(
-	ctx context.Context, svc discovery.Service, r *proxy.Request, w *sending, o proxy.RoundTripOptions,
+	ctx context.Context, svc discovery.Service, r *proxy.Request, w *way, o proxy.RoundTripOptions,
 ) (*proxy.Response, error) {
 	resp, err := s.opt.Peer(svc, *w.attempt.Host.Endpoint()).RoundTrip(ctx, r, o)
 	if err != nil {

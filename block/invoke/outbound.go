@@ -159,7 +159,7 @@ type forward struct {
 	call     policy.Call
 	own      policy.Call // through the limit on what the application asks of itself
 	progress proxy.Progress
-	sending  sending
+	way      way
 
 	// The methods as functions.
 	onAttempt, onExchange func(context.Context) error
@@ -173,7 +173,7 @@ func (s *Service) takeForward(ex proxy.Exchange, t *target) *forward {
 		f.onAttempt, f.onExchange, f.onInterim = f.attempt, f.exchange, f.interim
 	}
 	f.service, f.ex, f.target = s, ex, *t
-	f.sending.call, f.sending.ex = &f.call, ex
+	f.way.call, f.way.ex = &f.call, ex
 	return f
 }
 
@@ -204,8 +204,8 @@ func (f *forward) exchange(ctx context.Context) error {
 	f.out.Body = f.body.next(f.call.Again != nil && f.call.Again.Whatever)
 	setTrace(ctx, &f.out)
 	asked := f.service.asked(&f.target)
-	defer f.sending.over()
-	resp, err := f.service.send(ctx, &f.target, &f.out, &f.sending, proxy.RoundTripOptions{Interim: f.onInterim})
+	defer f.way.over()
+	resp, err := f.service.send(ctx, &f.target, &f.out, &f.way, proxy.RoundTripOptions{Interim: f.onInterim})
 	if err != nil {
 		f.call.Unsent = proxy.Unsent(err)
 		f.call.Committed = f.call.Committed || !f.call.Unsent && !f.body.again()
@@ -214,7 +214,7 @@ func (f *forward) exchange(ctx context.Context) error {
 	asked.headed(resp)
 	if held, ok := f.hold(resp); ok {
 		asked.answered(held.status, held.grpcStatus)
-		f.sending.answered(held.status, held.grpcStatus, held.header)
+		f.way.answered(held.status, held.grpcStatus, held.header)
 		return held
 	}
 	f.call.Committed = true
@@ -222,9 +222,9 @@ func (f *forward) exchange(ctx context.Context) error {
 	asked.answered(f.progress.Status, grpcCode(f.progress.GRPCStatus))
 	switch {
 	case err == nil:
-		f.sending.answered(f.progress.Status, grpcCode(f.progress.GRPCStatus), nil)
+		f.way.answered(f.progress.Status, grpcCode(f.progress.GRPCStatus), nil)
 	case !errors.Is(err, proxy.ErrClientGone):
-		f.sending.broke()
+		f.way.broke()
 	}
 	if errors.Is(err, proxy.ErrClientGone) {
 		return fault.Wrap(err, fault.Canceled, "invoke %q", f.target.id)

@@ -179,7 +179,7 @@ func (s *Service) tunnel(ctx context.Context, to discovery.Service, port int) (t
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	opened := context.AfterFunc(ctx, end)
 	var resp *proxy.Response
-	cluster, w := s.opt.Balance.Cluster(to), sending{}
+	cluster, w := s.opt.Balance.Cluster(to), way{}
 	cluster.Sync(eps)
 	for range min(len(eps.List()), maxEndpoints) {
 		if w.attempt, err = cluster.Pick(&w.picked); err != nil {

@@ -22,6 +22,7 @@ type sidecarFlags struct {
 	cfg runtime.Config
 
 	forwards                               []string
+	locality                               string
 	resources, resourcesAlias, configs     []string
 	listenAddresses                        string
 	internalPort, httpPort, grpcPort       string
@@ -93,6 +94,8 @@ func (f *sidecarFlags) register(fs *pflag.FlagSet) {
 
 	fs.StringArrayVar(&f.forwards, "tcp-forward", nil, "local TCP port that leads to a port of another application, 127.0.0.1:5432=orders or 5432=orders:6432; may be given more than once")
 
+	fs.StringVar(&f.locality, "locality", os.Getenv("PROA_LOCALITY"), "where this instance is, region/zone/subzone, for callers that prefer what is near; $PROA_LOCALITY by default")
+	fs.StringToStringVar(&c.Labels, "instance-label", nil, "what this instance is, version=v2, for callers that choose by that; may be given more than once")
 	fs.StringVar(&c.MTLS, "mtls", "", "mutual TLS between sidecars: off, permissive (plain text too, for the time of a change) or strict; off by default, unless the Configuration enables it")
 	fs.StringVar(&c.Identity.Certificate, "identity-cert", "", "certificate (an X.509-SVID) and chain of this sidecar, in PEM; by default an authority in the home folder issues it")
 	fs.StringVar(&c.Identity.Key, "identity-key", "", "private key of --identity-cert, in PEM")
@@ -173,6 +176,7 @@ func (f *sidecarFlags) config(cmd *cobra.Command, logTo interface{ Write([]byte)
 	if f.mtls && c.MTLS == "" {
 		c.MTLS = runtime.MTLSStrict
 	}
+	c.Locality = runtime.ParseLocality(f.locality)
 	for _, text := range f.forwards {
 		forward, err := runtime.ParseForward(text)
 		if err != nil {

@@ -23,9 +23,10 @@ const (
 type Check struct {
 	Kind CheckKind
 	// Method, Path and Host make the request of CheckHTTP; Expected says which
-	// statuses are good.
+	// statuses are good, and Wanted the same in words.
 	Method, Path, Host string
 	Expected           func(status int) bool
+	Wanted             string
 	// Service is what CheckGRPC asks for; "" for the whole server.
 	Service string
 	// Interval is how often, Unhealthy how often while the endpoint fails. Each
