@@ -27,6 +27,12 @@ func (*Socket) Ask([]byte, Buffer, bool) (wrote, n int, err error) {
 	return 0, 0, errors.ErrUnsupported
 }
 
+// TryRead fails.
+func (*Socket) TryRead([]byte) (int, error) { return 0, errors.ErrUnsupported }
+
+// Watch fails.
+func (*Socket) Watch(func() bool) error { return errors.ErrUnsupported }
+
 // TryWrite fails.
 func (*Socket) TryWrite(*Writes, ...[]byte) (int, error) { return 0, errors.ErrUnsupported }
 

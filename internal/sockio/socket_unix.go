@@ -13,8 +13,9 @@ import (
 // Socket is a bare socket. Its methods may be used by one reader and one writer
 // at a time, beside those of the net.Conn. It neither owns nor closes it.
 type Socket struct {
-	raw syscall.RawConn
-	in  input
+	raw  syscall.RawConn
+	in   input
+	once func(fd uintptr) // reads once; made when it is needed
 }
 
 // input are the operands and the outcome of a read.
@@ -87,7 +88,8 @@ func (s *Socket) Read(p []byte) (int, error) {
 	return s.in.n, err
 }
 
-// Fill waits for bytes, and reads them to the buffer that it takes then.
+// Fill waits for bytes, and reads them to the buffer that it takes then. While
+// that is empty they are left where they are: it returns 0 and no error then.
 func (s *Socket) Fill(to Buffer) (n int, err error) {
 	s.in.to = to
 	err = s.run()
@@ -108,6 +110,32 @@ func (s *Socket) Ask(question []byte, to Buffer, fresh bool) (wrote, n int, err 
 	return s.in.wrote, s.in.n, err
 }
 
+// TryRead reads what has come, without waiting: nothing, and no error, if there is
+// nothing. Unlike Read it can be called while Watch waits.
+func (s *Socket) TryRead(p []byte) (n int, err error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	s.in.p, s.in.n, s.in.err = p, 0, nil
+	if s.once == nil {
+		s.once = func(fd uintptr) { s.read(int(fd), s.in.p) }
+	}
+	err = s.raw.Control(s.once)
+	s.in.p = nil
+	if err == nil {
+		err = s.in.err
+	}
+	return s.in.n, err
+}
+
+// Watch calls f at once, and then each time there may be something to read, until
+// it returns false. The socket must not be closed by f, which would wait for
+// itself. It returns early with an error when the deadline for reads passes or
+// the socket is closed.
+func (s *Socket) Watch(f func() bool) error {
+	return s.raw.Read(func(uintptr) bool { return !f() })
+}
+
 // TryWrite writes as much of the parts, up to three, as the socket takes without
 // waiting.
 func (s *Socket) TryWrite(w *Writes, parts ...[]byte) (int, error) {
@@ -125,7 +153,7 @@ func (s *Socket) TryWrite(w *Writes, parts ...[]byte) (int, error) {
 func (s *Socket) Peek() State {
 	state := Ended
 	// Control, unlike Read, works whatever the deadline of the connection is.
-	if s.raw.Control(func(fd uintptr) { state = peek(int(fd)) }) != nil {
+	if s.raw.Control(func(fd uintptr) { state, _ = peek(int(fd)) }) != nil {
 		return Ended
 	}
 	return state
@@ -153,7 +181,11 @@ func (s *Socket) turn(fd uintptr) (done bool) {
 	case s.in.to == nil:
 		return s.read(int(fd), s.in.p)
 	}
-	done = s.read(int(fd), s.in.to.Take())
+	p := s.in.to.Take()
+	if len(p) == 0 {
+		return s.look(int(fd))
+	}
+	done = s.read(int(fd), p)
 	if s.in.n == 0 {
 		s.in.to.Drop()
 	}
@@ -163,9 +195,11 @@ func (s *Socket) turn(fd uintptr) (done bool) {
 // ask writes the question.
 func (s *Socket) ask(fd int) (done bool) {
 	in := &s.in
-	if !in.fresh && peek(fd) != Quiet {
-		in.err = ErrStale
-		return true
+	if !in.fresh {
+		if state, _ := peek(fd); state != Quiet {
+			in.err = ErrStale
+			return true
+		}
 	}
 	n, err := write(fd, in.question)
 	in.wrote = max(n, 0)
@@ -194,6 +228,19 @@ func (s *Socket) read(fd int, p []byte) (done bool) {
 	return true
 }
 
+// look is read without reading.
+func (s *Socket) look(fd int) (done bool) {
+	switch state, err := peek(fd); state {
+	case Quiet:
+		return false
+	case Ended:
+		if s.in.err = io.EOF; err != nil {
+			s.in.err = os.NewSyscallError("read", err)
+		}
+	}
+	return true
+}
+
 func (out *output) tryFD(fd uintptr) {
 	n, err := writeAll(int(fd), &out.parts)
 	out.n = max(n, 0)
@@ -202,14 +249,14 @@ func (out *output) tryFD(fd uintptr) {
 	}
 }
 
-func peek(fd int) State {
+func peek(fd int) (State, error) {
 	var one [1]byte
 	n, err := look(fd, one[:])
 	switch {
 	case err == syscall.EAGAIN:
-		return Quiet
+		return Quiet, nil
 	case err != nil || n == 0:
-		return Ended
+		return Ended, err
 	}
-	return Readable
+	return Readable, nil
 }

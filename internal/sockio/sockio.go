@@ -15,7 +15,8 @@ import "errors"
 // Buffer lends the memory that a read needs once there is something to read, so
 // that whoever waits holds none.
 type Buffer interface {
-	// Take returns where to read to; it is not empty.
+	// Take returns where to read to. It is empty when there is to be no reading,
+	// only a look, which only Fill can do; Drop is not called for that.
 	Take() []byte
 	// Drop takes back what Take returned last: nothing was read to it.
 	Drop()

@@ -82,6 +82,53 @@ func TestReadsAndWrites(t *testing.T) {
 	}
 }
 
+func TestFillOnlyLooksWithoutABuffer(t *testing.T) {
+	ours, theirs := pair(t, "tcp")
+	s := Of(ours)
+	theirs.Write([]byte("x"))
+	for range 2 {
+		if n, err := s.Fill(&lent{}); n != 0 || err != nil {
+			t.Fatalf("got %d, %v", n, err)
+		}
+	}
+	b := &lent{p: make([]byte, 10)}
+	if n, err := s.Fill(b); n != 1 || err != nil {
+		t.Fatalf("then %d, %v", n, err)
+	}
+	theirs.Close()
+	if n, err := s.Fill(&lent{}); n != 0 || err != io.EOF {
+		t.Errorf("after the end: %d, %v", n, err)
+	}
+}
+
+func TestWatchHearsOfAllThatComes(t *testing.T) {
+	ours, theirs := pair(t, "tcp")
+	s, buf := Of(ours), make([]byte, 10)
+	got := make(chan string)
+	watched := make(chan error)
+	go func() {
+		watched <- s.Watch(func() bool {
+			for {
+				n, err := s.TryRead(buf)
+				if n == 0 {
+					return err == nil
+				}
+				got <- string(buf[:n])
+			}
+		})
+	}()
+	for range 100 {
+		theirs.Write([]byte("ping"))
+		if p := <-got; p != "ping" {
+			t.Fatalf("got %q", p)
+		}
+	}
+	theirs.Close()
+	if err := <-watched; err != nil {
+		t.Errorf("Watch: %v", err)
+	}
+}
+
 func TestAskGetsTheAnswer(t *testing.T) {
 	ours, theirs := pair(t, "tcp")
 	go io.Copy(theirs, theirs)
