@@ -215,7 +215,7 @@ func (b *body) WriteTo(w io.Writer) (int64, error) {
 	var total int64
 	var buf *[copySize]byte
 	to, canRead := w.(io.ReaderFrom)
-	canRead = canRead && b.kind == bodyLength && isSocket(b.rd.conn)
+	canRead = canRead && b.kind == bodyLength && isSocket(b.rd.conn) && !b.rd.attended
 	for b.err == nil {
 		var n int64
 		var err error

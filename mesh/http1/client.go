@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -96,6 +97,7 @@ type Client struct {
 
 	mu       sync.Mutex
 	idle     []*clientConn // the one used last is the last
+	attended []*clientConn // the same, of those that have attendants
 	sweep    *time.Timer   // closes those that were idle for too long
 	sweeping bool          // the timer runs
 	closed   bool
@@ -108,7 +110,6 @@ func (cl *Client) RoundTrip(ctx context.Context, r *proxy.Request, opts proxy.Ro
 	if err := ctx.Err(); err != nil {
 		return nil, proxy.MarkUnsent(cl.ctxError(err, "send a request to"))
 	}
-	coroutine.Detach(ctx)
 	if err := checkRequest(r); err != nil {
 		return nil, proxy.MarkUnsent(err)
 	}
@@ -116,7 +117,7 @@ func (cl *Client) RoundTrip(ctx context.Context, r *proxy.Request, opts proxy.Ro
 	if err != nil {
 		return nil, proxy.MarkUnsent(err)
 	}
-	c, err := cl.take(ctx)
+	c, err := cl.takeFor(ctx, r, len(head))
 	if err != nil {
 		cl.bufs.put(head)
 		return nil, proxy.MarkUnsent(err)
@@ -136,6 +137,19 @@ func (cl *Client) RoundTrip(ctx context.Context, r *proxy.Request, opts proxy.Ro
 	}
 }
 
+// takeFor is take for a caller that may be a coroutine, and a request whose head
+// has a length.
+func (cl *Client) takeFor(ctx context.Context, r *proxy.Request, head int) (*clientConn, error) {
+	if co := coroutine.From(ctx); co.Attached() {
+		if c := cl.takeAttended(r, head); c != nil {
+			c.co, c.w.co = co, co
+			return c, nil
+		}
+		co.Detach()
+	}
+	return cl.take(ctx)
+}
+
 // take returns a connection: the one that was used last, or a new one.
 func (cl *Client) take(ctx context.Context) (*clientConn, error) {
 	if c := cl.takeIdle(); c != nil {
@@ -147,6 +161,7 @@ func (cl *Client) take(ctx context.Context) (*clientConn, error) {
 // instead returns a connection for sending a request again that has failed on c
 // with cause, or the error for its caller.
 func (cl *Client) instead(ctx context.Context, c *clientConn, r *proxy.Request, cause error) (next *clientConn, err error) {
+	coroutine.Detach(ctx)
 	switch {
 	case c.stale:
 		next, err = cl.take(ctx)
@@ -168,11 +183,11 @@ func (cl *Client) instead(ctx context.Context, c *clientConn, r *proxy.Request, 
 // CloseIdle closes the connections that are not in use.
 func (cl *Client) CloseIdle() {
 	cl.mu.Lock()
-	idle := cl.idle
-	cl.idle = nil
+	idle := append(cl.idle, cl.attended...)
+	cl.idle, cl.attended = nil, nil
 	cl.mu.Unlock()
 	for _, c := range idle {
-		c.nc.Close()
+		c.close()
 	}
 }
 
@@ -198,22 +213,25 @@ func (cl *Client) name() string {
 }
 
 // takeIdle returns the connection that was used last, or nil. It may have ended.
-func (cl *Client) takeIdle() *clientConn {
+func (cl *Client) takeIdle() *clientConn { return cl.pop(&cl.idle) }
+
+// pop takes the connection that was used last off a list; nil for none.
+func (cl *Client) pop(list *[]*clientConn) *clientConn {
 	for {
 		cl.mu.Lock()
-		n := len(cl.idle)
-		if n == 0 {
+		n := len(*list) - 1
+		if n < 0 {
 			cl.mu.Unlock()
 			return nil
 		}
-		c := cl.idle[n-1]
-		cl.idle[n-1] = nil
-		cl.idle = cl.idle[:n-1]
+		c := (*list)[n]
+		(*list)[n] = nil
+		*list = (*list)[:n]
 		cl.mu.Unlock()
 		if !cl.expired(c, time.Now()) {
 			return c
 		}
-		c.nc.Close()
+		c.close()
 	}
 }
 
@@ -229,17 +247,37 @@ func (cl *Client) expired(c *clientConn, now time.Time) bool {
 func (cl *Client) putIdle(c *clientConn) {
 	c.used, c.idleSince = true, time.Now()
 	cl.mu.Lock()
-	full := cl.closed || len(cl.idle) >= orDefault(cl.MaxIdle, DefaultMaxIdle)
+	list := &cl.idle
+	if c.attendant != nil {
+		list = &cl.attended
+	}
+	full := cl.closed || len(*list) >= orDefault(cl.MaxIdle, DefaultMaxIdle)
 	if !full {
-		cl.idle = append(cl.idle, c)
+		if c.attendant != nil {
+			c.attendant.leave()
+		}
+		*list = append(*list, c)
 		if !cl.sweeping {
 			cl.sweepIn(orDefault(cl.IdleTimeout, DefaultClientIdle))
 		}
 	}
 	cl.mu.Unlock()
 	if full {
-		c.nc.Close()
+		c.close()
 	}
+}
+
+// drop takes a connection with an attendant out of those that are idle, and
+// reports false if it is not there.
+func (cl *Client) drop(c *clientConn) bool {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	i := slices.Index(cl.attended, c)
+	if i < 0 {
+		return false
+	}
+	cl.attended = slices.Delete(cl.attended, i, i+1)
+	return true
 }
 
 // sweepIn lets closeExpired be called after d, if there is a bound.
@@ -259,22 +297,26 @@ func (cl *Client) sweepIn(d time.Duration) {
 func (cl *Client) closeExpired() {
 	now := time.Now()
 	cl.mu.Lock()
-	n := 0
-	for n < len(cl.idle) && cl.expired(cl.idle[n], now) {
-		n++
+	var expired []*clientConn
+	oldest := now
+	for _, list := range [...]*[]*clientConn{&cl.idle, &cl.attended} {
+		n := 0
+		for n < len(*list) && cl.expired((*list)[n], now) {
+			n++
+		}
+		expired = append(expired, (*list)[:n]...)
+		*list = slices.Delete(*list, 0, n)
+		if len(*list) > 0 && (*list)[0].idleSince.Before(oldest) {
+			oldest = (*list)[0].idleSince
+		}
 	}
-	expired := append([]*clientConn(nil), cl.idle[:n]...)
-	kept := copy(cl.idle, cl.idle[n:])
-	clear(cl.idle[kept:])
-	cl.idle = cl.idle[:kept]
 	cl.sweeping = false
-	if kept > 0 && !cl.closed {
-		d := orDefault(cl.IdleTimeout, DefaultClientIdle)
-		cl.sweepIn(d - now.Sub(cl.idle[0].idleSince))
+	if len(cl.idle)+len(cl.attended) > 0 && !cl.closed {
+		cl.sweepIn(orDefault(cl.IdleTimeout, DefaultClientIdle) - now.Sub(oldest))
 	}
 	cl.mu.Unlock()
 	for _, c := range expired {
-		c.nc.Close()
+		c.close()
 	}
 }
 

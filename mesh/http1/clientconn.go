@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/proa-io/proa/internal/coroutine"
 	"github.com/proa-io/proa/internal/sockio"
 	"github.com/proa-io/proa/mesh/proxy"
 )
@@ -31,6 +32,8 @@ type clientConn struct {
 	header proxy.Header
 	head   responseHead
 
+	attendant *attendant // nil: who uses the connection waits for it
+
 	sameHost  bool // the server is on this host
 	used      bool // there was a round trip before
 	idleSince time.Time
@@ -40,9 +43,11 @@ type clientConn struct {
 	readBy    time.Time     // the deadline for reads that is set; zero: none
 
 	// For the round trip under way.
-	ctx      context.Context //nolint:containedctx // of the round trip that the connection is at
-	cancel   func()          // onCancel
-	stopCtx  func() bool     // nil: ctx is not watched yet
+	co       *coroutine.Coroutine // who uses a connection with an attendant, if it is one
+	asking   bool                 // a request was written, and nothing was read yet
+	ctx      context.Context      //nolint:containedctx // of the round trip that the connection is at
+	cancel   func()               // onCancel
+	stopCtx  func() bool          // nil: ctx is not watched yet
 	canceled atomic.Bool
 	hardBy   time.Time // when reading must end; zero: never
 	headBy   time.Time // when the head must be there; zero: any time
@@ -115,7 +120,7 @@ func (c *clientConn) roundTrip(r *proxy.Request, opts proxy.RoundTripOptions) (*
 // with the help of a sender.
 func (c *clientConn) send(r *proxy.Request) error {
 	if r.Body != nil && r.ContentLength != 0 && !c.inline {
-		if !c.arrived(r) {
+		if !arrived(r, len(c.w.out)) {
 			if c.ended() {
 				return sockio.ErrStale
 			}
@@ -135,15 +140,25 @@ func (c *clientConn) send(r *proxy.Request) error {
 // so that it can be sent again.
 func (c *clientConn) write() error {
 	c.inline = true
-	if c.rd.sock != nil {
+	if c.rd.sock != nil && c.attendant == nil {
 		return c.ask()
 	}
 	if c.ended() {
 		return sockio.ErrStale
 	}
+	c.asked = time.Now()
 	n, err := c.w.write(c.w.out)
-	c.wrote = n > 0
+	c.wrote, c.asking = n > 0, true
 	return err
+}
+
+// close ends the connection.
+func (c *clientConn) close() {
+	if c.attendant != nil {
+		c.attendant.close()
+		return
+	}
+	_ = c.nc.Close()
 }
 
 // ended reports whether the connection has ended, or bytes have come, since it
@@ -178,9 +193,10 @@ func (c *clientConn) ask() error {
 	return nil
 }
 
-// arrived reports whether the content is short and can be read without waiting.
-func (c *clientConn) arrived(r *proxy.Request) bool {
-	if r.ContentLength < 0 || r.ContentLength > int64(bufferSize-len(c.w.out)) || r.Header.Has("Expect") {
+// arrived reports whether the content can be read without waiting, and is so short
+// that it fits into a buffer, with the head before it that has a length.
+func arrived(r *proxy.Request, head int) bool {
+	if r.ContentLength < 0 || r.ContentLength > int64(bufferSize-head) || r.Header.Has("Expect") {
 		return false
 	}
 	switch b := r.Body.(type) {
@@ -323,7 +339,7 @@ func isIdempotent(method string) bool {
 func (c *clientConn) abandon(err error) error {
 	if err == sockio.ErrStale {
 		c.stale = true
-		c.nc.Close()
+		c.close()
 		return err
 	}
 	c.answered = c.answered || c.rd.buffered() > 0
@@ -333,7 +349,7 @@ func (c *clientConn) abandon(err error) error {
 		}
 		c.unread = c.resetUnread(err)
 	}
-	c.nc.Close()
+	c.close()
 	if c.sender != nil {
 		// Whatever the other error is, it follows from this one.
 		c.sender.stop()
@@ -358,7 +374,7 @@ func (c *clientConn) giveBack(whole bool) {
 	if keep {
 		c.cl.putIdle(c)
 	} else {
-		c.nc.Close()
+		c.close()
 	}
 }
 
@@ -375,5 +391,5 @@ func (c *clientConn) release() {
 		c.body.trailer = nil
 	}
 	c.head = responseHead{}
-	c.ctx, c.stopCtx, c.sender = nil, nil, nil
+	c.ctx, c.stopCtx, c.sender, c.co, c.w.co = nil, nil, nil, nil, nil
 }

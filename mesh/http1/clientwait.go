@@ -107,6 +107,9 @@ func (c *clientConn) allowRead(by time.Time) {
 		by = end
 	}
 	c.hardBy = by
+	if c.attendant != nil {
+		return
+	}
 	if c.stopCtx == nil {
 		now := time.Now()
 		c.asked = now
@@ -152,7 +155,7 @@ func (c *clientConn) onCancel() {
 func (c *clientConn) bodyError(err error) error {
 	name := c.cl.name()
 	switch {
-	case c.canceled.Load() && c.ctx.Err() != nil:
+	case (c.canceled.Load() || c.attendant != nil) && c.ctx.Err() != nil:
 		return c.cl.ctxError(c.ctx.Err(), "read the response of")
 	case errors.Is(err, os.ErrDeadlineExceeded) && c.ctxExpired():
 		return c.cl.ctxError(context.DeadlineExceeded, "read the response of")

@@ -54,8 +54,11 @@ type reader struct {
 	sock *sockio.Socket // that conn is; nil: none
 	src  io.Reader      // reads from conn, bounding how long
 	pool *buffers
-	buf  []byte
-	r, w int
+	// attended says that somebody else waits for conn: reading from it directly
+	// would wait for that one.
+	attended bool
+	buf      []byte
+	r, w     int
 }
 
 var _ sockio.Buffer = (*reader)(nil)

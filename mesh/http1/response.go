@@ -69,7 +69,7 @@ func (r *response) Close() error {
 	if !r.mu.TryLock() {
 		// A Read waits: end it.
 		r.c.body.closed.Store(true)
-		r.c.nc.Close()
+		r.c.close()
 		r.mu.Lock()
 	}
 	defer r.mu.Unlock()
@@ -86,7 +86,7 @@ func (r *response) Close() error {
 func (c *clientConn) finish() {
 	whole := c.body.complete() || c.skipBuffered()
 	if !whole || c.body.kind == bodyClose {
-		c.nc.Close()
+		c.close()
 	}
 	if c.sender != nil && c.sender.stop() != nil {
 		whole = false

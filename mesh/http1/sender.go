@@ -48,7 +48,7 @@ func (s *sender) run() {
 		// The server must not take this for the end of the content, and the
 		// caller not wait for a response. After other failures to write, it
 		// may find one.
-		s.c.nc.Close()
+		s.c.close()
 	}
 }
 
@@ -80,7 +80,7 @@ func (s *sender) stop() error {
 		if closer, ok := s.r.Body.(io.Closer); ok {
 			closer.Close()
 		}
-		s.c.nc.Close()
+		s.c.close()
 		<-s.done
 		if s.err == nil {
 			s.err = errUnwanted

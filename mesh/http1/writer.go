@@ -4,13 +4,16 @@ import (
 	"io"
 	"net"
 	"time"
+
+	"github.com/proa-io/proa/internal/coroutine"
 )
 
 // writer is the sending side of a connection. What is in out has not been
 // written yet. It holds no buffer while it is released.
 type writer struct {
-	rd    *reader       // the other side, which knows the connection
-	stall time.Duration // bounds each write; negative: no bound
+	rd    *reader              // the other side, which knows the connection
+	stall time.Duration        // bounds each write; negative: no bound
+	co    *coroutine.Coroutine // who writes, if it is one
 	out   []byte
 
 	total uint64    // bytes written to the connection
@@ -102,6 +105,14 @@ func (w *writer) flush() error {
 	return err
 }
 
+// tryFlush writes as much of what is in the buffer as the socket takes at once.
+func (w *writer) tryFlush() error {
+	n, err := w.rd.sock.TryWrite(&w.rd.pool.writes, w.out)
+	w.total += uint64(n)
+	w.out = w.out[:copy(w.out, w.out[n:])]
+	return err
+}
+
 // write writes p: at once if the socket takes it, which needs no deadline.
 func (w *writer) write(p []byte) (n int, err error) {
 	if w.rd.sock != nil {
@@ -118,6 +129,7 @@ func (w *writer) write(p []byte) (n int, err error) {
 
 // wait writes p, and waits until all of it is taken.
 func (w *writer) wait(p []byte) error {
+	w.co.Detach()
 	w.allow()
 	n, err := w.rd.conn.Write(p)
 	w.total += uint64(n)
