@@ -41,7 +41,9 @@ type conn struct {
 	ex    exchange
 	head  requestHead
 	watch watch
-	tls   *tls.ConnectionState
+	// hosting is nil when no exchange is a coroutine.
+	hosting *hosting
+	tls     *tls.ConnectionState
 	// readBy is the deadline for reads that is set; zero: none.
 	readBy time.Time
 	// headBy is when the head that is being read must be complete, or the body
@@ -64,6 +66,9 @@ func newConn(s *Server, nc net.Conn) *conn {
 		c.rd.src = c.rd.sock
 	}
 	c.watch.c = c
+	if s.Inline != nil {
+		c.hosting = new(hosting)
+	}
 	c.ex.init(c)
 	return c
 }
@@ -180,6 +185,7 @@ func (c *conn) wakeIdle() {
 		c.woken = true
 		interrupt(c.rd.conn)
 	}
+	c.wakeHosted()
 }
 
 // allowRead lets reads wait for d from now, or up to an eighth less: a deadline
@@ -338,6 +344,10 @@ func (c *conn) exchange(head string) bool {
 		return false
 	}
 	ex.open(limit)
+	if c.hosted() {
+		return c.host()
+	}
+	ex.listen()
 	c.call()
 	if !ex.close() {
 		return false
@@ -375,12 +385,14 @@ func (c *conn) drain() bool {
 		c.linger()
 		return false
 	}
-	if c.ex.closeAfter || c.s.closing.Load() {
-		if c.rd.buffered() > 0 || c.ex.closeAfter && peekConn(c.rd.conn) == sockio.Readable {
+	if c.ex.closeAfter {
+		if c.rd.buffered() > 0 || peekConn(c.rd.conn) == sockio.Readable {
 			c.linger()
 		}
 		return false
 	}
+	// A client that was not told that the connection ends may have sent its next
+	// request, even if the server is shutting down.
 	return true
 }
 

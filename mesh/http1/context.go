@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/proa-io/proa/internal/coroutine"
 )
 
 // exchangeContext is the context of one exchange. It is not recycled, because
@@ -11,6 +13,7 @@ import (
 // watch for the client's departure must begin only if somebody waits for Done.
 type exchangeContext struct {
 	watch *watch // told when somebody waits for the end
+	co    *coroutine.Coroutine
 
 	mu    sync.Mutex
 	done  chan struct{} // made when asked for
@@ -24,7 +27,18 @@ var _ context.Context = (*exchangeContext)(nil)
 
 func (*exchangeContext) Deadline() (time.Time, bool) { return time.Time{}, false }
 
-func (*exchangeContext) Value(any) any { return nil }
+// Value implements context.Context.
+func (c *exchangeContext) Value(key any) any {
+	if c.co == nil || key != coroutine.Key() {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return nil // it may be at another exchange by now
+	}
+	return c.co
+}
 
 func (c *exchangeContext) Err() error {
 	c.mu.Lock()
@@ -117,6 +131,9 @@ const (
 
 // want says that somebody waits for ctx to end.
 func (w *watch) want(ctx *exchangeContext) {
+	if ctx.co != nil {
+		return // the connection's goroutine watches
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.wanted = ctx

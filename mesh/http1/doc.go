@@ -18,6 +18,23 @@
 // read from it; the write to the client, and a read that finds that no further
 // request has come yet.
 //
+// # Coroutines
+//
+// That is as little as can be between two connections that one goroutine uses.
+// A connection that many requests share, as in HTTP/2, has a goroutine of its own
+// that reads, and would have to wake that of each request. So a handler may be a
+// coroutine (internal/coroutine) where Server.Inline says so: who reads the
+// response goes on with it. The goroutine of the connection waits for the client
+// meanwhile, so the handler's context ends when the client goes away, and it reads
+// the next request when that has come. A Client that is called by coroutines
+// keeps connections for them which have attendants: goroutines that wait for the
+// response in the caller's stead, and go on with it. Between two connections of
+// HTTP/1.1 that costs a little more than it saves.
+//
+// A client that has ended only its own side of a connection counts as gone after
+// 20 ms. One that has sent its next request already is not watched until the
+// first one is answered.
+//
 // # When bytes are sent
 //
 // A server sends a response when its buffer of 8 KiB is full, with the last byte

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/internal/coroutine"
 	"github.com/proa-io/proa/mesh/proxy"
 )
 
@@ -22,6 +23,7 @@ type exchange struct {
 	body  body
 	ctx   atomic.Pointer[exchangeContext]
 	limit int64
+	co    *coroutine.Coroutine // that handles the exchange; nil: the connection's goroutine does
 
 	draining  bool // the body is skipped, until conn.headBy
 	aborted   atomic.Bool
@@ -78,7 +80,6 @@ func (ex *exchange) open(limit int64) {
 	switch {
 	case r.ContentLength == 0:
 		r.Body = nil
-		c.watch.bodyEnded()
 		return
 	case r.ContentLength > 0:
 		ex.body.start(bodyLength, r.ContentLength, -1)
@@ -89,6 +90,22 @@ func (ex *exchange) open(limit int64) {
 	r.Body = &ex.body
 	// Nobody waits for a 100 whose content has come already.
 	ex.expecting.Store(c.head.expectContinue && !c.head.old && c.rd.buffered() == 0)
+}
+
+// listen lets the connection be watched for the end of the client, if there is
+// no content to come first.
+func (ex *exchange) listen() {
+	if ex.req.Body == nil {
+		ex.c.watch.bodyEnded()
+	}
+}
+
+// setCoroutine says who handles the exchange, if it is a coroutine.
+func (ex *exchange) setCoroutine(co *coroutine.Coroutine) {
+	ex.co = co
+	ex.mu.Lock()
+	ex.w.co = co
+	ex.mu.Unlock()
 }
 
 // release gives up what is not needed while no request is there.
@@ -128,7 +145,7 @@ func (ex *exchange) Context() context.Context {
 	if ctx := ex.ctx.Load(); ctx != nil {
 		return ctx
 	}
-	ctx := &exchangeContext{watch: &ex.c.watch}
+	ctx := &exchangeContext{watch: &ex.c.watch, co: ex.co}
 	if !ex.ctx.CompareAndSwap(nil, ctx) {
 		return ex.ctx.Load()
 	}

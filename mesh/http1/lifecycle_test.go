@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/internal/coroutine"
 	"github.com/proa-io/proa/mesh/proxy"
 )
 
@@ -42,14 +43,19 @@ func wait[T any](t testing.TB, ch <-chan T, what string) T {
 }
 
 func TestShutdownLetsExchangesEndAndClosesIdleConnections(t *testing.T) {
+	bothWays(t, testShutdownLetsExchangesEndAndClosesIdleConnections)
+}
+
+func testShutdownLetsExchangesEndAndClosesIdleConnections(t *testing.T, by way) {
 	entered, release := make(chan struct{}), make(chan struct{})
-	s := &Server{Handler: func(ex proxy.Exchange) {
+	s := by(&Server{Handler: func(ex proxy.Exchange) {
+		coroutine.Detach(ex.Context())
 		if ex.Request().Target == "/slow" {
 			close(entered)
 			<-release
 		}
 		respond(t, ex, 200, nil, "ok")
-	}}
+	}})
 	addr, served := start(t, s)
 	idle, fresh, busy := dial(t, addr), dial(t, addr), dial(t, addr)
 	io.WriteString(idle, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -91,11 +97,16 @@ func TestShutdownLetsExchangesEndAndClosesIdleConnections(t *testing.T) {
 }
 
 func TestShutdownGivesUpWhenItsContextEndsAndCloseEndsTheRest(t *testing.T) {
+	bothWays(t, testShutdownGivesUpWhenItsContextEndsAndCloseEndsTheRest)
+}
+
+func testShutdownGivesUpWhenItsContextEndsAndCloseEndsTheRest(t *testing.T, by way) {
 	entered := make(chan struct{})
-	s := &Server{Handler: func(ex proxy.Exchange) {
+	s := by(&Server{Handler: func(ex proxy.Exchange) {
+		coroutine.Detach(ex.Context())
 		close(entered)
 		<-ex.Context().Done()
-	}}
+	}})
 	addr, served := start(t, s)
 	nc := dial(t, addr)
 	io.WriteString(nc, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -112,8 +123,12 @@ func TestShutdownGivesUpWhenItsContextEndsAndCloseEndsTheRest(t *testing.T) {
 }
 
 func TestRequestsNeverFailWhileAServerShutsDown(t *testing.T) {
+	bothWays(t, testRequestsNeverFailWhileAServerShutsDown)
+}
+
+func testRequestsNeverFailWhileAServerShutsDown(t *testing.T, by way) {
 	for range 20 {
-		s := &Server{Handler: func(ex proxy.Exchange) { respond(t, ex, 200, nil, "ok") }}
+		s := by(&Server{Handler: func(ex proxy.Exchange) { respond(t, ex, 200, nil, "ok") }})
 		addr, _ := start(t, s)
 		var wg sync.WaitGroup
 		for range 4 {
@@ -145,13 +160,18 @@ func TestRequestsNeverFailWhileAServerShutsDown(t *testing.T) {
 }
 
 func TestTheContextEndsWhenTheClientGoesAway(t *testing.T) {
+	bothWays(t, testTheContextEndsWhenTheClientGoesAway)
+}
+
+func testTheContextEndsWhenTheClientGoesAway(t *testing.T, by way) {
 	for _, request := range []string{
 		"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
 		"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc",
 		"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 30\r\n\r\nabc",
 	} {
 		entered, ended := make(chan struct{}), make(chan error, 2)
-		addr := serve(t, &Server{Handler: func(ex proxy.Exchange) {
+		addr := serve(t, by(&Server{Handler: func(ex proxy.Exchange) {
+			coroutine.Detach(ex.Context())
 			ctx := ex.Context()
 			context.AfterFunc(ctx, func() { ended <- ctx.Err() })
 			close(entered)
@@ -160,7 +180,7 @@ func TestTheContextEndsWhenTheClientGoesAway(t *testing.T) {
 			}
 			<-ctx.Done()
 			ended <- ctx.Err()
-		}})
+		}}))
 		nc := dial(t, addr)
 		io.WriteString(nc, request)
 		<-entered
@@ -173,9 +193,12 @@ func TestTheContextEndsWhenTheClientGoesAway(t *testing.T) {
 	}
 }
 
-func TestTheContextEndsWithTheExchange(t *testing.T) {
+func TestTheContextEndsWithTheExchange(t *testing.T) { bothWays(t, testTheContextEndsWithTheExchange) }
+
+func testTheContextEndsWithTheExchange(t *testing.T, by way) {
 	contexts := make(chan context.Context, 2)
-	addr := serve(t, &Server{Handler: func(ex proxy.Exchange) {
+	addr := serve(t, by(&Server{Handler: func(ex proxy.Exchange) {
+		coroutine.Detach(ex.Context())
 		ctx, cancel := context.WithTimeout(ex.Context(), time.Hour)
 		defer cancel()
 		if ctx.Err() != nil || ex.Context() != ex.Context() {
@@ -185,7 +208,7 @@ func TestTheContextEndsWithTheExchange(t *testing.T) {
 		time.Sleep(2 * watchDelay)
 		contexts <- ex.Context()
 		respond(t, ex, 200, nil, "ok")
-	}})
+	}}))
 	nc := dial(t, addr)
 	for range 3 {
 		io.WriteString(nc, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -205,8 +228,13 @@ func TestTheContextEndsWithTheExchange(t *testing.T) {
 }
 
 func TestAPipelinedRequestIsNotLostToTheWatch(t *testing.T) {
+	bothWays(t, testAPipelinedRequestIsNotLostToTheWatch)
+}
+
+func testAPipelinedRequestIsNotLostToTheWatch(t *testing.T, by way) {
 	watching := make(chan struct{}, 1)
-	addr := serve(t, &Server{Handler: func(ex proxy.Exchange) {
+	addr := serve(t, by(&Server{Handler: func(ex proxy.Exchange) {
+		coroutine.Detach(ex.Context())
 		if ex.Request().Target == "/first" {
 			done := ex.Context().Done()
 			select {
@@ -218,7 +246,7 @@ func TestAPipelinedRequestIsNotLostToTheWatch(t *testing.T) {
 			time.Sleep(watchDelay) // for the second request to be read ahead
 		}
 		respond(t, ex, 200, nil, ex.Request().Target)
-	}})
+	}}))
 	nc := dial(t, addr)
 	io.WriteString(nc, "GET /first HTTP/1.1\r\nHost: a\r\n\r\n")
 	wait(t, watching, "watch")
@@ -229,8 +257,12 @@ func TestAPipelinedRequestIsNotLostToTheWatch(t *testing.T) {
 }
 
 func TestAStreamIsFlushedWithoutBeingAsked(t *testing.T) {
+	bothWays(t, testAStreamIsFlushedWithoutBeingAsked)
+}
+
+func testAStreamIsFlushedWithoutBeingAsked(t *testing.T, by way) {
 	release := make(chan struct{})
-	addr := serve(t, &Server{Handler: func(ex proxy.Exchange) {
+	addr := serve(t, by(&Server{Handler: func(ex proxy.Exchange) {
 		length := int64(-1)
 		if ex.Request().Target == "/length" {
 			length = 6
@@ -239,7 +271,7 @@ func TestAStreamIsFlushedWithoutBeingAsked(t *testing.T) {
 		io.WriteString(ex, "one")
 		<-release
 		io.WriteString(ex, "two")
-	}})
+	}}))
 	for _, target := range []string{"/", "/length"} {
 		nc := dial(t, addr)
 		io.WriteString(nc, "GET "+target+" HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -259,8 +291,10 @@ func TestAStreamIsFlushedWithoutBeingAsked(t *testing.T) {
 	}
 }
 
-func TestASmallResponseIsOneWrite(t *testing.T) {
-	addr := serve(t, &Server{Handler: func(ex proxy.Exchange) {
+func TestASmallResponseIsOneWrite(t *testing.T) { bothWays(t, testASmallResponseIsOneWrite) }
+
+func testASmallResponseIsOneWrite(t *testing.T, by way) {
+	addr := serve(t, by(&Server{Handler: func(ex proxy.Exchange) {
 		length := int64(1000)
 		if ex.Request().Target == "/chunked" {
 			length = -1
@@ -269,7 +303,7 @@ func TestASmallResponseIsOneWrite(t *testing.T) {
 		for range 10 {
 			ex.Write(make([]byte, 100))
 		}
-	}})
+	}}))
 	for _, target := range []string{"/", "/chunked"} {
 		nc := dial(t, addr)
 		io.WriteString(nc, "GET "+target+" HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -281,10 +315,13 @@ func TestASmallResponseIsOneWrite(t *testing.T) {
 	}
 }
 
-func TestNothingIsLeftBehind(t *testing.T) {
+func TestNothingIsLeftBehind(t *testing.T) { bothWays(t, testNothingIsLeftBehind) }
+
+func testNothingIsLeftBehind(t *testing.T, by way) {
 	before := runtime.NumGoroutine()
 	t.Run("work", func(t *testing.T) {
-		addr := serve(t, &Server{Handler: func(ex proxy.Exchange) {
+		addr := serve(t, by(&Server{Handler: func(ex proxy.Exchange) {
+			coroutine.Detach(ex.Context())
 			ctx, cancel := context.WithTimeout(ex.Context(), time.Minute)
 			defer cancel()
 			if ex.Request().Target == "/wait" {
@@ -293,7 +330,7 @@ func TestNothingIsLeftBehind(t *testing.T) {
 			}
 			ex.Respond(200, nil, -1)
 			ex.Write(make([]byte, 100_000))
-		}})
+		}}))
 		cl := newClient(t, addr)
 		var wg sync.WaitGroup
 		for i := range 30 {
@@ -312,6 +349,12 @@ func TestNothingIsLeftBehind(t *testing.T) {
 		}
 		wg.Wait()
 	})
+	awaitGoroutines(t, before)
+}
+
+// awaitGoroutines waits until there are no more goroutines than there were.
+func awaitGoroutines(t *testing.T, before int) {
+	t.Helper()
 	for deadline := time.Now().Add(patience); runtime.NumGoroutine() > before; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			stacks := make([]byte, 1<<20)

@@ -58,12 +58,20 @@ func TestAServerThatClosesIdleConnectionsNeverFailsARequest(t *testing.T) {
 		t.Skip("only Linux tells what was acknowledged")
 	}
 	for _, network := range []string{"tcp", "unix"} {
-		for _, method := range []string{"GET", "POST"} {
-			t.Run(network+" "+method, func(t *testing.T) {
+		for _, c := range []struct {
+			method string
+			inline bool // the requests are sent by coroutines
+		}{{"GET", false}, {"POST", false}, {"GET", true}, {"POST", true}} {
+			method := c.method
+			t.Run(fmt.Sprintf("%s %s inline=%t", network, method, c.inline), func(t *testing.T) {
 				t.Parallel()
 				f := &fickle{seen: make(map[string]int)}
 				cl := &Client{Network: network, Address: serveFickle(t, network, f)}
 				defer cl.Close()
+				if c.inline {
+					cl = &Client{Address: serveInline(t, cl)}
+					defer cl.Close()
+				}
 				keepAsking(t, cl, method)
 				f.mu.Lock()
 				defer f.mu.Unlock()

@@ -183,8 +183,10 @@ func TestAMalformedBodyFailsInReading(t *testing.T) {
 	}
 }
 
-func TestBoundsOfAHead(t *testing.T) {
-	addr := serve(t, &Server{Handler: echo(t), MaxHead: 10_000, MaxTarget: 1000, MaxFields: 20})
+func TestBoundsOfAHead(t *testing.T) { bothWays(t, testBoundsOfAHead) }
+
+func testBoundsOfAHead(t *testing.T, by way) {
+	addr := serve(t, by(&Server{Handler: echo(t), MaxHead: 10_000, MaxTarget: 1000, MaxFields: 20}))
 	tests := []struct {
 		name, request string
 		status        int
@@ -208,7 +210,11 @@ func TestBoundsOfAHead(t *testing.T) {
 }
 
 func TestPipelinedRequestsAreAnsweredInOrder(t *testing.T) {
-	addr := serve(t, &Server{Handler: func(ex proxy.Exchange) {
+	bothWays(t, testPipelinedRequestsAreAnsweredInOrder)
+}
+
+func testPipelinedRequestsAreAnsweredInOrder(t *testing.T, by way) {
+	addr := serve(t, by(&Server{Handler: func(ex proxy.Exchange) {
 		ex.Context().Done() // reading ahead must not lose a request
 		body := ex.Request().Target
 		if b := ex.Request().Body; b != nil {
@@ -216,7 +222,7 @@ func TestPipelinedRequestsAreAnsweredInOrder(t *testing.T) {
 			body += string(content)
 		}
 		respond(t, ex, 200, nil, body)
-	}})
+	}}))
 	nc := dial(t, addr)
 	const n = 500
 	var raw strings.Builder
@@ -243,8 +249,10 @@ func TestPipelinedRequestsAreAnsweredInOrder(t *testing.T) {
 	}
 }
 
-func TestRequestsThatArriveByteByByte(t *testing.T) {
-	addr := serve(t, &Server{Handler: echo(t)})
+func TestRequestsThatArriveByteByByte(t *testing.T) { bothWays(t, testRequestsThatArriveByteByByte) }
+
+func testRequestsThatArriveByteByByte(t *testing.T, by way) {
+	addr := serve(t, by(&Server{Handler: echo(t)}))
 	nc := dial(t, addr)
 	nc.SetNoDelay(true)
 	const raw = "\r\nPOST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-T: 1\r\n\r\n"
@@ -258,8 +266,10 @@ func TestRequestsThatArriveByteByByte(t *testing.T) {
 	}
 }
 
-func TestBodyLimit(t *testing.T) {
-	addr := serve(t, &Server{
+func TestBodyLimit(t *testing.T) { bothWays(t, testBodyLimit) }
+
+func testBodyLimit(t *testing.T, by way) {
+	addr := serve(t, by(&Server{
 		Handler: func(ex proxy.Exchange) {
 			body, err := io.ReadAll(ex.Request().Body)
 			if err != nil {
@@ -276,7 +286,7 @@ func TestBodyLimit(t *testing.T) {
 			}
 			return 10
 		},
-	})
+	}))
 	tests := []struct {
 		name, request, want string
 	}{

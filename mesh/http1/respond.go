@@ -207,7 +207,14 @@ func (ex *exchange) flushLate() {
 	ex.mu.Lock()
 	defer ex.mu.Unlock()
 	ex.timing = false
-	if ex.responded {
+	switch {
+	case !ex.responded:
+	case ex.w.co.Attached():
+		// The coroutine must not be held up by ex.mu while this one waits.
+		if more := ex.wrote(ex.w.tryFlush()) == nil && len(ex.w.out) > 0; more {
+			ex.flushLater()
+		}
+	default:
 		_ = ex.flush()
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/internal/coroutine"
 	"github.com/proa-io/proa/mesh/proxy"
 )
 
@@ -32,6 +33,14 @@ const (
 type Server struct {
 	// Handler answers the requests; required.
 	Handler proxy.Handler
+	// Inline, when not nil, reports whether the Handler may run as a coroutine of
+	// the goroutines that read: the connection's, and those of the clients that it
+	// waits for, which spares the waking of another one. Such a Handler must wait for
+	// nothing but the responses of Clients of this package or mesh/http2 and what
+	// this package makes it wait for, and start no goroutine that uses the context
+	// of the exchange, or call coroutine.Detach with that before. Requests whose
+	// content has not arrived yet are not asked for.
+	Inline func(r *proxy.Request) bool
 	// Connect answers CONNECT requests, by Upgrade or with an error; nil
 	// answers them with 501.
 	Connect proxy.Handler
@@ -69,6 +78,7 @@ type Server struct {
 	Log *slog.Logger
 
 	bufs    buffers
+	inline  coroutine.Pool
 	date    atomic.Pointer[dateLine]
 	closing atomic.Bool
 
@@ -86,6 +96,7 @@ type Server struct {
 // Close. It closes ln.
 func (s *Server) Serve(ln net.Listener) error {
 	var conns sync.WaitGroup
+	defer s.restCoroutines()
 	defer conns.Wait()
 	defer ln.Close()
 	if !s.addListener(ln) {
@@ -123,6 +134,15 @@ func (s *Server) Serve(ln net.Listener) error {
 		case shutDown:
 			nc.Close()
 		}
+	}
+}
+
+// restCoroutines lets go of the coroutines once nothing is served any more.
+func (s *Server) restCoroutines() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing.Load() && len(s.conns) == 0 {
+		s.inline.Close()
 	}
 }
 

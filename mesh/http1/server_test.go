@@ -134,7 +134,11 @@ func readResponses(t testing.TB, nc net.Conn, n int) []string {
 }
 
 func TestAHandlerThatLeavesTheBodyUnread(t *testing.T) {
-	addr := serve(t, &Server{Handler: func(ex proxy.Exchange) { respond(t, ex, 200, nil, "ok") }})
+	bothWays(t, testAHandlerThatLeavesTheBodyUnread)
+}
+
+func testAHandlerThatLeavesTheBodyUnread(t *testing.T, by way) {
+	addr := serve(t, by(&Server{Handler: func(ex proxy.Exchange) { respond(t, ex, 200, nil, "ok") }}))
 	tests := []struct {
 		name string
 		size int
@@ -180,14 +184,18 @@ func must[T any](v T, err error) T {
 }
 
 func TestExpectContinueIsSentWhenTheBodyIsRead(t *testing.T) {
-	addr := serve(t, &Server{Handler: func(ex proxy.Exchange) {
+	bothWays(t, testExpectContinueIsSentWhenTheBodyIsRead)
+}
+
+func testExpectContinueIsSentWhenTheBodyIsRead(t *testing.T, by way) {
+	addr := serve(t, by(&Server{Handler: func(ex proxy.Exchange) {
 		if ex.Request().Target == "/no" {
 			respond(t, ex, 403, nil, "no")
 			return
 		}
 		body, err := io.ReadAll(ex.Request().Body)
 		respond(t, ex, 200, nil, fmt.Sprintf("%s %v", body, err))
-	}})
+	}}))
 	t.Run("read", func(t *testing.T) {
 		nc := dial(t, addr)
 		io.WriteString(nc, "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
@@ -221,6 +229,10 @@ func TestExpectContinueIsSentWhenTheBodyIsRead(t *testing.T) {
 }
 
 func TestResponsesAreFramedForTheClient(t *testing.T) {
+	bothWays(t, testResponsesAreFramedForTheClient)
+}
+
+func testResponsesAreFramedForTheClient(t *testing.T, by way) {
 	tests := []struct {
 		name, request string
 		status        int
@@ -243,7 +255,7 @@ func TestResponsesAreFramedForTheClient(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			addr := serve(t, &Server{Handler: func(ex proxy.Exchange) {
+			addr := serve(t, by(&Server{Handler: func(ex proxy.Exchange) {
 				h := proxy.Header{{Name: "Content-Length", Value: "99"}, {Name: "Connection", Value: "x"}, {Name: "Transfer-Encoding", Value: "gzip"}}
 				if err := ex.Respond(tt.status, h, tt.length); err != nil {
 					t.Errorf("Respond: %v", err)
@@ -253,7 +265,7 @@ func TestResponsesAreFramedForTheClient(t *testing.T) {
 						t.Errorf("Write: %d, %v", n, err)
 					}
 				}
-			}})
+			}}))
 			nc := dial(t, addr)
 			io.WriteString(nc, tt.request+"\r\nHost: a\r\n\r\n")
 			nc.CloseWrite()
@@ -271,10 +283,14 @@ func TestResponsesAreFramedForTheClient(t *testing.T) {
 }
 
 func TestAResponseThatIsTooShortEndsTheConnection(t *testing.T) {
-	addr := serve(t, &Server{Handler: func(ex proxy.Exchange) {
+	bothWays(t, testAResponseThatIsTooShortEndsTheConnection)
+}
+
+func testAResponseThatIsTooShortEndsTheConnection(t *testing.T, by way) {
+	addr := serve(t, by(&Server{Handler: func(ex proxy.Exchange) {
 		ex.Respond(200, nil, 10)
 		io.WriteString(ex, "abc")
-	}})
+	}}))
 	nc := dial(t, addr)
 	io.WriteString(nc, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 	resp := must(http.ReadResponse(bufio.NewReader(nc), nil))
@@ -323,6 +339,10 @@ func TestMisuseOfAnExchangeIsAnError(t *testing.T) {
 }
 
 func TestAHandlerThatFailsIsAnswered500(t *testing.T) {
+	bothWays(t, testAHandlerThatFailsIsAnswered500)
+}
+
+func testAHandlerThatFailsIsAnswered500(t *testing.T, by way) {
 	tests := []struct {
 		name    string
 		handler proxy.Handler
@@ -339,7 +359,7 @@ func TestAHandlerThatFailsIsAnswered500(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			addr := serve(t, &Server{Handler: tt.handler})
+			addr := serve(t, by(&Server{Handler: tt.handler}))
 			got := roundTrip(t, addr, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 			if !strings.HasPrefix(got, tt.want) || tt.want == "" && got != "" || strings.HasSuffix(got, lastChunk) {
 				t.Errorf("got %q, want %q", got, tt.want)
@@ -348,11 +368,13 @@ func TestAHandlerThatFailsIsAnswered500(t *testing.T) {
 	}
 }
 
-func TestASlowClientIsDropped(t *testing.T) {
-	addr := serve(t, &Server{
+func TestASlowClientIsDropped(t *testing.T) { bothWays(t, testASlowClientIsDropped) }
+
+func testASlowClientIsDropped(t *testing.T, by way) {
+	addr := serve(t, by(&Server{
 		Handler:     echo(t),
 		HeadTimeout: 100 * time.Millisecond, IdleTimeout: 150 * time.Millisecond, StallTimeout: 100 * time.Millisecond,
-	})
+	}))
 	t.Run("no byte", func(t *testing.T) {
 		if got := roundTrip(t, addr, ""); got != "" {
 			t.Errorf("got %q", got)
@@ -386,8 +408,12 @@ func TestASlowClientIsDropped(t *testing.T) {
 }
 
 func TestAClientThatDoesNotReadIsDropped(t *testing.T) {
+	bothWays(t, testAClientThatDoesNotReadIsDropped)
+}
+
+func testAClientThatDoesNotReadIsDropped(t *testing.T, by way) {
 	failed := make(chan error, 1)
-	addr := serve(t, &Server{StallTimeout: 100 * time.Millisecond, Handler: func(ex proxy.Exchange) {
+	addr := serve(t, by(&Server{StallTimeout: 100 * time.Millisecond, Handler: func(ex proxy.Exchange) {
 		ex.Respond(200, nil, proxy.UnknownLength)
 		for {
 			if _, err := ex.Write(make([]byte, 1<<20)); err != nil {
@@ -395,7 +421,7 @@ func TestAClientThatDoesNotReadIsDropped(t *testing.T) {
 				return
 			}
 		}
-	}})
+	}}))
 	nc := dial(t, addr)
 	io.WriteString(nc, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 	if err := <-failed; !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -403,8 +429,10 @@ func TestAClientThatDoesNotReadIsDropped(t *testing.T) {
 	}
 }
 
-func TestTooManyConnections(t *testing.T) {
-	addr := serve(t, &Server{Handler: echo(t), MaxConns: 2})
+func TestTooManyConnections(t *testing.T) { bothWays(t, testTooManyConnections) }
+
+func testTooManyConnections(t *testing.T, by way) {
+	addr := serve(t, by(&Server{Handler: echo(t), MaxConns: 2}))
 	first, second := dial(t, addr), dial(t, addr)
 	for _, nc := range []net.Conn{first, second} {
 		io.WriteString(nc, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -425,13 +453,15 @@ func TestTooManyConnections(t *testing.T) {
 	}
 }
 
-func TestInterimResponses(t *testing.T) {
-	addr := serve(t, &Server{Handler: func(ex proxy.Exchange) {
+func TestInterimResponses(t *testing.T) { bothWays(t, testInterimResponses) }
+
+func testInterimResponses(t *testing.T, by way) {
+	addr := serve(t, by(&Server{Handler: func(ex proxy.Exchange) {
 		if err := ex.Interim(103, proxy.Header{{Name: "Link", Value: "</a>"}}); err != nil {
 			t.Errorf("Interim: %v", err)
 		}
 		respond(t, ex, 200, nil, "ok")
-	}})
+	}}))
 	got := roundTrip(t, addr, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
 	if !strings.HasPrefix(got, "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\n") {
 		t.Errorf("got %q", got)
@@ -442,8 +472,10 @@ func TestInterimResponses(t *testing.T) {
 	}
 }
 
-func TestTrailersEndAChunkedResponse(t *testing.T) {
-	addr := serve(t, &Server{Handler: func(ex proxy.Exchange) {
+func TestTrailersEndAChunkedResponse(t *testing.T) { bothWays(t, testTrailersEndAChunkedResponse) }
+
+func testTrailersEndAChunkedResponse(t *testing.T, by way) {
+	addr := serve(t, by(&Server{Handler: func(ex proxy.Exchange) {
 		length := int64(-1)
 		if ex.Request().Target == "/length" {
 			length = 2
@@ -453,7 +485,7 @@ func TestTrailersEndAChunkedResponse(t *testing.T) {
 		if err := ex.Trailer(proxy.Header{{Name: "X-Sum", Value: "1"}, {Name: "Content-Length", Value: "9"}}); err != nil {
 			t.Errorf("Trailer: %v", err)
 		}
-	}})
+	}}))
 	if got := roundTrip(t, addr, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"); !strings.HasSuffix(got, "\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 1\r\n\r\n") {
 		t.Errorf("got %q", got)
 	}
@@ -463,7 +495,11 @@ func TestTrailersEndAChunkedResponse(t *testing.T) {
 }
 
 func TestAnAbortCannotBeTakenForTheEndOfTheContent(t *testing.T) {
-	addr := serve(t, &Server{Handler: func(ex proxy.Exchange) {
+	bothWays(t, testAnAbortCannotBeTakenForTheEndOfTheContent)
+}
+
+func testAnAbortCannotBeTakenForTheEndOfTheContent(t *testing.T, by way) {
+	addr := serve(t, by(&Server{Handler: func(ex proxy.Exchange) {
 		ex.Respond(200, nil, -1)
 		io.WriteString(ex, "part")
 		ex.Flush()
@@ -471,7 +507,7 @@ func TestAnAbortCannotBeTakenForTheEndOfTheContent(t *testing.T) {
 			panic("boom")
 		}
 		ex.Abort()
-	}})
+	}}))
 	for _, request := range []string{
 		"GET / HTTP/1.0\r\n\r\n", "GET /panic HTTP/1.0\r\n\r\n",
 		"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "GET /panic HTTP/1.1\r\nHost: a\r\n\r\n",

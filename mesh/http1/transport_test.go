@@ -22,9 +22,11 @@ import (
 	"github.com/proa-io/proa/mesh/proxy"
 )
 
-func TestUpgrade(t *testing.T) {
+func TestUpgrade(t *testing.T) { bothWays(t, testUpgrade) }
+
+func testUpgrade(t *testing.T, by way) {
 	ended := make(chan struct{})
-	addr := serve(t, &Server{Handler: func(ex proxy.Exchange) {
+	addr := serve(t, by(&Server{Handler: func(ex proxy.Exchange) {
 		defer close(ended)
 		if u := ex.Request().Upgrade; u != "websocket" {
 			t.Errorf("Upgrade is %q", u)
@@ -40,7 +42,7 @@ func TestUpgrade(t *testing.T) {
 		got, err := io.ReadAll(stream)
 		fmt.Fprintf(stream, "%s %v", got, err)
 		stream.(proxy.Stream).CloseWrite()
-	}})
+	}}))
 	nc := dial(t, addr)
 	io.WriteString(nc, "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\nearly ")
 	io.WriteString(nc, "late")
@@ -55,7 +57,11 @@ func TestUpgrade(t *testing.T) {
 }
 
 func TestAnUpgradeThatComesBackWithoutOne(t *testing.T) {
-	addr := serve(t, &Server{Handler: func(ex proxy.Exchange) { respond(t, ex, 200, nil, "no") }})
+	bothWays(t, testAnUpgradeThatComesBackWithoutOne)
+}
+
+func testAnUpgradeThatComesBackWithoutOne(t *testing.T, by way) {
+	addr := serve(t, by(&Server{Handler: func(ex proxy.Exchange) { respond(t, ex, 200, nil, "no") }}))
 	nc := dial(t, addr)
 	io.WriteString(nc, strings.Repeat("GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", 2))
 	if got := readResponses(t, nc, 2); got[0] != "200 no" || got[1] != "200 no" {
@@ -93,8 +99,10 @@ func TestTheClientMakesAWebSocketKeyWhereThereIsNone(t *testing.T) {
 	}
 }
 
-func TestConnect(t *testing.T) {
-	addr := serve(t, &Server{
+func TestConnect(t *testing.T) { bothWays(t, testConnect) }
+
+func testConnect(t *testing.T, by way) {
+	addr := serve(t, by(&Server{
 		Handler: func(ex proxy.Exchange) { t.Error("CONNECT came to Handler") },
 		Connect: func(ex proxy.Exchange) {
 			if ex.Request().Authority != "db:5432" {
@@ -109,7 +117,7 @@ func TestConnect(t *testing.T) {
 			defer stream.Close()
 			io.Copy(stream, stream)
 		},
-	})
+	}))
 	cl := newClient(t, addr)
 	connect := func(to string) *proxy.Response {
 		t.Helper()
@@ -136,13 +144,15 @@ func TestConnect(t *testing.T) {
 	}
 }
 
-func TestHTTP2IsHandedOver(t *testing.T) {
+func TestHTTP2IsHandedOver(t *testing.T) { bothWays(t, testHTTP2IsHandedOver) }
+
+func testHTTP2IsHandedOver(t *testing.T, by way) {
 	type given struct {
 		nc   net.Conn
 		read string
 	}
 	handed := make(chan given, 1)
-	s := &Server{Handler: echo(t), HandOver: func(nc net.Conn, read []byte) { handed <- given{nc, string(read)} }}
+	s := by(&Server{Handler: echo(t), HandOver: func(nc net.Conn, read []byte) { handed <- given{nc, string(read)} }})
 	addr, _ := start(t, s)
 	for _, pieces := range [][]string{
 		{preface},
@@ -168,7 +178,7 @@ func TestHTTP2IsHandedOver(t *testing.T) {
 			t.Errorf("got %q, %v", buf, err)
 		}
 		g.nc.Close()
-		s = &Server{Handler: echo(t), HandOver: s.HandOver}
+		s = by(&Server{Handler: echo(t), HandOver: s.HandOver})
 		addr, _ = start(t, s)
 	}
 	nc := dial(t, addr)

@@ -83,6 +83,26 @@ var chains = []struct {
 		t.Cleanup(func() { middle.Close() })
 		return listen(t, &http1.Server{Handler: forward(middle, proxy.ForwardOptions{}, nil)})
 	}},
+	{"1-1-1, as coroutines", func(t testing.TB, to string) string {
+		return inlineHop(t, inlineHop(t, to))
+	}},
+	{"1-2-1, as coroutines", func(t testing.TB, to string) string {
+		last := &http1.Client{Address: to, Name: "backend"}
+		t.Cleanup(func() { last.Close() })
+		middle := &http2.Client{Addr: listen2(t, &http2.Server{Handler: forward(last, proxy.ForwardOptions{}, nil), Inline: always})}
+		t.Cleanup(func() { middle.Close() })
+		return listen(t, &http1.Server{Handler: forward(middle, proxy.ForwardOptions{}, nil), Inline: always})
+	}},
+}
+
+// always is an Inline that says yes.
+func always(*proxy.Request) bool { return true }
+
+// inlineHop is hop with handlers that are coroutines.
+func inlineHop(t testing.TB, to string) string {
+	cl := &http1.Client{Address: to, Name: "backend"}
+	t.Cleanup(func() { cl.Close() })
+	return listen(t, &http1.Server{Handler: forward(cl, proxy.ForwardOptions{}, nil), Inline: always})
 }
 
 // startBackend runs net/http behind a chain and returns where requests go.
