@@ -163,13 +163,13 @@ func portOf(l net.Listener) int {
 }
 
 // serveHTTP serves HTTP/1.1, and HTTP/2 with prior knowledge, on every
-// listener, with http2.Server.Inline, until ctx ends; then it lets exchanges under way finish within the
-// grace period.
+// listener, with what both call Inline, until ctx ends; then it lets exchanges
+// under way finish within the grace period.
 func serveHTTP(handler proxy.Handler, inline func(*proxy.Request) bool, cfg *Config, ls ...net.Listener) func(context.Context) error {
 	return func(ctx context.Context) error {
 		h2 := &http2.Server{Handler: handler, Inline: inline, Log: cfg.Log, Config: http2.Config{MaxHeaderBytes: cfg.maxHead()}}
 		h1 := &http1.Server{
-			Handler: handler, Connect: handler, Log: cfg.Log, MaxHead: cfg.maxHead(),
+			Handler: handler, Inline: inline, Connect: handler, Log: cfg.Log, MaxHead: cfg.maxHead(),
 			HandOver: func(c net.Conn, read []byte) { h2.ServeConn(c, read) },
 		}
 		return serveUntil(ctx, ls, h1.Serve, func(ctx context.Context) error {

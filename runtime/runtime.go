@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -198,9 +199,23 @@ func (rt *Runtime) buildInvoker() {
 }
 
 // inline reports whether a request to the API may be answered by the goroutine
-// that reads it: one that is only passed on. Writing the log may wait.
+// that reads it: one that is only passed on to another sidecar. Middleware may
+// wait for anything, and so may writing the log. An application that asks for
+// itself has its own connection waited for by the same goroutine in any case.
 func (rt *Runtime) inline(r *proxy.Request) bool {
-	return rpc.IsGRPC(r.Header) && r.Header.Has(invoke.FieldTarget) && !rt.logsCalls.Load()
+	if rt.logsCalls.Load() {
+		return false
+	}
+	if rpc.IsGRPC(r.Header) {
+		return r.Header.Has(invoke.FieldTarget)
+	}
+	id := r.Header.Get(invoke.FieldTarget)
+	if id == "" {
+		if rest, ok := strings.CutPrefix(r.Target, "/v1.0/invoke/"); ok {
+			id, _, _ = strings.Cut(rest, "/method/")
+		}
+	}
+	return id != "" && id != rt.cfg.AppID && rt.table.Load().pipelines.api == nil
 }
 
 // handle serves both APIs on every API port: what is gRPC is known by its
