@@ -38,6 +38,8 @@ var layers = []layer{
 		why: "a policy sees calls, never what they carry or who serves them; one that waits tells who runs it"},
 	{folder: "block", apart: true, may: []string{"fault", "component", "policy"},
 		why: "a block knows its driver interface, not drivers, dialects or other blocks"},
+	{folder: "block/ratelimit", may: []string{"fault", "component", "policy", "telemetry", "internal/coroutine"},
+		why: "a limit is a policy with a store: it counts what it refuses, and tells who runs it when it waits"},
 	{folder: "block/invoke", may: []string{"fault", "component", "policy", "telemetry", "mesh/balance", "mesh/discovery", "mesh/proxy", "mesh/rpc", "mesh/tcp"},
 		why: "invocation decides who is called and how; connections are the mesh's, behind mesh/proxy, and joined by mesh/tcp; mesh/rpc reads what gRPC says of time"},
 	{folder: "block/middleware", may: []string{"fault", "component", "mesh/proxy"},

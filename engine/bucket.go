@@ -33,6 +33,9 @@ type BucketConfig struct {
 	// Atomic allows Commit of several writes. It needs a server of version
 	// 2.12; on an older one it fails with Unimplemented.
 	Atomic bool
+	// Memory keeps the values in the memory of the server only: for what may
+	// be lost with it.
+	Memory bool
 	// MaxValueSize bounds a value, in bytes; 0 means what the server allows.
 	MaxValueSize int32
 	// MaxBytes bounds the bucket, in bytes; 0 means what the server allows.
@@ -163,6 +166,9 @@ func bucketStream(cfg BucketConfig) jetstream.StreamConfig {
 		MaxMsgSize: orDefault(cfg.MaxValueSize, -1), MaxBytes: orDefault(cfg.MaxBytes, -1), MaxMsgs: -1, MaxConsumers: -1,
 		Discard: jetstream.DiscardNew, AllowRollup: true, DenyDelete: true, AllowDirect: true,
 		Duplicates: 2 * time.Minute, AllowAtomicPublish: cfg.Atomic,
+	}
+	if cfg.Memory {
+		s.Storage = jetstream.MemoryStorage
 	}
 	if cfg.MaxAge > 0 {
 		s.Duplicates = min(s.Duplicates, cfg.MaxAge)

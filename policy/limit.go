@@ -94,6 +94,9 @@ func (l *RateLimit) Allow(now time.Time) (bool, time.Duration) {
 	}
 }
 
+// Full reports whether the bucket is full, so that it is as a new one.
+func (l *RateLimit) Full(now time.Time) bool { return l.tat.Load() <= now.UnixNano() }
+
 // Policy is a Policy that refuses calls beyond the rate with
 // ResourceExhausted and the time to wait.
 func (l *RateLimit) Policy(op Op, next Handler) Handler {

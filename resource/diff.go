@@ -25,6 +25,7 @@ func Diff(before, now *Set) Changes {
 	diff(&c, list(before.HTTPEndpoints), list(now.HTTPEndpoints))
 	diff(&c, list(before.TrafficPolicies), list(now.TrafficPolicies))
 	diff(&c, before.Gateway.list(), now.Gateway.list())
+	diff(&c, list(before.RateLimits), list(now.RateLimits))
 	a, b := before.Configuration.sections, now.Configuration.sections
 	for _, name := range slices.Sorted(maps.Keys(b)) {
 		switch old, ok := a[name]; {

@@ -68,7 +68,9 @@ func otherGroup(name string) (apiGroup, bool) {
 			},
 		}, true
 	case "proa.io":
-		return apiGroup{name: name, kinds: map[string][]string{"RouteFilter": {"v1alpha1"}, "TrafficPolicy": {"v1alpha1"}}}, true
+		return apiGroup{name: name, kinds: map[string][]string{
+			"RouteFilter": {"v1alpha1"}, "TrafficPolicy": {"v1alpha1"}, "RateLimit": {"v1alpha1"},
+		}}, true
 	}
 	return apiGroup{}, false
 }
@@ -123,6 +125,8 @@ func (l *loader) decodeOther(path string, n *yaml.Node, kind string) {
 		keep(l, path, n, &g.RouteFilters)
 	case "TrafficPolicy":
 		keep(l, path, n, &l.set.TrafficPolicies)
+	case "RateLimit":
+		keep(l, path, n, &l.set.RateLimits)
 	}
 }
 

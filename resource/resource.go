@@ -56,7 +56,8 @@ type Set struct {
 	// TrafficPolicies say how requests are spread.
 	TrafficPolicies []TrafficPolicy
 	// Gateway holds what routes are made of.
-	Gateway GatewaySet
+	Gateway    GatewaySet
+	RateLimits []RateLimit
 	// Ignored lists documents that are well formed but of a kind that this
 	// program does not read.
 	Ignored []Ignored

@@ -20,6 +20,7 @@ import (
 	"github.com/proa-io/proa/block/lock"
 	"github.com/proa-io/proa/block/middleware"
 	"github.com/proa-io/proa/block/pubsub"
+	"github.com/proa-io/proa/block/ratelimit"
 	"github.com/proa-io/proa/block/secret"
 	"github.com/proa-io/proa/block/state"
 	"github.com/proa-io/proa/component"
@@ -55,18 +56,25 @@ func defaultComponents() []resource.Component {
 		{"statestore", "state.nats"}, {"pubsub", "pubsub.nats"}, {"lockstore", "lock.nats"},
 		{"configstore", "configuration.nats"}, {"jobstore", "jobs.nats"}, {"secretstore", "secretstores.local.env"},
 	} {
-		var r resource.Component
-		r.Metadata.Name, r.Spec.Type = c[0], c[1]
-		out = append(out, r)
+		out = append(out, defaultComponent(c[0], c[1]))
 	}
 	return out
 }
 
-// withDefaults appends the default components whose names are free. Of jobs
-// components there is one, whatever it is called.
-func withDefaults(declared []resource.Component) []resource.Component {
-	out := slices.Clone(declared)
-	for _, d := range defaultComponents() {
+func defaultComponent(name, typ string) (c resource.Component) {
+	c.Metadata.Name, c.Spec.Type = name, typ
+	return c
+}
+
+// withDefaults returns the components of a set and the default ones whose names
+// are free. Of jobs components there is one, whatever it is called.
+func withDefaults(set *resource.Set) []resource.Component {
+	declared := set.Components
+	out, defaults := slices.Clone(declared), defaultComponents()
+	if needsEngineLimits(set.RateLimits) {
+		defaults = append(defaults, defaultComponent(engineLimits, "ratelimit.nats"))
+	}
+	for _, d := range defaults {
 		taken := slices.ContainsFunc(declared, func(c resource.Component) bool {
 			return c.Block() == d.Block() && (c.Name() == d.Name() || d.Block() == job.Block)
 		})
@@ -167,7 +175,7 @@ func locate(c *resource.Component, err error) error {
 }
 
 func (b *builder) hasSecretStore(name string) bool {
-	return slices.ContainsFunc(withDefaults(b.set.Components), func(c resource.Component) bool {
+	return slices.ContainsFunc(withDefaults(b.set), func(c resource.Component) bool {
 		return c.Block() == secret.Block && c.Name() == name
 	})
 }
@@ -250,6 +258,9 @@ func (b *builder) block(u *unit, c *resource.Component) error {
 		}
 		s := lock.New(h, lock.Options{AppID: b.cfg.AppID, Config: cfg, Chains: u.chains})
 		u.put, u.replace = func(out *components) { out.locks[u.name] = s }, func(next *components) { s.Replace(next.locks[u.name]) }
+	case ratelimit.Block:
+		s := ratelimit.New(handle[ratelimit.Driver](b, u, c))
+		u.put = func(out *components) { out.limits[u.name] = s }
 	case config.Block:
 		h := handle[config.Driver](b, u, c)
 		s := config.New(h, config.Options{Chains: u.chains, Log: b.log(c)})

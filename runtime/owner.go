@@ -75,14 +75,29 @@ func (o *owner) chain(target policyTarget, pick func(*policies) resource.TargetP
 		policy.Trace(o.of.tracing),
 		policy.Metrics(o.of.metrics),
 		policy.Log(o.of.log),
-		func(op policy.Op, next policy.Handler) policy.Handler {
-			s := &slot{target: target, pick: pick, op: op, next: next}
-			o.of.mu.Lock()
-			defer o.of.mu.Unlock()
-			o.slots = append(o.slots, s)
-			o.fill(s)
-			return s.handle
-		},
+		o.slot(target, pick),
+	}
+}
+
+// Receive returns the chain around what other sidecars ask of the application.
+// Of the resources only rate limits are about it.
+func (o *owner) Receive() policy.Chain {
+	none := func(*policies) resource.TargetPolicies { return resource.TargetPolicies{} }
+	return policy.Chain{
+		policy.Recover(o.of.log), policy.Trace(o.of.tracing), policy.Metrics(o.of.metrics), policy.Log(o.of.log),
+		o.slot(policyTarget{"receive", "app_receive", true}, none),
+	}
+}
+
+// slot is a Policy that does what resources say.
+func (o *owner) slot(target policyTarget, pick func(*policies) resource.TargetPolicies) policy.Policy {
+	return func(op policy.Op, next policy.Handler) policy.Handler {
+		s := &slot{target: target, pick: pick, op: op, next: next}
+		o.of.mu.Lock()
+		defer o.of.mu.Unlock()
+		o.slots = append(o.slots, s)
+		o.fill(s)
+		return s.handle
 	}
 }
 
@@ -114,12 +129,16 @@ func (o *owner) fill(s *slot) {
 	s.handler.Store(&h)
 }
 
-// policies are those of a target. Retry is outside of the breaker, so that an
+// policies are those of a target. Rate limits are outermost, so that a call
+// counts once however often it is tried. Retry is outside of the breaker, so that an
 // open breaker is not hammered within one call, and the timeout is innermost,
 // so that each try has the whole of it. o.of.mu is held.
 func (o *owner) policies(target policyTarget, t resource.TargetPolicies) policy.Chain {
 	var c policy.Chain
 	now := o.of.now
+	for _, l := range now.limits {
+		c = append(c, l.rule.Policy)
+	}
 	stats := func(kind, policy, name string) *telemetry.PolicyStats {
 		return o.of.metrics.Policy(now.origins[kind+name], policy, target.label, target.inbound)
 	}

@@ -151,12 +151,15 @@ func (r *reloader) take(ctx context.Context, s resource.Snapshot) {
 	}
 	p.changes = resource.Diff(now.set, set)
 	policies, err := compilePolicies(set.Resiliencies)
+	if policies != nil {
+		policies.limits = rt.limits.compile(set.RateLimits)
+	}
 	p.policies = policies
 	b := rt.builder(set)
 	b.reuse, b.there = r.reuse, r.endpoints()
 	table, buildErr := b.build(rt.declared(set))
 	if err = errors.Join(err, buildErr); err == nil {
-		err = errors.Join(checkSubscriptions(set, table, rt.cfg.AppID), checkPipelines(set, table), checkMetrics(&set.Configuration), checkTunnels(&set.Configuration))
+		err = errors.Join(checkSubscriptions(set, table, rt.cfg.AppID), checkPipelines(set, table), checkLimits(set, table), checkMetrics(&set.Configuration), checkTunnels(&set.Configuration))
 		if err == nil && sectionsOfSignals(&set.Configuration) != r.signals {
 			var s signals
 			s, err = rt.newSignals(ctx, &set.Configuration)
@@ -326,6 +329,7 @@ func (r *reloader) step(ctx context.Context) {
 	}
 	if !p.published && p.policies != nil {
 		r.rt.resiliency.set(p.policies)
+		r.rt.limits.use(p.policies.limits)
 	}
 	if !p.published {
 		r.signal(ctx, p)

@@ -37,6 +37,8 @@ type policies struct {
 	// kind of the policy and its name.
 	origins   map[string]string
 	resources []string // the names of all
+	// limits are the rate limits, in the order they are declared.
+	limits []*limitRule
 }
 
 // Kinds of policies.

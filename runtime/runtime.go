@@ -26,7 +26,6 @@ import (
 	"github.com/proa-io/proa/mesh/discovery"
 	"github.com/proa-io/proa/mesh/proxy"
 	"github.com/proa-io/proa/mesh/rpc"
-	"github.com/proa-io/proa/policy"
 	"github.com/proa-io/proa/resource"
 	"github.com/proa-io/proa/telemetry"
 )
@@ -41,6 +40,7 @@ type Runtime struct {
 	local        *slog.Logger // whose lines stay on this machine
 	signals      signals
 	resiliency   *resiliency
+	limits       *limits
 	table        atomic.Pointer[components]
 	ends         ends
 	logsCalls    atomic.Bool // whether calls of the API are logged
@@ -131,9 +131,14 @@ func (rt *Runtime) build(ctx context.Context, set *resource.Set) (err error) {
 	if problems[1] == nil {
 		rt.measure(&set.Configuration)
 	}
+	rt.limits = newLimits(c, rt.pinned, rt.metrics)
+	if p != nil {
+		p.limits = rt.limits.compile(set.RateLimits)
+		rt.limits.use(p.limits)
+	}
 	rt.resiliency = newResiliency(p, c.Log, rt.metrics, rt.signals.tracing)
 	table, err := rt.builder(set).build(rt.declared(set))
-	problems = append(problems, err, checkSubscriptions(set, table, c.AppID), checkPipelines(set, table))
+	problems = append(problems, err, checkSubscriptions(set, table, c.AppID), checkPipelines(set, table), checkLimits(set, table))
 	rt.table.Store(table)
 	for _, u := range table.units {
 		rt.metrics.ComponentLoaded()
@@ -180,13 +185,13 @@ func (rt *Runtime) declared(set *resource.Set) []resource.Component {
 	if rt.cfg.NoDefaultComponents {
 		return set.Components
 	}
-	return withDefaults(set.Components)
+	return withDefaults(set)
 }
 
 func (rt *Runtime) buildInvoker() {
+	chains := rt.resiliency.owner()
 	o := invoke.Options{
-		AppID: rt.cfg.AppID, Namespace: rt.cfg.Namespace, Host: rt.cfg.advertised(), Chains: rt.resiliency.owner(),
-		Inbound:   policy.Chain{policy.Recover(rt.cfg.Log), policy.Trace(rt.signals.tracing), policy.Metrics(rt.metrics), policy.Log(rt.cfg.Log)},
+		AppID: rt.cfg.AppID, Namespace: rt.cfg.Namespace, Host: rt.cfg.advertised(), Chains: chains, Inbound: chains.Receive(),
 		Directory: rt.directory, Balance: rt.balance, Peer: rt.transports.peer, Caller: rt.security.caller, External: rt.transports.origin,
 		Endpoints: rt.table.Load().targets(), Access: accessRules(&rt.table.Load().set.Configuration), Tracing: rt.signals.tracing, Metrics: rt.metrics, Log: rt.cfg.Log,
 	}
@@ -261,6 +266,7 @@ func (rt *Runtime) Addresses() Addresses {
 // It returns nil after an orderly stop. Call it once.
 func (rt *Runtime) Run(ctx context.Context) error {
 	defer rt.transports.close()
+	defer rt.limits.use(nil)
 	defer func() {
 		for _, e := range rt.table.Load().endpoints {
 			e.close()

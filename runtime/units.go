@@ -16,6 +16,7 @@ import (
 	"github.com/proa-io/proa/block/lock"
 	"github.com/proa-io/proa/block/middleware"
 	"github.com/proa-io/proa/block/pubsub"
+	"github.com/proa-io/proa/block/ratelimit"
 	"github.com/proa-io/proa/block/secret"
 	"github.com/proa-io/proa/block/state"
 	"github.com/proa-io/proa/component"
@@ -39,6 +40,7 @@ type components struct {
 	brokers     map[string]*pubsub.Broker
 	secrets     map[string]*secret.Store
 	locks       map[string]*lock.Store
+	limits      map[string]*ratelimit.Store
 	configs     map[string]*config.Store
 	bindings    map[string]*binding.Binding
 	cryptos     map[string]*crypto.Provider
@@ -59,8 +61,8 @@ func newComponents(set *resource.Set) *components {
 		states: map[string]*state.Store{}, brokers: map[string]*pubsub.Broker{}, secrets: map[string]*secret.Store{},
 		locks: map[string]*lock.Store{}, configs: map[string]*config.Store{}, bindings: map[string]*binding.Binding{},
 		cryptos: map[string]*crypto.Provider{}, models: map[string]*conversation.Model{},
-		middlewares: map[string]*middleware.Middleware{},
-		unset:       make(chan struct{}),
+		middlewares: map[string]*middleware.Middleware{}, limits: map[string]*ratelimit.Store{},
+		unset: make(chan struct{}),
 	}
 	c.pins.Store(1)
 	return c

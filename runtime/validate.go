@@ -38,8 +38,8 @@ func Validate(paths, configPaths []string, appID string) (Report, error) {
 	p, err := compilePolicies(set.Resiliencies)
 	errs = append(errs, err)
 	b := &builder{cfg: cfg, set: set, catalog: catalog, resiliency: newResiliency(p, log, nil, nil)}
-	comps, err := b.build(withDefaults(set.Components))
-	errs = append(errs, err, checkSubscriptions(set, comps, appID), checkPipelines(set, comps))
+	comps, err := b.build(withDefaults(set))
+	errs = append(errs, err, checkSubscriptions(set, comps, appID), checkPipelines(set, comps), checkLimits(set, comps))
 	if _, err := newResolution(set.Configuration.Spec.NameResolution, nil, cfg); err != nil {
 		errs = append(errs, err)
 	}

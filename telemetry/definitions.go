@@ -344,8 +344,8 @@ func defineResiliency(d *[numMetrics]definition) {
 			labels: []string{"name", "policy", "flow_direction", "target", "status"}, open: []string{"target"},
 		}
 	}
-	d[resiliencyCount] = policies("count", "Calls that a retry, timeout or circuit breaker was around.")
-	d[resiliencyActivations] = policies("activations_total", "How often a call was tried again, a timeout ended a call, or a circuit breaker changed its state.")
+	d[resiliencyCount] = policies("count", "Calls that a retry, timeout, circuit breaker or rate limit was around.")
+	d[resiliencyActivations] = policies("activations_total", "How often a call was tried again, a timeout ended a call, a circuit breaker changed its state, or a rate limit refused a call.")
 	d[resiliencyBreaker] = policies("cb_state", "1 for the state that a circuit breaker is in, 0 for the others.")
 	d[resiliencyBreaker].kind = gauge
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strconv"
 	"time"
 
 	"github.com/proa-io/proa/fault"
@@ -155,6 +156,9 @@ func writeFault(ex proxy.Exchange, err error, unsent bool) {
 	if r := fault.ReasonOf(err); r != "" {
 		h.Add(fieldFaultReason, string(r))
 	}
+	if after := fault.RetryAfterOf(err); after > 0 {
+		h.Add(fieldFaultAfter, strconv.FormatInt(int64((after+time.Millisecond-1)/time.Millisecond), 10))
+	}
 	if unsent {
 		h.Add(fieldFaultUnsent, "1")
 	}
@@ -188,7 +192,11 @@ func faultFrom(code string, h proxy.Header, text []byte) error {
 			c = known
 		}
 	}
-	var out error = fault.New(c, "%s", text).WithReason(fault.Reason(h.Get(fieldFaultReason)))
+	f := fault.New(c, "%s", text).WithReason(fault.Reason(h.Get(fieldFaultReason)))
+	if n, err := strconv.ParseInt(h.Get(fieldFaultAfter), 10, 32); err == nil && n > 0 {
+		f = f.WithRetryAfter(time.Duration(n) * time.Millisecond)
+	}
+	var out error = f
 	if h.Get(fieldFaultUnsent) == "1" {
 		out = proxy.MarkUnsent(out)
 	}

@@ -53,6 +53,7 @@ const (
 	fieldAPIToken     = "dapr-api-token"
 	fieldFault        = "proa-fault"        // the code of a failure of the other sidecar
 	fieldFaultReason  = "proa-fault-reason" // its reason
+	fieldFaultAfter   = "proa-fault-after"  // milliseconds to wait before trying again
 	fieldFaultUnsent  = "proa-fault-unsent" // "1" when the application saw nothing
 	fieldTraceparent  = "traceparent"
 	fieldTracestate   = "tracestate"

@@ -139,7 +139,7 @@ func ours(name string) bool {
 		return true
 	}
 	for _, own := range [...]string{FieldCalleeAppID, FieldDestination, FieldCallerAppID, FieldCallerNS, FieldTarget, fieldAPIToken,
-		fieldFault, fieldFaultReason, fieldFaultUnsent} {
+		fieldFault, fieldFaultReason, fieldFaultAfter, fieldFaultUnsent} {
 		if proxy.SameName(name, own) {
 			return true
 		}

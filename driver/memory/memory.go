@@ -8,6 +8,7 @@ import (
 	"github.com/proa-io/proa/block/job"
 	"github.com/proa-io/proa/block/lock"
 	"github.com/proa-io/proa/block/pubsub"
+	"github.com/proa-io/proa/block/ratelimit"
 	"github.com/proa-io/proa/block/state"
 	"github.com/proa-io/proa/component"
 )
@@ -31,6 +32,10 @@ func Specs() []component.Spec {
 			Name: "in-memory", Aliases: []string{"memory"},
 			Summary: "Keeps jobs in the memory of the process; they are gone when it stops.",
 		}, JobsConfig{MaxEntries: 1_000_000}, OpenJobs),
+		ratelimit.Spec(component.Description{
+			Name: "in-memory", Aliases: []string{"memory"},
+			Summary: "Keeps the token buckets of rate limits in the memory of the process; they limit its own callers only.",
+		}, RateLimitConfig{}, OpenRateLimit),
 		pubsub.Spec(component.Description{
 			Name: "in-memory", Aliases: []string{"memory"},
 			Summary: "Keeps messages in the memory of the process; they are gone when it stops.",

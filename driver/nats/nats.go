@@ -12,6 +12,7 @@ import (
 	"github.com/proa-io/proa/block/job"
 	"github.com/proa-io/proa/block/lock"
 	"github.com/proa-io/proa/block/pubsub"
+	"github.com/proa-io/proa/block/ratelimit"
 	"github.com/proa-io/proa/block/state"
 	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/engine"
@@ -45,6 +46,12 @@ func Specs(shared *engine.Engine) []component.Spec {
 			Summary: "Keeps jobs on the engine, or in a key-value bucket of a NATS server.",
 		}, JobsConfig{}, func(ctx context.Context, cfg JobsConfig, env component.Env) (*Jobs, error) {
 			return OpenJobs(ctx, shared, cfg, env)
+		}),
+		ratelimit.Spec(component.Description{
+			Name: "nats", Aliases: []string{"jetstream"},
+			Summary: "Keeps the token buckets of rate limits on the engine, or in a key-value bucket of a NATS server.",
+		}, RateLimitConfig{}, func(ctx context.Context, cfg RateLimitConfig, env component.Env) (*RateLimit, error) {
+			return OpenRateLimit(ctx, shared, cfg, env)
 		}),
 		pubSubSpec(shared, component.Description{
 			Name:    "nats",

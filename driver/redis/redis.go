@@ -15,6 +15,7 @@ import (
 	"github.com/proa-io/proa/block/config"
 	"github.com/proa-io/proa/block/lock"
 	"github.com/proa-io/proa/block/pubsub"
+	"github.com/proa-io/proa/block/ratelimit"
 	"github.com/proa-io/proa/block/state"
 	"github.com/proa-io/proa/component"
 )
@@ -38,6 +39,10 @@ func Specs() []component.Spec {
 			Name:    "redis",
 			Summary: "Reads configuration items from Redis strings, in the format that Dapr's component of the same name reads.",
 		}, ConfigConfig{Config: defaults(), PollInterval: defaultPollInterval}, OpenConfig),
+		ratelimit.Spec(component.Description{
+			Name:    "redis",
+			Summary: "Keeps the token buckets of rate limits on Redis, for all sidecars that use the same.",
+		}, RateLimitConfig{Config: defaults(), KeyPrefix: "ratelimit||"}, OpenRateLimit),
 		pubsub.Spec(component.Description{
 			Name:    "redis",
 			Summary: "Keeps messages in Redis streams with consumer groups, in the format that Dapr's component of the same name reads and writes.",

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/proa-io/proa/internal/coroutine"
+	"github.com/proa-io/proa/mesh/proxy"
 )
 
 // exchangeContext is the context of one exchange. It is not recycled, because
@@ -14,6 +15,7 @@ import (
 type exchangeContext struct {
 	watch *watch // told when somebody waits for the end
 	co    *coroutine.Coroutine
+	ex    *exchange
 
 	mu    sync.Mutex
 	done  chan struct{} // made when asked for
@@ -29,13 +31,14 @@ func (*exchangeContext) Deadline() (time.Time, bool) { return time.Time{}, false
 
 // Value implements context.Context.
 func (c *exchangeContext) Value(key any) any {
-	if c.co == nil || key != coroutine.Key() {
-		return nil
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.err != nil {
+	if key != coroutine.Key() && key != proxy.ExchangeKey() || c.Err() != nil {
 		return nil // it may be at another exchange by now
+	}
+	if key == proxy.ExchangeKey() {
+		return c.ex
+	}
+	if c.co == nil {
+		return nil
 	}
 	return c.co
 }

@@ -145,7 +145,7 @@ func (ex *exchange) Context() context.Context {
 	if ctx := ex.ctx.Load(); ctx != nil {
 		return ctx
 	}
-	ctx := &exchangeContext{watch: &ex.c.watch, co: ex.co}
+	ctx := &exchangeContext{watch: &ex.c.watch, ex: ex, co: ex.co}
 	if !ex.ctx.CompareAndSwap(nil, ctx) {
 		return ex.ctx.Load()
 	}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/proa-io/proa/internal/coroutine"
+	"github.com/proa-io/proa/mesh/proxy"
 )
 
 // exchangeContext is what Exchange.Context returns. Most handlers only pass it
@@ -63,8 +64,12 @@ func (e *exchangeContext) Value(key any) any {
 		return nil
 	}
 	e.x.c.mu.Lock()
-	inner, over := e.inner, e.x.st == nil || e.x.st.err != nil
+	inner, gone := e.inner, e.x.st == nil
+	over := gone || e.x.st.err != nil
 	e.x.c.mu.Unlock()
+	if key == proxy.ExchangeKey() && !gone {
+		return e.x
+	}
 	if over {
 		inner = e.full() // somebody may ask for the cause
 	}

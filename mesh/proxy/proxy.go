@@ -265,6 +265,20 @@ type Exchange interface {
 	Abort()
 }
 
+// exchangeKey is what the contexts of exchanges know their exchange by.
+type exchangeKey struct{}
+
+// ExchangeKey returns the key by which the Context of an Exchange tells the
+// Exchange, as long as that is valid; see ExchangeOf.
+func ExchangeKey() any { return exchangeKey{} }
+
+// ExchangeOf returns the exchange that ctx comes from, or nil. It is that of the
+// connection, and must be used by the goroutine only that handles it.
+func ExchangeOf(ctx context.Context) Exchange {
+	ex, _ := ctx.Value(exchangeKey{}).(Exchange)
+	return ex
+}
+
 // Handler answers one exchange. When it returns without having called Respond
 // or Abort, the engine answers 500, or 413 when the body was larger than its
 // limit.
