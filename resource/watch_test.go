@@ -21,7 +21,10 @@ func watch(t *testing.T, o resource.WatchOptions) (*resource.Watcher, <-chan res
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.Known, o.Settle = known, 5*time.Millisecond
+	o.Known = known
+	if o.Settle == 0 {
+		o.Settle = 5 * time.Millisecond
+	}
 	if o.Reread == 0 {
 		o.Reread = time.Hour
 	}
@@ -141,7 +144,7 @@ func TestWhatDoesNotChangeTheMeaningIsNoChange(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "a.yaml")
 	put(t, file, yamlOf("a", "state.one"))
-	w, snapshots := watch(t, resource.WatchOptions{Options: resource.Options{Paths: []string{dir}}})
+	w, snapshots := watch(t, resource.WatchOptions{Options: resource.Options{Paths: []string{dir}}, Settle: time.Second})
 	put(t, file, "# a comment\n"+yamlOf("a", "state.one")+"scopes: []\n")
 	put(t, filepath.Join(dir, "notes.txt"), "nothing")
 	w.Reread()
