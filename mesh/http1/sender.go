@@ -190,7 +190,9 @@ func (s *sender) write(p []byte, last bool) (int, error) {
 		if int64(len(p)) > s.left {
 			return 0, errContentTooLong
 		}
-		s.left -= int64(len(p))
+		if s.left -= int64(len(p)); s.left == 0 {
+			s.read.Store(true) // the response may be there before the end is looked for
+		}
 		if err := s.wrote(w.send(p, "")); err != nil {
 			return 0, err
 		}

@@ -23,8 +23,9 @@ import (
 func TestAClientThatGoesAwayEndsTheRequestAtTheServer(t *testing.T) {
 	for _, where := range []string{"/head", "/content", "/request"} {
 		t.Run(where, func(t *testing.T) {
-			ended, outcomes := make(chan error, 1), make(chan proxy.Outcome, 1)
+			reached, ended, outcomes := make(chan bool, 1), make(chan error, 1), make(chan proxy.Outcome, 1)
 			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				reached <- true
 				if where == "/content" {
 					io.WriteString(w, "part")
 					w.(http.Flusher).Flush()
@@ -49,9 +50,8 @@ func TestAClientThatGoesAwayEndsTheRequestAtTheServer(t *testing.T) {
 				if _, err := bufio.NewReader(nc).ReadString('t'); err != nil {
 					t.Fatal(err)
 				}
-			} else {
-				time.Sleep(10 * time.Millisecond) // more likely to be waiting; right either way
 			}
+			wait(t, reached, "request at the server")
 			nc.Close()
 			if err := wait(t, ended, "end at the server"); err == nil {
 				t.Error("the server takes the request for complete")
