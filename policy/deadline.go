@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/proa-io/proa/internal/coroutine"
 )
 
 // deadline is context.WithDeadline without a timer until somebody waits for
@@ -15,6 +17,7 @@ type deadline struct {
 
 	at time.Time
 
+	used  *sync.Pool // where it is put when nobody uses it any more
 	ended atomic.Bool
 	inner atomic.Pointer[waited] // nil until somebody waits
 	mu    sync.Mutex             // whoever makes inner
@@ -27,13 +30,27 @@ type waited struct {
 }
 
 // withTimeout is context.WithTimeout. The caller must call end when the call is
-// over.
-func withTimeout(parent context.Context, d time.Duration) *deadline {
-	c := &deadline{Context: parent, at: time.Now().Add(d)}
+// over. The pool is of those that were used before.
+func withTimeout(parent context.Context, d time.Duration, used *sync.Pool) *deadline {
+	co := coroutine.From(parent)
+	c, _ := used.Get().(*deadline)
+	if c == nil {
+		c = &deadline{used: used}
+	}
+	c.Context, c.at = parent, time.Now().Add(d)
+	c.ended.Store(false)
+	co.Used(c)
 	if by, ok := parent.Deadline(); ok && by.Before(c.at) {
 		c.at = by
 	}
 	return c
+}
+
+// Reuse implements coroutine.Reusable. Who waits for a context may keep it.
+func (c *deadline) Reuse() {
+	if c.inner.Load() == nil {
+		c.used.Put(c)
+	}
 }
 
 // Deadline implements context.Context.

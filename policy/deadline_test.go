@@ -3,6 +3,7 @@ package policy
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,7 +18,7 @@ func TestADeadlineIsOneOfPackageContext(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				parent, cancel := context.WithCancel(context.WithValue(t.Context(), key{}, "value"))
 				defer cancel()
-				d := withTimeout(parent, time.Second)
+				d := withTimeout(parent, time.Second, &sync.Pool{})
 				defer d.end()
 				if c.waited {
 					_ = d.Done()
@@ -44,14 +45,14 @@ type key struct{}
 func TestADeadlineEndsWithItsParentAndItsCall(t *testing.T) {
 	cause := errors.New("the cause")
 	parent, cancel := context.WithCancelCause(t.Context())
-	d := withTimeout(parent, time.Hour)
+	d := withTimeout(parent, time.Hour, &sync.Pool{})
 	child, stop := context.WithCancel(d)
 	defer stop()
 	cancel(cause)
 	if <-child.Done(); !errors.Is(d.Err(), context.Canceled) || !errors.Is(context.Cause(d), cause) {
 		t.Errorf("with its parent: %v, because of %v", d.Err(), context.Cause(d))
 	}
-	d = withTimeout(t.Context(), time.Hour)
+	d = withTimeout(t.Context(), time.Hour, &sync.Pool{})
 	d.end()
 	if <-d.Done(); !errors.Is(d.Err(), context.Canceled) {
 		t.Errorf("after its call: %v", d.Err())
@@ -62,7 +63,7 @@ func TestADeadlineIsNoLaterThanThatOfItsParent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		parent, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if by, _ := withTimeout(parent, time.Hour).Deadline(); time.Until(by) != time.Second {
+		if by, _ := withTimeout(parent, time.Hour, &sync.Pool{}).Deadline(); time.Until(by) != time.Second {
 			t.Errorf("it is in %v", time.Until(by))
 		}
 	})

@@ -3,6 +3,7 @@ package policy
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/proa-io/proa/fault"
@@ -21,9 +22,10 @@ func Timeout(d time.Duration, stats *telemetry.PolicyStats) Policy {
 		if d <= 0 {
 			return next
 		}
+		var used sync.Pool // *deadline
 		return func(ctx context.Context, c *Call) error {
 			stats.Executed("")
-			tctx := withTimeout(ctx, d)
+			tctx := withTimeout(ctx, d, &used)
 			defer tctx.end()
 			err := next(tctx, c)
 			if err != nil && ctx.Err() == nil && errors.Is(tctx.Err(), context.DeadlineExceeded) {

@@ -40,8 +40,9 @@ type Coroutine struct {
 	batch    *Batch // of who runs it; nil once it is detached
 	state    atomic.Int32
 	attached atomic.Bool
-	parting  bool // it has suspended itself to be run by a goroutine of its own
-	epoch    int  // of the pool, when it became idle
+	used     []Reusable // of the task
+	parting  bool       // it has suspended itself to be run by a goroutine of its own
+	epoch    int        // of the pool, when it became idle
 }
 
 // The states of a Coroutine.
@@ -93,6 +94,35 @@ func (c *Coroutine) Wake() {
 		b.Resume(c)
 		b.Flush()
 	}()
+}
+
+// A Reusable is something that only one task uses.
+type Reusable interface {
+	// Reuse is told that the task has ended.
+	Reuse()
+}
+
+// Used has r told when the task has ended, if that never got a goroutine of its
+// own: a task that has waited for nothing but by Suspend has left nothing behind
+// that others still use. A task that has been detached may have, and what it has
+// used is left to the garbage collector. Only the task itself may call it.
+func (c *Coroutine) Used(r Reusable) {
+	if c.Attached() {
+		c.used = append(c.used, r)
+	}
+}
+
+// end tells what the task has used that it has ended.
+func (c *Coroutine) end() {
+	c.task = nil
+	reusable := c.attached.Load()
+	for i, r := range c.used {
+		if reusable {
+			r.Reuse()
+		}
+		c.used[i] = nil
+	}
+	c.used = c.used[:0]
 }
 
 // run runs the task until it waits or has ended.
@@ -212,7 +242,7 @@ func (c *Coroutine) loop(yield func(struct{}) bool) {
 	c.yield = yield
 	for {
 		c.task.Do(c)
-		c.task = nil
+		c.end()
 		if !yield(struct{}{}) {
 			return
 		}
@@ -285,6 +315,12 @@ type contextKey struct{}
 // Key is the key by which a context.Context has the Coroutine that it belongs
 // to, for contexts that are not made by context.WithValue.
 func Key() any { return contextKey{} }
+
+// IsKey reports whether key is Key.
+func IsKey(key any) bool {
+	_, ok := key.(contextKey)
+	return ok
+}
 
 // From returns the coroutine that ctx belongs to; nil for none.
 func From(ctx context.Context) *Coroutine {

@@ -119,6 +119,41 @@ func TestAContextKnowsItsCoroutine(t *testing.T) {
 	}))
 }
 
+type reused int
+
+func (n *reused) Reuse() { *n++ }
+
+func TestWhatATaskHasUsedIsUsedAgainUnlessItWasDetached(t *testing.T) {
+	var p coroutine.Pool
+	defer p.Close()
+	var b coroutine.Batch
+	var whole, detached, late reused
+	var co *coroutine.Coroutine
+	b.Start(&p, task(func(c *coroutine.Coroutine) {
+		co = c
+		c.Used(&whole)
+		c.Suspend()
+	}))
+	if whole != 0 {
+		t.Error("used again while the task waits")
+	}
+	b.Resume(co)
+	ended := make(chan struct{})
+	b.Start(&p, task(func(c *coroutine.Coroutine) {
+		defer close(ended)
+		c.Used(&detached)
+		c.Detach()
+		c.Used(&late)
+	}))
+	<-ended
+	b.Start(&p, task(func(*coroutine.Coroutine) {})) // it has nothing of those before
+	p.Close()
+	if whole != 1 || detached != 0 || late != 0 {
+		t.Errorf("told %d, %d and %d times", whole, detached, late)
+	}
+	(*coroutine.Coroutine)(nil).Used(&late)
+}
+
 type counted int
 
 func (n *counted) FlushBatch() { *n++ }

@@ -68,7 +68,8 @@ func (st *stream) receiveHead(b *block) error {
 	st.gotHead = true
 	r := st.client.res
 	r.Status = b.status
-	r.Header = cloneHeader(b.header)
+	r.header = append(r.header[:0], b.header...)
+	r.Header = r.header
 	r.ContentLength = b.length
 	st.recvLeft = b.length
 	switch {

@@ -94,6 +94,7 @@ type conn struct {
 	output
 	sink
 	watch
+	alarm
 }
 
 // drainState is how far the graceful end of a connection is.
@@ -404,6 +405,7 @@ func (c *conn) failLocked(err error) {
 	c.role.goAway(c)
 	c.room.Broadcast()
 	c.stopWatch()
+	c.stopAlarm()
 }
 
 // hangUp closes the connection. If the peer is to be told why, it is given a

@@ -57,8 +57,8 @@ func (e *exchangeContext) Err() error {
 
 // Value implements context.Context.
 func (e *exchangeContext) Value(key any) any {
-	if key == coroutine.Key() {
-		if co := e.coroutine(); co != nil {
+	if coroutine.IsKey(key) {
+		if co := e.x.co.Load(); co != nil {
 			return co
 		}
 		return nil
@@ -77,13 +77,4 @@ func (e *exchangeContext) Value(key any) any {
 		return nil
 	}
 	return inner.Value(key)
-}
-
-func (e *exchangeContext) coroutine() *coroutine.Coroutine {
-	e.x.c.mu.Lock()
-	defer e.x.c.mu.Unlock()
-	if e.x.st == nil {
-		return nil
-	}
-	return e.x.st.co
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/netip"
+	"sync/atomic"
 
 	"github.com/proa-io/proa/fault"
 	"github.com/proa-io/proa/internal/coroutine"
@@ -15,10 +16,12 @@ import (
 // its stream only until the handler has returned, so that whoever uses it
 // later gets an error and not the next request.
 type exchange struct {
-	c      *conn
-	st     *stream // nil once the handler has returned; c.mu guards it
-	ctx    exchangeContext
-	inline bool // its request is complete, so that it may be handled by who reads
+	c       *conn
+	st      *stream // nil once the handler has returned; c.mu guards it
+	co      atomic.Pointer[coroutine.Coroutine]
+	ctx     exchangeContext
+	awaited bool // somebody has waited for the end of its context, and may have kept it
+	inline  bool // its request is complete, so that it may be handled by who reads
 }
 
 var (
@@ -34,7 +37,29 @@ func (x *exchange) Do(co *coroutine.Coroutine) {
 	x.c.mu.Lock()
 	x.st.co = co
 	x.c.mu.Unlock()
+	x.co.Store(co)
 	x.do()
+	co.Used(x)
+}
+
+// Reuse implements coroutine.Reusable: the handler has ended without having had a
+// goroutine of its own.
+func (x *exchange) Reuse() {
+	if !x.awaited {
+		x.c.mem.exchanges.Put(x)
+	}
+}
+
+// exchange returns one for a stream.
+func (m *memory) exchange(c *conn, st *stream) *exchange {
+	x, ok := m.exchanges.Get().(*exchange)
+	if !ok {
+		x = &exchange{}
+		x.ctx.x = x
+	}
+	x.c, x.st, x.inline = c, st, false
+	x.ctx.inner, x.ctx.cancel = nil, nil
+	return x
 }
 
 // do runs the handler, on a pooled goroutine or a coroutine.
@@ -154,6 +179,8 @@ func (x *exchange) finish() {
 		st.complete()
 	}
 	x.st = nil
+	x.co.Store(nil)
+	x.awaited = x.ctx.inner != nil
 	st.server.x = nil
 	if x.ctx.cancel != nil {
 		x.ctx.cancel(errOver)

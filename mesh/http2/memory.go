@@ -24,10 +24,12 @@ type memory struct {
 	slabs   [len(slabSizes)]sync.Pool
 	streams sync.Pool
 	blocks  sync.Pool
-	timers  sync.Pool
-	clock   clock
-	writes  sockio.Writes
-	lent    *atomic.Int64 // nil but in tests: how many slabs, streams and blocks are in use
+	// Of those, some are not given back.
+	exchanges, responses sync.Pool
+	timers               sync.Pool
+	clock                clock
+	writes               sockio.Writes
+	lent                 *atomic.Int64 // nil but in tests: how many slabs, streams and blocks are in use
 }
 
 // count notes that something was lent, or given back.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/proa-io/proa/fault"
+	"github.com/proa-io/proa/internal/coroutine"
 	"github.com/proa-io/proa/mesh/proxy"
 )
 
@@ -17,10 +18,34 @@ type response struct {
 	proxy.Response
 	ctx     context.Context //nolint:containedctx // that of RoundTrip: reading the body has no other
 	c       *conn
-	st      *stream // nil once the response is over; c.mu guards it
-	over    error   // what Read returns then
+	st      *stream      // nil once the response is over; c.mu guards it
+	over    error        // what Read returns then
+	by      time.Time    // when ctx ends; zero for no such time
+	header  proxy.Header // the memory of Header
 	trailer proxy.Header
 	up      *upload // sends the request's body; nil when it was sent at once
+}
+
+// response returns one for a call of RoundTrip by co.
+func (m *memory) response(ctx context.Context, co *coroutine.Coroutine) *response {
+	res, ok := m.responses.Get().(*response)
+	if !ok {
+		res = &response{}
+	}
+	res.ctx = ctx
+	res.by, _ = ctx.Deadline()
+	co.Used(res)
+	return res
+}
+
+// Reuse implements coroutine.Reusable: who has made the call has ended.
+func (res *response) Reuse() {
+	if res.st != nil || res.up != nil || res.Upgraded != nil {
+		return
+	}
+	mem := res.c.mem
+	*res = response{header: reuse(res.header), trailer: reuse(res.trailer)}
+	mem.responses.Put(res)
 }
 
 // present completes the Response that the caller gets. c.mu is held.
@@ -119,28 +144,29 @@ func (res *response) await(st *stream, until time.Time) waitEnd {
 // suspend is await for a coroutine. It is woken when its own client goes away.
 // c.mu is held, but not while waiting.
 func (res *response) suspend(st *stream, until time.Time) waitEnd {
-	st.rwait, st.parked = true, true
-	st.c.mu.Unlock()
-	wakeBy := until
-	if d, ok := res.ctx.Deadline(); ok && (wakeBy.IsZero() || d.Before(wakeBy)) {
-		wakeBy = d
+	by := res.by
+	if by.IsZero() || !until.IsZero() && until.Before(by) {
+		by = until
 	}
-	if wakeBy.IsZero() {
+	if by.IsZero() || time.Until(by) > 0 {
+		st.rwait, st.parked = true, true
+		st.c.alarmAt(st, by)
+		st.c.mu.Unlock()
 		st.co.Suspend()
-	} else {
-		t := time.AfterFunc(time.Until(wakeBy), st.co.Wake)
-		st.co.Suspend()
-		t.Stop()
-	}
-	gone := res.ctx.Err() != nil
-	st.c.mu.Lock()
-	if st.parked {
+		st.c.mu.Lock()
+		if !st.parked {
+			return waitWoken
+		}
 		st.rwait, st.parked = false, false
 	}
+	// It was not news of the stream.
+	st.c.mu.Unlock()
+	gone := res.ctx.Err() != nil
+	st.c.mu.Lock()
 	switch {
 	case gone:
 		return waitDone
-	case !until.IsZero() && !time.Now().Before(until):
+	case !until.IsZero() && time.Until(until) <= 0:
 		return waitExpired
 	}
 	return waitWoken

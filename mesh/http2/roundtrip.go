@@ -230,7 +230,8 @@ func (rt *roundTrip) open(ctx context.Context, c *conn) (res *response, unsent b
 		return nil, false, c.fault(fault.Unimplemented, nil, "the server does not take upgrades over HTTP/2 (RFC 8441)")
 	}
 	st := c.mem.stream()
-	res = &response{ctx: ctx, c: c, st: st}
+	res = c.mem.response(ctx, rt.co)
+	res.c, res.st = c, st
 	st.c, st.id = c, c.nextID
 	c.nextID += 2
 	st.refs = 2 // the table and the response

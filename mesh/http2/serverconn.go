@@ -89,8 +89,7 @@ func (s *Server) open(c *conn, b *block) error {
 		return c.answerTooLarge(st)
 	}
 	c.running++
-	x := &exchange{c: c, st: st}
-	x.ctx.x = x
+	x := c.mem.exchange(c, st)
 	st.server.x = x
 	st.server.expect = b.expect && !b.end
 	st.server.bodyLeft = c.cfg.MaxBodyBytes

@@ -23,7 +23,8 @@ type stream struct {
 	// co is what waits for what comes: the handler, or who called RoundTrip. It is
 	// nil for those with a goroutine of their own.
 	co     *coroutine.Coroutine
-	parked bool // co is what waits, instead of somebody on rsem
+	parked bool      // co is what waits, instead of somebody on rsem
+	wakeBy time.Time // when co is to look again; zero for no such time
 
 	// What we send.
 	sendWin   int64
