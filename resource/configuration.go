@@ -201,6 +201,7 @@ type Feature struct {
 // Logging configures what is logged.
 type Logging struct {
 	APILogging *APILogging `yaml:"apiLogging"`
+	AccessLog  *AccessLog  `yaml:"accessLog"`
 	// Otel is the OTLP collector that log lines go to, besides standard error;
 	// what it leaves out is as for spec.tracing.otel.
 	Otel *Otel `yaml:"otel"`
@@ -211,6 +212,15 @@ type APILogging struct {
 	Enabled          *bool `yaml:"enabled"`
 	ObfuscateURLs    bool  `yaml:"obfuscateURLs"`
 	OmitHealthChecks bool  `yaml:"omitHealthChecks"`
+}
+
+// AccessLog configures the log of requests, a line each.
+type AccessLog struct {
+	// Enabled is true unless it is set.
+	Enabled *bool `yaml:"enabled"`
+	// Path is the file that lines are appended to; standard output when empty.
+	Path string             `yaml:"path"`
+	Pos  component.Position `yaml:"-"`
 }
 
 // Wasm configures WebAssembly middleware.

@@ -3,6 +3,7 @@ package runtime
 import (
 	"cmp"
 	"strings"
+	"time"
 
 	"github.com/proa-io/proa/dialect/dapr"
 	"github.com/proa-io/proa/dialect/dapr/grpcapi"
@@ -52,8 +53,7 @@ func (rt *Runtime) setAPIRules(conf *resource.Configuration) {
 // asked for.
 func (rt *Runtime) observeCalls(conf *resource.Configuration) (func(httpapi.Call), func(grpcapi.Call)) {
 	logHTTP, logGRPC := rt.logCalls(conf)
-	rt.logsCalls.Store(logHTTP != nil)
-	if logHTTP == nil && !rt.metrics.Enabled() && rt.access == nil {
+	if logHTTP == nil && !rt.metrics.Enabled() && !rt.access.Enabled() {
 		return nil, nil
 	}
 	return func(c httpapi.Call) {
@@ -63,7 +63,7 @@ func (rt *Runtime) observeCalls(conf *resource.Configuration) (func(httpapi.Call
 			if logHTTP != nil {
 				logHTTP(c)
 			}
-			if rt.access != nil {
+			if rt.access.Enabled() {
 				rt.logHTTPAccess(&c)
 			}
 		}, func(c grpcapi.Call) {
@@ -75,15 +75,14 @@ func (rt *Runtime) observeCalls(conf *resource.Configuration) (func(httpapi.Call
 			if logGRPC != nil {
 				logGRPC(c)
 			}
-			if rt.access != nil {
+			if rt.access.Enabled() {
 				rt.logGRPCAccess(&c)
 			}
 		}
 }
 
 // logCalls returns what logs every API call when the flag or, where that is not
-// given, the Configuration asks for it; else nil. Names of fields and messages
-// are Dapr's.
+// given, the Configuration asks for it; else nil.
 func (rt *Runtime) logCalls(conf *resource.Configuration) (func(httpapi.Call), func(grpcapi.Call)) {
 	on, omitHealth, hidePath := false, false, false
 	if l := conf.Spec.Logging; l != nil && l.APILogging != nil {
@@ -96,7 +95,7 @@ func (rt *Runtime) logCalls(conf *resource.Configuration) (func(httpapi.Call), f
 	if !on {
 		return nil, nil
 	}
-	log := rt.cfg.Log
+	log := rt.apiLog()
 	return func(c httpapi.Call) {
 			if c.Health && omitHealth {
 				return
@@ -107,12 +106,23 @@ func (rt *Runtime) logCalls(conf *resource.Configuration) (func(httpapi.Call), f
 					method += "/" + c.Target
 				}
 			}
-			log.Info("HTTP API Called", "method", method, "useragent", c.UserAgent, "code", c.Status, "size", c.Sent,
-				"duration", c.Duration.Milliseconds())
+			log.Add(telemetry.APICall{
+				Time: time.Now(), Protocol: "HTTP", Method: method, UserAgent: c.UserAgent, Code: c.Status, Size: c.Sent, Duration: c.Duration,
+			})
 		}, func(c grpcapi.Call) {
-			log.Info("gRPC API Called", "method", c.Method, "useragent", c.UserAgent, "code", int(c.Code),
-				"duration", c.Duration.Milliseconds())
+			log.Add(telemetry.APICall{
+				Time: time.Now(), Protocol: "gRPC", Method: c.Method, UserAgent: c.UserAgent, Code: int(c.Code), Size: -1, Duration: c.Duration,
+			})
 		}
+}
+
+// apiLog returns the log of API calls, which is made when it is asked for first.
+func (rt *Runtime) apiLog() *telemetry.APILog {
+	if rt.apiCalls == nil {
+		rt.apiCalls = telemetry.NewAPILog(rt.cfg.Log, rt.metrics)
+		rt.late.start(rt.apiCalls.Run)
+	}
+	return rt.apiCalls
 }
 
 // apiRule says which groups of the API are served over a protocol: those that

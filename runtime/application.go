@@ -121,6 +121,7 @@ func (a *application) follow(table *components) []*listener {
 // invocable is the application as other applications invoke it.
 func (a *application) invocable() *invoke.App {
 	out := &invoke.App{Token: a.rt.cfg.AppAPIToken.Reveal(), Host: a.rt.cfg.AppAddress}
+	out.Address = net.JoinHostPort(a.rt.cfg.AppAddress, strconv.Itoa(a.rt.cfg.AppPort))
 	if a.limit != nil {
 		out.Limit = a.limit.Policy
 	}

@@ -111,7 +111,8 @@ type Config struct {
 	// ProfilePort serves profiles on loopback; 0 for none.
 	ProfilePort int
 	// AccessLog is where every request to the API and from other sidecars is
-	// written down: "stdout" or the path of a file; empty or "off" for nowhere.
+	// written down: "stdout", "off" or the path of a file; a Configuration says so when it
+	// is empty.
 	AccessLog string
 	// LogAPI says whether every API request is logged; a Configuration does
 	// when it is nil.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/resource"
+	"github.com/proa-io/proa/telemetry"
 )
 
 // Reload tells what came of a change of the resources.
@@ -77,9 +78,16 @@ type plan struct {
 	needs     []string
 	policies  *policies
 	signals   *signals // nil when they stay
+	access    accessChange
 	want      *components
 	deadline  *time.Timer // for all components to be open
 	published bool
+}
+
+// accessChange is what becomes of the access log.
+type accessChange struct {
+	changed bool
+	to      *telemetry.AccessFile // nil for nowhere
 }
 
 func newReloader(rt *Runtime) *reloader {
@@ -164,6 +172,10 @@ func (r *reloader) take(ctx context.Context, s resource.Snapshot) {
 			var s signals
 			s, err = rt.newSignals(ctx, &set.Configuration)
 			p.signals = &s
+		}
+		if to := rt.accessLogTo(&set.Configuration); err == nil && to != rt.accessLogTo(&now.set.Configuration) {
+			p.access.changed = true
+			p.access.to, err = rt.openAccessLog(&set.Configuration)
 		}
 		if err != nil {
 			b.discard()
@@ -266,6 +278,9 @@ func (r *reloader) replacePlan(ctx context.Context, p *plan) {
 		if r.plan.signals != nil && !r.plan.published {
 			r.rt.endSignals(ctx, *r.plan.signals)
 		}
+		if !r.plan.published {
+			_ = r.plan.access.to.Close() // nothing is in it
+		}
 		now := r.rt.table.Load()
 		for _, u := range r.plan.want.units {
 			if slices.Contains(now.units, u) || p != nil && slices.Contains(p.want.units, u) {
@@ -333,6 +348,9 @@ func (r *reloader) step(ctx context.Context) {
 	}
 	if !p.published {
 		r.signal(ctx, p)
+		if p.access.changed {
+			r.rt.access.Use(p.access.to)
+		}
 	}
 	r.publish(ctx, now, table)
 	r.published(p, pending)

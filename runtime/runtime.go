@@ -43,7 +43,6 @@ type Runtime struct {
 	limits       *limits
 	table        atomic.Pointer[components]
 	ends         ends
-	logsCalls    atomic.Bool // whether calls of the API are logged
 	roster       *roster
 	names        *resolution
 	directory    *discovery.Directory
@@ -52,8 +51,10 @@ type Runtime struct {
 	transports   *transports
 	security     *security // nil without mutual TLS
 	invoker      *invoke.Service
-	app          *application         // nil without an application to call
-	access       *telemetry.AccessLog // nil without one
+	app          *application // nil without an application to call
+	access       *telemetry.AccessLog
+	apiCalls     *telemetry.APILog // nil before it is asked for
+	late         late
 	http         *httpapi.API
 	grpc         *grpcapi.API
 	proa         *proa.API
@@ -85,9 +86,7 @@ func New(ctx context.Context, c Config) (_ *Runtime, err error) {
 			_ = rt.signals.end(ctx) // nothing has happened that would matter
 		}
 	}()
-	if rt.access, err = telemetry.OpenAccessLog(telemetry.AccessLogOptions{To: c.AccessLog, Metrics: rt.metrics, Log: rt.local}); err != nil {
-		return nil, err
-	}
+	rt.access = telemetry.NewAccessLog(telemetry.AccessLogOptions{Metrics: rt.metrics, Log: rt.local})
 	defer func() {
 		if err != nil {
 			_ = rt.access.Close() // nothing is in it
@@ -126,6 +125,11 @@ func (rt *Runtime) build(ctx context.Context, set *resource.Set) (err error) {
 	if rt.catalog, err = all.Catalog(all.Deps{Engine: rt.engine}); err != nil {
 		return err
 	}
+	file, err := rt.openAccessLog(&set.Configuration)
+	if err != nil {
+		return err
+	}
+	rt.access.Use(file)
 	p, err := compilePolicies(set.Resiliencies)
 	problems := []error{err, checkMetrics(&set.Configuration), checkTunnels(&set.Configuration)}
 	if problems[1] == nil {
@@ -205,12 +209,9 @@ func (rt *Runtime) buildInvoker() {
 
 // inline reports whether a request to the API may be answered by the goroutine
 // that reads it: one that is only passed on to another sidecar. Middleware may
-// wait for anything, and so may writing the log. An application that asks for
-// itself has its own connection waited for by the same goroutine in any case.
+// wait for anything. An application that asks for itself has its own connection
+// waited for by the same goroutine in any case.
 func (rt *Runtime) inline(r *proxy.Request) bool {
-	if rt.logsCalls.Load() {
-		return false
-	}
 	if rpc.IsGRPC(r.Header) {
 		return r.Header.Has(invoke.FieldTarget)
 	}
@@ -341,11 +342,7 @@ func (rt *Runtime) stages() [][]service {
 	if l.public != nil {
 		servers = append(servers, service{"public server", serveHTTP(rt.http.HandlePublic, nil, &rt.cfg, l.public)})
 	}
-	watching := []service{{"telemetry", rt.runSignals}}
-	if rt.access != nil {
-		watching = append(watching, service{"access log", rt.access.Run})
-	}
-	stages := [][]service{watching, bottom, components, {{"relays", rt.roster.relays}}, servers}
+	stages := [][]service{{{"telemetry", rt.runSignals}}, {{"access log", rt.access.Run}, {"API log", rt.late.run}}, bottom, components, {{"relays", rt.roster.relays}}, servers}
 	if rt.cfg.Process != nil {
 		stages = append(stages, []service{{"application", rt.cfg.Process}})
 	}

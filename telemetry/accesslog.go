@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"strconv"
-	"sync/atomic"
 	"time"
 	"unicode/utf8"
 )
@@ -34,12 +34,17 @@ type Access struct {
 	Duration       time.Duration
 	TraceParent    string // as it came, or that of the span
 	Failure        string // why it failed, as a code; empty if it did not
+	// Upstream is where it was sent at last, Attempts how often; Retried says why
+	// the attempts before failed.
+	Upstream string
+	Attempts int
+	Retried  string
 }
 
 // Room of a record in the ring. What is longer is cut.
 const (
 	ringSize      = 2048
-	maxAccessText = 640 // bytes of all texts together
+	maxAccessText = 832 // bytes of all texts together
 	maxAccessPath = 320
 	maxAccessName = 96
 )
@@ -52,6 +57,8 @@ const (
 	textTarget
 	textCaller
 	textFailure
+	textUpstream
+	textRetried
 	numTexts
 )
 
@@ -62,6 +69,7 @@ type record struct {
 	duration       time.Duration
 	received, sent int64
 	status, grpc   int32
+	attempts       int32
 	trace          [16]byte
 	ends           [numTexts]uint16 // in text
 	text           [maxAccessText]byte
@@ -71,10 +79,11 @@ type record struct {
 func (r *record) put(a *Access) {
 	r.at, r.duration, r.received, r.sent = a.Time.UnixNano(), a.Duration, a.Received, a.Sent
 	r.status, r.grpc = int32(a.Status), int32(a.GRPCStatus) //nolint:gosec // they have three digits
+	r.attempts = int32(min(a.Attempts, math.MaxInt32))      //nolint:gosec // see there
 	tc, _ := ParseTraceparent(a.TraceParent)
 	r.trace = tc.TraceID
 	n := 0
-	for i, s := range [numTexts]string{a.Direction, a.Method, a.Path, a.Target, a.Caller, a.Failure} {
+	for i, s := range [numTexts]string{a.Direction, a.Method, a.Path, a.Target, a.Caller, a.Failure, a.Upstream, a.Retried} {
 		room := maxAccessName
 		if i == textPath {
 			room = maxAccessPath
@@ -92,158 +101,135 @@ func (r *record) get(text int) []byte {
 	return r.text[begin:r.ends[text]]
 }
 
-// ring is a queue of a fixed size that many put into and one takes out of. Who
-// puts never waits: when it is full the record is refused. Each slot counts how
-// often it was used, which tells whose turn it is (after Vyukov's bounded
-// queue).
-type ring struct {
-	slots []slot
-	_     [64]byte // keeps what many write out of the cache line of what they read
-	tail  atomic.Uint64
-	_     [64]byte
-	head  uint64 // of who takes out
-}
-
-type slot struct {
-	turn atomic.Uint64
-	record
-}
-
-func newRing(size int) *ring {
-	r := &ring{slots: make([]slot, size)}
-	for i := range r.slots {
-		r.slots[i].turn.Store(uint64(i)) //nolint:gosec // an index
-	}
-	return r
-}
-
-// put reports whether there was room.
-func (r *ring) put(a *Access) bool {
-	for {
-		at := r.tail.Load()
-		s := &r.slots[at%uint64(len(r.slots))]
-		switch turn := s.turn.Load(); {
-		case turn == at:
-			if r.tail.CompareAndSwap(at, at+1) {
-				s.put(a)
-				s.turn.Store(at + 1)
-				return true
-			}
-		case turn < at:
-			return false // it has not been taken out since
-		}
-	}
-}
-
-// take calls use with the oldest record, if there is one that is complete.
-func (r *ring) take(use func(*record)) bool {
-	s := &r.slots[r.head%uint64(len(r.slots))]
-	if s.turn.Load() != r.head+1 {
-		return false
-	}
-	use(&s.record)
-	s.turn.Store(r.head + uint64(len(r.slots)))
-	r.head++
-	return true
-}
-
-// AccessLog writes one line of JSON for each request. A request only copies its
-// record into a ring; one goroutine formats and writes. When that is slower
-// than requests come, records are dropped and counted. A nil *AccessLog logs
-// nothing. It is safe for concurrent use.
+// AccessLog writes one line of JSON for each request, to a file that may be
+// replaced. A request only copies its record into a queue; one goroutine formats
+// and writes. A nil *AccessLog logs nothing. It is safe for concurrent use.
 type AccessLog struct {
-	to      io.Writer
-	file    *os.File // that to is, when Run closes it
+	queue
+
 	metrics *Metrics
 	log     *slog.Logger
-	ring    *ring
-	idle    atomic.Bool   // Run waits for wake
-	wake    chan struct{} // has room for one
+	next    chan *AccessFile // has room for one
+	to      *AccessFile      // of Run; nil for none
 	out     []byte
 }
 
-// AccessLogOptions say where an access log goes.
+// AccessLogOptions are what an access log needs beside a file.
 type AccessLogOptions struct {
-	// To is "off" or empty for none, "stdout", or the path of a file, which is
-	// appended to.
-	To      string
 	Metrics *Metrics     // counts what was dropped; may be nil
 	Log     *slog.Logger // is told when nothing can be written; may be nil
 }
 
-// OpenAccessLog returns the access log, or nil when there is none. Run writes
-// it.
-func OpenAccessLog(o AccessLogOptions) (*AccessLog, error) {
-	switch o.To {
+// AccessFile is where an access log goes.
+type AccessFile struct {
+	io.Writer
+	io.Closer // nil for what stays open
+}
+
+// OpenAccessFile opens what text names: "off" or empty is nil, for nowhere;
+// "stdout"; or else the path of a file, which is appended to.
+func OpenAccessFile(text string) (*AccessFile, error) {
+	switch text {
 	case "", "off":
-		return nil, nil //nolint:nilnil // which logs nothing
+		return nil, nil //nolint:nilnil // which is nowhere
 	case "stdout":
-		return NewAccessLog(os.Stdout, o), nil
+		return &AccessFile{Writer: os.Stdout}, nil
 	}
-	f, err := os.OpenFile(o.To, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640)
+	f, err := os.OpenFile(text, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640)
 	if err != nil {
 		return nil, fmt.Errorf(`the access log wants "off", "stdout" or a file that can be written: %w`, err)
 	}
-	l := NewAccessLog(f, o)
-	l.file = f
-	return l, nil
+	return &AccessFile{Writer: f, Closer: f}, nil
 }
 
-// NewAccessLog returns an access log that goes to a writer. o.To has no meaning.
-func NewAccessLog(to io.Writer, o AccessLogOptions) *AccessLog {
+// Close closes the file. It does nothing for nil.
+func (f *AccessFile) Close() error {
+	if f == nil || f.Closer == nil {
+		return nil
+	}
+	return f.Closer.Close()
+}
+
+// NewAccessLog returns an access log that goes nowhere.
+func NewAccessLog(o AccessLogOptions) *AccessLog {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &AccessLog{to: to, metrics: o.Metrics, log: o.Log, ring: newRing(ringSize), wake: make(chan struct{}, 1)}
+	return &AccessLog{queue: newQueue(), metrics: o.Metrics, log: o.Log, next: make(chan *AccessFile, 1)}
 }
+
+// Use has the log go to f from now on; nil for nowhere. What was logged before
+// still goes to the former file, which Run closes. It must not be called by
+// several goroutines at a time.
+func (l *AccessLog) Use(f *AccessFile) {
+	l.enable(f != nil) // first: Run takes out of what that has made
+	select {
+	case former := <-l.next: // Run has not got to it
+		_ = former.Close()
+	default:
+	}
+	l.next <- f
+}
+
+// Enabled reports whether requests are logged.
+func (l *AccessLog) Enabled() bool { return l != nil && l.on.Load() }
 
 // Add puts a request into the log. It never waits and allocates nothing.
 func (l *AccessLog) Add(a Access) {
-	if l == nil {
-		return
-	}
-	if !l.ring.put(&a) {
+	if l.Enabled() && !l.add(&a) {
 		l.metrics.accessDropped(1)
-		return
-	}
-	if l.idle.Load() && l.idle.CompareAndSwap(true, false) {
-		l.wake <- struct{}{} // has room: whoever sets idle has taken what was in it
 	}
 }
 
-// Run writes until ctx ends, and then what is left. Nobody should call Add after
-// that. Call it once.
+// Run writes until ctx ends, and then what is left, and closes the file. Call it
+// once.
 func (l *AccessLog) Run(ctx context.Context) error {
 	for {
-		l.drain()
-		l.idle.Store(true)
-		if l.drain() && l.idle.CompareAndSwap(true, false) {
-			continue // one came before it could be told to wake us
-		}
+		l.rest(l.drain)
 		select {
 		case <-l.wake:
-			continue
+		case f := <-l.next:
+			l.replace(f)
 		case <-ctx.Done():
+			select {
+			case f := <-l.next:
+				l.replace(f)
+			default:
+			}
+			l.drain()
+			return l.to.Close()
 		}
-		l.drain()
-		return l.Close()
 	}
 }
 
-// Close closes the file that OpenAccessLog has opened. It is for a log that Run
-// was not called of; Run does it otherwise.
+// replace writes to another file.
+func (l *AccessLog) replace(f *AccessFile) {
+	l.drain()
+	if err := l.to.Close(); err != nil {
+		l.log.Debug("the former access log cannot be closed", "error", err)
+	}
+	l.to = f
+}
+
+// Close closes the file of a log whose Run was not called.
 func (l *AccessLog) Close() error {
-	if l == nil || l.file == nil {
+	select {
+	case f := <-l.next:
+		return f.Close()
+	default:
 		return nil
 	}
-	return l.file.Close()
 }
 
 // maxAccessWrite is how much is written at once.
 const maxAccessWrite = 64 << 10
 
-// drain writes all there is, and reports whether there was anything.
+// drain writes all there is, and reports whether there was anything. Without a
+// file it stays for the next one.
 func (l *AccessLog) drain() (any bool) {
+	if l.to == nil {
+		return false
+	}
 	n := 0
 	for l.ring.take(func(r *record) { l.out = r.appendLine(l.out) }) {
 		any = true
@@ -273,7 +259,7 @@ func (r *record) appendLine(b []byte) []byte {
 	b = append(b, `{"time":"`...)
 	b = time.Unix(0, r.at).UTC().AppendFormat(b, "2006-01-02T15:04:05.000000Z")
 	b = append(b, '"')
-	for i, name := range [numTexts - 1]string{"direction", "method", "path", "target", "caller"} {
+	for i, name := range [textFailure]string{"direction", "method", "path", "target", "caller"} {
 		b = appendMember(b, name, r.get(i))
 	}
 	b = appendCount(b, "status", int64(r.status), r.status > 0)
@@ -287,6 +273,9 @@ func (r *record) appendLine(b []byte) []byte {
 		b = append(hex.AppendEncode(b, r.trace[:]), '"')
 	}
 	b = appendMember(b, "failure", r.get(textFailure))
+	b = appendMember(b, "upstream", r.get(textUpstream))
+	b = appendCount(b, "attempts", int64(r.attempts), r.attempts > 0)
+	b = appendMember(b, "retried", r.get(textRetried))
 	return append(b, '}', '\n')
 }
 

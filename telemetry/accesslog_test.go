@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -23,6 +24,13 @@ func access() telemetry.Access {
 	}
 }
 
+// loggingTo returns an access log that goes to w.
+func loggingTo(w io.Writer, o telemetry.AccessLogOptions) *telemetry.AccessLog {
+	l := telemetry.NewAccessLog(o)
+	l.Use(&telemetry.AccessFile{Writer: w})
+	return l
+}
+
 // written runs the log until all that was added is written.
 func written(t *testing.T, l *telemetry.AccessLog, add func()) {
 	t.Helper()
@@ -38,28 +46,33 @@ func written(t *testing.T, l *telemetry.AccessLog, add func()) {
 
 func TestEachRequestIsALineOfTheAccessLog(t *testing.T) {
 	var out bytes.Buffer
-	l := telemetry.NewAccessLog(&out, telemetry.AccessLogOptions{})
+	l := loggingTo(&out, telemetry.AccessLogOptions{})
 	written(t, l, func() {
 		l.Add(access())
+		l.Add(telemetry.Access{Direction: "outbound", Upstream: "10.0.0.1:50002", Attempts: 2, Retried: "http_503", GRPCStatus: -1})
 		l.Add(telemetry.Access{Direction: "api", Method: "gRPC", Path: "/a.B/C", GRPCStatus: 0, Received: 3, Sent: 4})
 	})
 	want := `{"time":"2026-03-01T10:00:00.123456Z","direction":"inbound","method":"GET","path":"/orders/{id}","target":"shop","caller":"cart",` +
 		`"status":502,"bytes_out":12,"duration_ms":1.500,"trace_id":"0af7651916cd43dd8448eb211c80319c","failure":"unavailable"}`
-	first, second, _ := strings.Cut(out.String(), "\n")
+	first, rest, _ := strings.Cut(out.String(), "\n")
+	sent, second, _ := strings.Cut(rest, "\n")
 	if first != want {
 		t.Errorf("the line is\n%s, want\n%s", first, want)
 	}
 	if !strings.Contains(second, `"path":"/a.B/C","grpc_status":0,"bytes_in":3,"bytes_out":4,"duration_ms":0.000}`) {
-		t.Errorf("the second line is %s", second)
+		t.Errorf("the last line is %s", second)
+	}
+	if !strings.Contains(sent, `,"upstream":"10.0.0.1:50002","attempts":2,"retried":"http_503"}`) {
+		t.Errorf("the line of two attempts is %s", sent)
 	}
 }
 
 func TestWhateverCallersSendIsOneLineOfJSON(t *testing.T) {
 	for _, text := range []string{"\"\\\n\r\x00\x7f", "\xff\xfe", strings.Repeat("é", 1000), strings.Repeat("\x01", 5000), "{}", "\u2028"} {
 		var out bytes.Buffer
-		l := telemetry.NewAccessLog(&out, telemetry.AccessLogOptions{})
+		l := loggingTo(&out, telemetry.AccessLogOptions{})
 		written(t, l, func() {
-			l.Add(telemetry.Access{Direction: text, Method: text, Path: text, Target: text, Caller: text, Failure: text, TraceParent: text})
+			l.Add(telemetry.Access{Direction: text, Method: text, Path: text, Target: text, Caller: text, Failure: text, TraceParent: text, Upstream: text, Retried: text})
 		})
 		var got map[string]any
 		if err := json.Unmarshal(out.Bytes(), &got); err != nil || !utf8.Valid(out.Bytes()) || bytes.Count(out.Bytes(), []byte("\n")) != 1 {
@@ -90,7 +103,7 @@ func (s *slow) Write(p []byte) (int, error) {
 func TestWhatIsNotWrittenInTimeIsDroppedAndCounted(t *testing.T) {
 	m := telemetry.NewMetrics("shop", "default")
 	s := &slow{began: make(chan struct{}), goOn: make(chan struct{})}
-	l := telemetry.NewAccessLog(s, telemetry.AccessLogOptions{Metrics: m})
+	l := loggingTo(s, telemetry.AccessLogOptions{Metrics: m})
 	const n = 10_000
 	written(t, l, func() {
 		l.Add(access())
@@ -115,7 +128,7 @@ func itoa(n int) string {
 func TestNothingIsLostAtTheEndOfManyRequestsAtOnce(t *testing.T) {
 	m := telemetry.NewMetrics("shop", "default")
 	var out bytes.Buffer
-	l := telemetry.NewAccessLog(&out, telemetry.AccessLogOptions{Metrics: m})
+	l := loggingTo(&out, telemetry.AccessLogOptions{Metrics: m})
 	const each, many = 2000, 4
 	written(t, l, func() {
 		var wg sync.WaitGroup
@@ -154,38 +167,93 @@ func TestNothingIsLostAtTheEndOfManyRequestsAtOnce(t *testing.T) {
 func TestTheAccessLogIsAppendedToAFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "access.log")
 	for range 2 {
-		l, err := telemetry.OpenAccessLog(telemetry.AccessLogOptions{To: path})
+		f, err := telemetry.OpenAccessFile(path)
 		if err != nil {
 			t.Fatal(err)
 		}
+		l := telemetry.NewAccessLog(telemetry.AccessLogOptions{})
+		l.Use(f)
 		written(t, l, func() { l.Add(access()) })
 	}
 	text, err := os.ReadFile(path)
 	if err != nil || bytes.Count(text, []byte("\n")) != 2 {
 		t.Errorf("the file holds %s (%v)", text, err)
 	}
-	if _, err := telemetry.OpenAccessLog(telemetry.AccessLogOptions{To: filepath.Join(path, "x")}); err == nil || !strings.Contains(err.Error(), path) {
+	if _, err := telemetry.OpenAccessFile(filepath.Join(path, "x")); err == nil || !strings.Contains(err.Error(), path) {
 		t.Errorf("the error is %v", err)
 	}
 	for _, to := range []string{"", "off"} {
-		l, err := telemetry.OpenAccessLog(telemetry.AccessLogOptions{To: to})
-		l.Add(access()) // to nowhere
-		if l != nil || err != nil {
-			t.Errorf("%q opens %v, %v", to, l, err)
+		if f, err := telemetry.OpenAccessFile(to); f != nil || err != nil {
+			t.Errorf("%q opens %v, %v", to, f, err)
 		}
 	}
 }
 
+// closing is a file that tells when it is written to and closed.
+type closing struct {
+	bytes.Buffer
+	began         sync.Once
+	wrote, closed chan struct{}
+}
+
+func newClosing() *closing { return &closing{wrote: make(chan struct{}), closed: make(chan struct{})} }
+
+func (c *closing) Write(p []byte) (int, error) {
+	c.began.Do(func() { close(c.wrote) })
+	return c.Buffer.Write(p)
+}
+
+func (c *closing) Close() error { close(c.closed); return nil }
+
+func TestTheAccessLogGoesFromOneFileToAnotherAndLosesNothing(t *testing.T) {
+	l := telemetry.NewAccessLog(telemetry.AccessLogOptions{})
+	if l.Enabled() {
+		t.Error("a log that goes nowhere is on")
+	}
+	l.Add(access()) // to nowhere
+	first, second := newClosing(), newClosing()
+	file := func(c *closing) *telemetry.AccessFile { return &telemetry.AccessFile{Writer: c, Closer: c} }
+	written(t, l, func() {
+		l.Use(file(first))
+		for range 3 {
+			l.Add(access())
+		}
+		<-first.wrote
+		l.Use(nil)
+		<-first.closed
+		l.Add(access()) // to nowhere
+		l.Use(file(second))
+		l.Add(access())
+	})
+	<-second.closed
+	if a, b := bytes.Count(first.Bytes(), []byte("\n")), bytes.Count(second.Bytes(), []byte("\n")); a != 3 || b != 1 {
+		t.Errorf("%d lines in the first file and %d in the second, want 3 and 1", a, b)
+	}
+}
+
+func TestAFileThatIsNeverWrittenToIsClosed(t *testing.T) {
+	l := telemetry.NewAccessLog(telemetry.AccessLogOptions{})
+	first, second := newClosing(), newClosing()
+	l.Use(&telemetry.AccessFile{Writer: first, Closer: first})
+	l.Use(&telemetry.AccessFile{Writer: second, Closer: second})
+	<-first.closed
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+	<-second.closed
+}
+
 func TestARequestInTheAccessLogAllocatesNothing(t *testing.T) {
-	l := telemetry.NewAccessLog(&bytes.Buffer{}, telemetry.AccessLogOptions{Metrics: telemetry.NewMetrics("shop", "default")})
+	l := loggingTo(&bytes.Buffer{}, telemetry.AccessLogOptions{Metrics: telemetry.NewMetrics("shop", "default")})
 	a := access()
+	a.Upstream, a.Attempts, a.Retried = "10.0.0.1:50002", 3, "unavailable,http_503"
 	if n := testing.AllocsPerRun(5000, func() { l.Add(a) }); n != 0 { // with a full ring too
 		t.Errorf("it costs %v allocations", n)
 	}
 }
 
 func BenchmarkAccessLog(b *testing.B) {
-	l := telemetry.NewAccessLog(nowhere{}, telemetry.AccessLogOptions{})
+	l := loggingTo(nowhere{}, telemetry.AccessLogOptions{})
 	ctx, cancel := context.WithCancel(b.Context())
 	done := make(chan error, 1)
 	go func() { done <- l.Run(ctx) }()

@@ -71,6 +71,7 @@ const (
 	identityRotations
 	identityFailures
 	accessLogDropped
+	apiLogDropped
 
 	tunnels
 	tunnelSent
@@ -188,6 +189,10 @@ func definitions() [numMetrics]definition {
 	}
 	d[accessLogDropped] = definition{
 		name: "proa_access_log_dropped_total", help: "Lines of the access log that were dropped, since it was not written as fast as requests came.",
+		scope: ofNamespace,
+	}
+	d[apiLogDropped] = definition{
+		name: "proa_api_log_dropped_total", help: "Calls of the API that the log does not tell of, since it was not written as fast as they came.",
 		scope: ofNamespace,
 	}
 	return d

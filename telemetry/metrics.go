@@ -183,6 +183,13 @@ func (m *Metrics) accessDropped(n int) {
 	}
 }
 
+// apiCallDropped counts a call of the API that is not in the log.
+func (m *Metrics) apiCallDropped() {
+	if m != nil {
+		m.now.Load().count(apiLogDropped, 1, values{})
+	}
+}
+
 // PathTemplate returns a path of a request without what differs from call to
 // call, as metrics show it: that of a template, or without the keys of states,
 // names of secrets and ids of actors and workflows.

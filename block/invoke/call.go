@@ -17,6 +17,8 @@ type Request struct {
 	Path   string // path and optional query
 	Header proxy.Header
 	Body   []byte
+	// Route, unless nil, is told where the request was sent.
+	Route *proxy.Route
 }
 
 // Reply is the answer to a Request, whatever its status.
@@ -35,8 +37,8 @@ func (s *Service) Call(ctx context.Context, id string, r Request, maxBody int64)
 		return nil, err
 	}
 	in := &proxy.Request{Method: r.Method, Header: r.Header, ContentLength: int64(len(r.Body))}
-	out := &proxy.Request{}
-	s.outgoing(out, in, &t, r.Path)
+	g := sending{target: t, call: policy.Call{Key: r.Path, Bytes: len(r.Body), Idempotent: idempotent(r.Method)}}
+	s.outgoing(&g.request, in, &t, r.Path)
 	body := &replay{has: true, kept: r.Body}
 	if len(r.Body) == 0 {
 		body.kept = nil
@@ -44,17 +46,20 @@ func (s *Service) Call(ctx context.Context, id string, r Request, maxBody int64)
 	if err := s.known(ctx, &t); err != nil {
 		return nil, err
 	}
-	call := policy.Call{Key: r.Path, Bytes: len(r.Body), Idempotent: idempotent(r.Method)}
+	if r.Route != nil {
+		g.route.Target = t.id
+		defer func() { *r.Route = g.route }()
+	}
 	var reply *Reply
-	w := way{call: &call}
+	g.way.call = &g.call
 	exchange := func(ctx context.Context) error {
-		out.Body = body.next(false)
-		setTrace(ctx, out)
+		g.request.Body = body.next(false)
+		setTrace(ctx, &g.request)
 		asked := s.asked(&t)
-		defer w.over()
-		resp, err := s.send(ctx, &t, out, &w, proxy.RoundTripOptions{})
+		defer g.way.over()
+		resp, err := s.send(ctx, &g, proxy.RoundTripOptions{})
 		if err != nil {
-			call.Unsent = proxy.Unsent(err)
+			g.call.Unsent = proxy.Unsent(err)
 			return err
 		}
 		asked.headed(resp)
@@ -62,12 +67,13 @@ func (s *Service) Call(ctx context.Context, id string, r Request, maxBody int64)
 		reply, err = readReply(resp, maxBody)
 		switch {
 		case err == nil:
-			w.answered(reply.Status, -1, reply.Header)
+			g.way.answered(reply.Status, -1, reply.Header)
 		case fault.Is(err, fault.Unavailable):
-			w.broke()
+			g.way.broke()
 		}
-		if err == nil && failed(&call, reply.Status, -1) {
-			return &answer{target: t.id, status: reply.Status, grpcStatus: -1}
+		if err == nil && failed(&g.call, reply.Status, -1) {
+			g.last = &answer{target: t.id, status: reply.Status, grpcStatus: -1}
+			return g.last
 		}
 		return err
 	}
@@ -77,7 +83,7 @@ func (s *Service) Call(ctx context.Context, id string, r Request, maxBody int64)
 			return s.own.Run(ctx, &policy.Call{Caller: s.opt.AppID, Key: r.Path}, exchange)
 		}
 	}
-	err = s.operation(t.id).Run(ctx, &call, attempt)
+	err = s.operation(t.id).Run(ctx, &g.call, attempt)
 	if _, ok := errors.AsType[*answer](err); ok {
 		return reply, nil
 	}

@@ -191,3 +191,27 @@ func TestATimeoutThatIsPassedOnAllocatesNothing(t *testing.T) {
 		t.Errorf("%v allocations with a timeout, %v without", with, without)
 	}
 }
+
+func TestTheRouteTellsOfOtherInstancesAndOfEarlierFailures(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		peers := &sidecars{answer: func(n int) (time.Duration, string, error) {
+			switch n {
+			case 1:
+				return 0, "", proxy.MarkUnsent(fault.New(fault.Unavailable, "nobody listens"))
+			case 2:
+				return 0, "14", nil
+			case 3:
+				return 0, "", fault.New(fault.Unavailable, "it took another turn").WithReason("test.reason")
+			}
+			return 0, "0", nil
+		}}
+		p, err := front(t, peers, policy.Chain{policy.Retry{Max: 3}.Policy}).Forward(askingGRPC(t.Context()), "back", "/x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Route.Upstream = p.Route.Upstream[:len("10.0.0.")] // whose turn it was is another matter
+		if want := (proxy.Route{Target: "back", Upstream: "10.0.0.", Attempts: 4, Retried: "unavailable,grpc_14,test.reason"}); p.Route != want {
+			t.Errorf("the route is %+v, want %+v", p.Route, want)
+		}
+	})
+}

@@ -49,6 +49,9 @@ func (s *Service) Receive(ex proxy.Exchange) {
 	began := time.Now()
 	err := s.inbound.Run(ctx, &r.call, r.onAttempt)
 	progress, unsent := r.progress, r.unsent
+	if w, ok := ex.(Witness); ok {
+		w.Passed(r.route)
+	}
 	s.putReception(r)
 	if err != nil && !progress.HeadSent {
 		writeFault(ex, err, unsent)
@@ -62,10 +65,10 @@ func (s *Service) Receive(ex proxy.Exchange) {
 
 // reception is one request from another sidecar. It is used again, as forward is.
 type reception struct {
+	sending
+
 	service  *Service
 	ex       proxy.Exchange
-	out      proxy.Request
-	call     policy.Call
 	progress proxy.Progress
 	unsent   bool
 
@@ -92,10 +95,10 @@ func (s *Service) putReception(r *reception) {
 
 // attempt passes the request on to the application.
 func (r *reception) attempt(ctx context.Context) error {
-	r.out = *r.ex.Request()
-	r.out.Scheme = "http"
-	setTrace(ctx, &r.out)
-	resp, err := r.service.local(ctx, &r.out, proxy.RoundTripOptions{Interim: r.onInterim})
+	r.request = *r.ex.Request()
+	r.request.Scheme = "http"
+	setTrace(ctx, &r.request)
+	resp, err := r.service.local(ctx, &r.sending, proxy.RoundTripOptions{Interim: r.onInterim})
 	if err != nil {
 		r.unsent = proxy.Unsent(err)
 		return err

@@ -65,6 +65,8 @@ type App struct {
 	// HTTP takes requests that are not gRPC; GRPC takes those that are. A nil
 	// one means that the application does not take such requests.
 	HTTP, GRPC proxy.RoundTripper
+	// Address is where it is, as the access log tells.
+	Address string
 	// Token, if set, is sent to the application with every request.
 	Token string
 	// Host is where raw connections to its ports go; they are refused when it is
@@ -255,47 +257,6 @@ func (s *Service) operation(id string) *policy.Operation {
 	return op.(*policy.Operation) //nolint:forcetypeassert // only operations are stored
 }
 
-// send makes one attempt at a request. How it ended is told to w by who reads the
-// answer.
-func (s *Service) send(ctx context.Context, t *target, r *proxy.Request, w *way, o proxy.RoundTripOptions) (*proxy.Response, error) {
-	if err := s.tellDeadline(ctx, r, w.call, w.call.Attempt > 1); err != nil {
-		return nil, err
-	}
-	switch {
-	case t.endpoint != nil:
-		return t.endpoint.Transport.RoundTrip(ctx, r, o)
-	case t.self:
-		return s.local(ctx, r, o)
-	}
-	eps, err := s.opt.Directory.Lookup(ctx, t.service)
-	if err != nil {
-		return nil, proxy.MarkUnsent(err)
-	}
-	if t.cluster == nil {
-		t.cluster = s.opt.Balance.Cluster(t.service)
-	}
-	t.cluster.Sync(eps)
-	w.prepare(t.cluster, r)
-	var resp *proxy.Response
-	for i := range min(len(eps.List()), maxEndpoints) {
-		if i > 0 && s.tellDeadline(ctx, r, w.call, true) != nil {
-			break
-		}
-		at, noneLeft := t.cluster.Pick(&w.picked)
-		if noneLeft != nil {
-			if i == 0 {
-				err = proxy.MarkUnsent(noneLeft)
-			}
-			break
-		}
-		w.attempt = at
-		if resp, err = s.sendTo(ctx, t.service, r, w, o); err == nil || !proxy.Unsent(err) || ctx.Err() != nil {
-			return resp, err
-		}
-	}
-	return resp, err
-}
-
 // maxEndpoints bounds how many instances one attempt tries, when those before
 // did not even get the request.
 const maxEndpoints = 3
@@ -320,13 +281,13 @@ func (s *Service) sendTo(
 }
 
 // local passes a request to the application beside.
-func (s *Service) local(ctx context.Context, r *proxy.Request, o proxy.RoundTripOptions) (*proxy.Response, error) {
+func (s *Service) local(ctx context.Context, g *sending, o proxy.RoundTripOptions) (*proxy.Response, error) {
 	if s.opt.App == nil {
 		return nil, fault.New(fault.FailedPrecondition,
 			"application %q takes no requests: its sidecar was started without --app-port", s.opt.AppID).WithReason(ReasonNoApp)
 	}
 	rt, kind := s.opt.App.HTTP, "HTTP"
-	if isGRPC(r.Header) {
+	if isGRPC(g.request.Header) {
 		rt, kind = s.opt.App.GRPC, "gRPC"
 	}
 	if rt == nil {
@@ -334,9 +295,10 @@ func (s *Service) local(ctx context.Context, r *proxy.Request, o proxy.RoundTrip
 			"application %q does not take %s requests; see --app-protocol", s.opt.AppID, kind).WithReason(ReasonNoApp)
 	}
 	if s.opt.App.Token != "" {
-		r.Header.Set(fieldAPIToken, s.opt.App.Token)
+		g.request.Header.Set(fieldAPIToken, s.opt.App.Token)
 	}
-	return rt.RoundTrip(ctx, r, o)
+	g.to(s.opt.App.Address)
+	return rt.RoundTrip(ctx, &g.request, o)
 }
 
 func isGRPC(h proxy.Header) bool {

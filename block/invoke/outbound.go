@@ -28,8 +28,9 @@ func (s *Service) Forward(ex proxy.Exchange, id, path string) (proxy.Progress, e
 	t := &r.target
 	in := ex.Request()
 	f := s.takeForward(ex, t)
-	s.outgoing(&f.out, in, t, path)
+	s.outgoing(&f.request, in, t, path)
 	f.body.keep(in)
+	f.route.Target = t.id
 	ctx := s.begin(ex.Context(), in.Header)
 	if err := s.known(ctx, t); err != nil {
 		return proxy.Progress{}, err
@@ -37,12 +38,13 @@ func (s *Service) Forward(ex proxy.Exchange, id, path string) (proxy.Progress, e
 	f.call = policy.Call{Key: path, Bytes: int(max(0, in.ContentLength)), Idempotent: idempotent(in.Method), Deadline: callerDeadline(in.Header)}
 	err = s.bound(id, &r).Run(ctx, &f.call, f.onAttempt)
 	progress := f.progress
+	progress.Route = f.route
 	s.putForward(f)
 	if err == nil {
 		return progress, nil
 	}
 	if held, ok := errors.AsType[*answer](err); ok {
-		return held.write(ex)
+		return held.write(ex, progress.Route)
 	}
 	if progress.HeadSent {
 		s.opt.Log.DebugContext(ctx, "an invocation broke off after its answer had begun", "target", t.id, "bytes", progress.Bytes, "error", err)
@@ -151,15 +153,13 @@ func ours(name string) bool {
 // again by later ones: who carries out a request keeps nothing of it when it has
 // failed or the answer's Body is closed (see proxy.RoundTripper).
 type forward struct {
+	sending
+
 	service  *Service
 	ex       proxy.Exchange
-	target   target
-	out      proxy.Request
 	body     replay
-	call     policy.Call
 	own      policy.Call // through the limit on what the application asks of itself
 	progress proxy.Progress
-	way      way
 
 	// The methods as functions.
 	onAttempt, onExchange func(context.Context) error
@@ -182,13 +182,13 @@ const maxReusedFields = 64
 
 // putForward takes f back, of which nothing is used any more.
 func (s *Service) putForward(f *forward) {
-	h := f.out.Header
+	h := f.request.Header
 	clear(h)
 	if cap(h) > maxReusedFields {
 		h = nil
 	}
 	*f = forward{body: f.body.emptied(), onAttempt: f.onAttempt, onExchange: f.onExchange, onInterim: f.onInterim}
-	f.out.Header = h[:0]
+	f.request.Header = h[:0]
 	s.forwards.Put(f)
 }
 
@@ -201,11 +201,11 @@ func (f *forward) attempt(ctx context.Context) error {
 }
 
 func (f *forward) exchange(ctx context.Context) error {
-	f.out.Body = f.body.next(f.call.Again != nil && f.call.Again.Whatever)
-	setTrace(ctx, &f.out)
+	f.request.Body = f.body.next(f.call.Again != nil && f.call.Again.Whatever)
+	setTrace(ctx, &f.request)
 	asked := f.service.asked(&f.target)
 	defer f.way.over()
-	resp, err := f.service.send(ctx, &f.target, &f.out, &f.way, proxy.RoundTripOptions{Interim: f.onInterim})
+	resp, err := f.service.send(ctx, &f.sending, proxy.RoundTripOptions{Interim: f.onInterim})
 	if err != nil {
 		f.call.Unsent = proxy.Unsent(err)
 		f.call.Committed = f.call.Committed || !f.call.Unsent && !f.body.again()
@@ -215,6 +215,7 @@ func (f *forward) exchange(ctx context.Context) error {
 	if held, ok := f.hold(resp); ok {
 		asked.answered(held.status, held.grpcStatus)
 		f.way.answered(held.status, held.grpcStatus, held.header)
+		f.last = held
 		return held
 	}
 	f.call.Committed = true
@@ -381,15 +382,15 @@ func (a *answer) code() fault.Code {
 	return fault.Internal
 }
 
-func (a *answer) write(ex proxy.Exchange) (proxy.Progress, error) {
+func (a *answer) write(ex proxy.Exchange, route proxy.Route) (proxy.Progress, error) {
 	length := a.length
 	if length < 0 && len(a.trailer) == 0 {
 		length = int64(len(a.body))
 	}
 	if err := ex.Respond(a.status, a.header, length); err != nil {
-		return proxy.Progress{}, nil //nolint:nilerr // the client is gone: there is nobody to tell
+		return proxy.Progress{Route: route}, nil //nolint:nilerr // the client is gone: there is nobody to tell
 	}
-	p := proxy.Progress{HeadSent: true, Status: a.status, Bytes: int64(len(a.body))}
+	p := proxy.Progress{HeadSent: true, Status: a.status, Bytes: int64(len(a.body)), Route: route}
 	if a.grpcStatus >= 0 {
 		p.GRPCStatus = strconv.Itoa(a.grpcStatus)
 	}

@@ -88,7 +88,7 @@ func (f *sidecarFlags) register(fs *pflag.FlagSet) {
 	fs.DurationVar(&c.SecretReread, "secret-reread-interval", time.Minute, "how often secrets that components refer to are read again, where their store cannot tell of changes; negative for never")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	fs.BoolVar(&f.logJSON, "log-as-json", false, "log in JSON")
-	fs.StringVar(&c.AccessLog, "access-log", "off", "where each request is written down, a line of JSON each: off, stdout, or a file that is appended to")
+	fs.StringVar(&c.AccessLog, "access-log", "", "where each request is written down, a line of JSON each: off, stdout, or a file that is appended to; off by default, unless the Configuration says otherwise")
 	fs.StringVar(&c.Mode, "mode", "standalone", "standalone")
 	fs.BoolVar(&f.appSSL, "app-ssl", false, "older form of --app-protocol https or grpcs")
 

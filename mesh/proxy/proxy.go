@@ -171,6 +171,9 @@ type Response struct {
 	// 2xx response to a CONNECT; nil otherwise. See Stream. Closing it ends
 	// the connection; Body is empty then, and need not be closed.
 	Upgraded io.ReadWriteCloser
+	// Upstream is where the response came from, when that is not the address
+	// that was asked; empty else.
+	Upstream string
 }
 
 // NoBody is a body without content.

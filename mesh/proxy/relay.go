@@ -26,6 +26,18 @@ type Progress struct {
 	Bytes int64
 	// Sent is how much of an upgraded stream was passed on to the server.
 	Sent int64
+	// Route is for who sends the request: a Relayer knows nothing of it.
+	Route Route
+}
+
+// Route tells where a request was sent.
+type Route struct {
+	Target string // the application, or whatever else, that was asked for
+	// Upstream is the address of the last attempt, "host:port" or "unix:/path";
+	// empty when there was none, or when it is not known.
+	Upstream string
+	Attempts int    // how often it was sent
+	Retried  string // why the attempts before the last failed, short, with commas between
 }
 
 // ErrClientGone is wrapped by the error of Relay when it was the client that

@@ -31,6 +31,7 @@ type call struct {
 	sent     atomic.Int64
 	reader   messageReader
 	watcher  Watcher // nil for nobody
+	route    *proxy.Route
 
 	built   atomic.Bool
 	polls   atomic.Int32 // calls of Err before built
@@ -119,6 +120,20 @@ func IncomingHeader(ctx context.Context) proxy.Header {
 		return c.header
 	}
 	return nil
+}
+
+// Route returns room for where the call of ctx is passed on to, which
+// Options.Observe is told; nil when nobody observes, and outside of a call. It
+// must not be used after the call.
+func Route(ctx context.Context) *proxy.Route {
+	c := callOf(ctx)
+	if c == nil || c.server.opt.Observe == nil {
+		return nil
+	}
+	if c.route == nil {
+		c.route = new(proxy.Route)
+	}
+	return c.route
 }
 
 var errNoCall = errors.New("rpc: the context does not belong to a call")
@@ -308,10 +323,14 @@ func (c *call) finish(err error) {
 	if observe := c.server.opt.Observe; observe != nil {
 		defer func() {
 			m := c.server.methods[c.path]
-			observe(Observed{
+			o := Observed{
 				Method: c.path, Header: c.header, Code: code, Duration: time.Since(c.began),
 				Received: c.reader.received, Sent: int(c.sent.Load()), Stream: m != nil && m.stream != nil,
-			})
+			}
+			if c.route != nil {
+				o.Route = *c.route
+			}
+			observe(o)
 		}()
 	}
 	plain := len(c.md)+len(c.trailer) == 0

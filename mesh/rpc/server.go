@@ -64,6 +64,7 @@ type Observed struct {
 	// Received and Sent are the messages, in bytes.
 	Received, Sent int
 	Stream         bool // it is no unary call
+	Route          proxy.Route
 }
 
 // Server serves registered services. Services are registered before the first

@@ -83,8 +83,8 @@ type Call struct {
 	UserAgent string
 	// Forwarded tells that the call was passed on to another application.
 	Forwarded bool
-	// Target is the application that it was passed on to; empty for none.
-	Target string
+	// Passed tells where a call went that invokes another application.
+	Passed proxy.Route
 	// TraceParent is the trace that the call came with; empty for none.
 	TraceParent string
 	// Code is how it ended.
@@ -143,6 +143,7 @@ func (a *API) SetRules(allows func(group, version string) bool, observe func(Cal
 			observe(Call{
 				Method: c.Method, UserAgent: c.Header.Get("user-agent"), Code: c.Code, Received: c.Received, Sent: c.Sent,
 				Stream: c.Stream, Duration: c.Duration, TraceParent: c.Header.Get(dapr.TraceParent),
+				Passed: c.Route,
 			})
 		}
 	}
@@ -219,11 +220,13 @@ func (a *API) forward(ex proxy.Exchange) {
 	r := ex.Request()
 	if observe := a.front.Load().observe; observe != nil {
 		began, c := time.Now(), Call{
-			Method: r.Target, UserAgent: r.Header.Get("user-agent"), Forwarded: true, Target: target(r.Header),
+			Method: r.Target, UserAgent: r.Header.Get("user-agent"), Forwarded: true,
 			TraceParent: r.Header.Get(dapr.TraceParent), Code: codes.Unknown, Received: -1, Sent: -1,
 		}
 		defer func() { c.Duration = time.Since(began); observe(c) }()
-		c.Code = a.forwardCall(ex, r)
+		to := target(r.Header)
+		c.Code, c.Passed = a.forwardCall(ex, r)
+		c.Passed.Target = to
 		return
 	}
 	a.forwardCall(ex, r)
@@ -239,20 +242,20 @@ func (a *API) statusOf(err error) *status.Status {
 	return nil
 }
 
-// forwardCall passes a call on and returns how it ended.
-func (a *API) forwardCall(ex proxy.Exchange, r *proxy.Request) codes.Code {
+// forwardCall passes a call on and returns how it ended, and where it went.
+func (a *API) forwardCall(ex proxy.Exchange, r *proxy.Request) (codes.Code, proxy.Route) {
 	p, err := a.passOn(ex, r)
 	if err != nil {
 		a.statusOf(err)
 		st := rpc.StatusFromError(err)
 		_ = rpc.Fail(ex, st) // the client is gone if this fails
-		return st.Code()
+		return st.Code(), p.Route
 	}
 	n, err := strconv.ParseUint(p.GRPCStatus, 10, 8)
 	if err != nil {
-		return codes.Unknown // it broke off
+		return codes.Unknown, p.Route // it broke off
 	}
-	return codes.Code(n)
+	return codes.Code(n), p.Route
 }
 
 func (a *API) passOn(ex proxy.Exchange, r *proxy.Request) (proxy.Progress, error) {

@@ -241,7 +241,7 @@ func TestCallsAreObserved(t *testing.T) {
 	}{
 		{ctx, apiPrefix + "GetMetadata", Call{Method: apiPrefix + "GetMetadata", Sent: 50}},
 		{ctx, apiPrefix + "GetState", Call{Method: apiPrefix + "GetState", Code: codes.InvalidArgument}},
-		{with(ctx, "dapr-app-id", "cart"), "/a.B/C", Call{Method: "/a.B/C", Forwarded: true, Target: "cart", Code: codes.Unknown, Received: -1, Sent: -1}},
+		{with(ctx, "dapr-app-id", "cart"), "/a.B/C", Call{Method: "/a.B/C", Forwarded: true, Passed: proxy.Route{Target: "cart"}, Code: codes.Unknown, Received: -1, Sent: -1}},
 	} {
 		_ = callMethod(tc.ctx, cc, tc.path) // how it ends is what is observed
 		got := <-seen

@@ -32,6 +32,7 @@ func (s *service) InvokeService(ctx context.Context, in *rtv1.InvokeServiceReque
 	if err != nil {
 		return nil, s.failed(dapr.Invoke, about, err)
 	}
+	r.Route = rpc.Route(ctx)
 	reply, err := s.opts.Invoker.Call(ctx, about.Key, r, int64(s.opts.MaxMessage))
 	if err != nil {
 		return nil, s.failed(dapr.Invoke, about, err)

@@ -105,6 +105,8 @@ type Call struct {
 	TraceParent string
 	// Failure is the code of the error that was answered; empty for none.
 	Failure string
+	// Passed tells where an invocation went.
+	Passed proxy.Route
 }
 
 // API is the HTTP API of Dapr. It is safe for concurrent use.
@@ -178,7 +180,7 @@ func (a *API) handle(ex proxy.Exchange, public bool) {
 		observe(Call{
 			Route: info.name, Target: c.target, Method: method, Path: path, UserAgent: agent,
 			Status: c.status, Received: received, Sent: c.sent, Duration: time.Since(start), Health: info.health,
-			TraceParent: c.traceParent(), Failure: c.failure,
+			TraceParent: c.traceParent(), Failure: c.failure, Passed: c.passed,
 		})
 	}()
 	c.answer(public)

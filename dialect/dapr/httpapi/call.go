@@ -31,6 +31,7 @@ type call struct {
 	beside string // what another API calls the request
 
 	failure string // the code of the error that was answered
+	passed  proxy.Route
 	span    telemetry.Span
 	trace   telemetry.TraceContext // of span
 

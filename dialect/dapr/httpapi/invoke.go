@@ -62,7 +62,7 @@ func (c *call) invoke() {
 	}
 	c.target = id
 	p, err := c.api.opts.Invoker.Forward(ex, id, target)
-	c.status, c.sent = p.Status, p.Bytes
+	c.status, c.sent, c.passed = p.Status, p.Bytes, p.Route
 	if err != nil {
 		c.failed(dapr.Invoke, dapr.Subject{Key: id}, err)
 	}
