@@ -48,6 +48,19 @@ func ResetPeak(pids ...int) error {
 	return nil
 }
 
+// Threads returns how many threads the processes have.
+func Threads(pids ...int) (int, error) {
+	n := 0
+	for _, pid := range pids {
+		tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+		if err != nil {
+			return 0, err
+		}
+		n += len(tasks)
+	}
+	return n, nil
+}
+
 // Descriptors returns how many files the processes have open.
 func Descriptors(pids ...int) (int, error) {
 	n := 0

@@ -99,3 +99,13 @@ func TestATreeHasTheChildren(t *testing.T) {
 		}
 	}
 }
+
+func TestThreadsAreCounted(t *testing.T) {
+	n, err := Threads(os.Getpid())
+	if err != nil || n < 1 {
+		t.Errorf("%d threads, %v", n, err)
+	}
+	if _, err := Threads(os.Getpid(), 1<<22+1); err == nil {
+		t.Error("there are threads of a process that cannot be")
+	}
+}

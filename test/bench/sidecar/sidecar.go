@@ -192,3 +192,23 @@ func (p *Process) CPUProfile(ctx context.Context, d time.Duration, file string) 
 	}
 	return os.WriteFile(file, body, 0o600)
 }
+
+// LiveHeap collects garbage and returns how many bytes of the heap are in use
+// then. It needs Options.Profile.
+func (p *Process) LiveHeap(ctx context.Context) (int64, error) {
+	text, err := get(ctx, fmt.Sprintf("http://127.0.0.1:%d/debug/pprof/heap?gc=1&debug=1", p.Profile))
+	if err != nil {
+		return 0, err
+	}
+	return heapAlloc(string(text))
+}
+
+// heapAlloc finds the field of runtime.MemStats in a profile as text.
+func heapAlloc(profile string) (int64, error) {
+	for line := range strings.Lines(profile) {
+		if value, ok := strings.CutPrefix(line, "# HeapAlloc = "); ok {
+			return strconv.ParseInt(strings.TrimSpace(value), 10, 64)
+		}
+	}
+	return 0, errors.New("the profile of the heap does not say how much is in use")
+}

@@ -2,59 +2,48 @@ package main
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/proa-io/proa/test/bench/load"
 )
 
-// series is a figure that was sampled in even distances while the load was on.
+// series is one figure, round after round.
 type series struct {
 	name   string
 	unit   string
 	values []float64
-	rule   rule
-}
-
-// rule says when a series is flat.
-type rule struct {
-	// share and amount bound how much the second half may be above the first: a
-	// share of the first half, or an amount, whichever is more.
+	// share and amount bound by how much it may rise: a share of what it is, or
+	// an amount, whichever is more.
 	share, amount float64
 }
 
 // verdict is what a series says.
 type verdict struct {
 	first, second float64 // medians of the halves
-	slope         float64 // by which the second half rises, from its start to its end
+	rise          float64 // from the first round to the last, by the slope
 	limit         float64
 	complaint     string // "" when the series is flat
 }
 
-const (
-	// warmUp is the part of a series that says nothing: caches fill, pools grow.
-	warmUp = 0.1
-	// leastSamples are needed to say anything.
-	leastSamples = 10
-)
+// leastRounds are needed, once everything is warm, to say anything.
+const leastRounds = 5
 
-// judge compares the second half of a series with the first. Medians do not see
-// single peaks; the slope within the second half sees what began to rise late.
+// judge says whether a series is flat: neither its second half is above the
+// first, nor does it rise from the first round to the last. A leak does both.
+// Medians do not see single peaks.
 func judge(s series) verdict {
-	from := int(float64(len(s.values)) * warmUp)
-	values := s.values[from:]
-	if len(values) < leastSamples {
-		return verdict{complaint: fmt.Sprintf("%s: %d samples say nothing; let it run longer", s.name, len(s.values))}
+	if len(s.values) < leastRounds {
+		return verdict{complaint: fmt.Sprintf("%s: %d rounds say nothing; let it run longer", s.name, len(s.values))}
 	}
-	half := len(values) / 2
-	v := verdict{first: load.Median(values[:half]), second: load.Median(values[half:])}
-	v.slope = slope(values[half:]) * float64(len(values)-half-1)
-	v.limit = max(s.rule.amount, s.rule.share*v.first)
+	half := len(s.values) / 2
+	v := verdict{first: load.Median(s.values[:half]), second: load.Median(s.values[half:])}
+	v.rise = slope(s.values) * float64(len(s.values)-1)
+	v.limit = max(s.amount, s.share*v.first)
 	switch {
 	case v.second-v.first > v.limit:
 		v.complaint = fmt.Sprintf("%s rises: %.1f %s in the first half, %.1f in the second; at most %.1f more would be flat",
 			s.name, v.first, s.unit, v.second, v.limit)
-	case v.slope > v.limit:
-		v.complaint = fmt.Sprintf("%s rises within the second half, by %.1f %s; at most %.1f would be flat", s.name, v.slope, s.unit, v.limit)
+	case v.rise > v.limit:
+		v.complaint = fmt.Sprintf("%s rises from round to round, by %.1f %s in all; at most %.1f would be flat", s.name, v.rise, s.unit, v.limit)
 	}
 	return v
 }
@@ -68,15 +57,31 @@ func slope(values []float64) float64 {
 			all = append(all, (values[j]-values[i])/float64(j-i))
 		}
 	}
-	slices.Sort(all)
 	return load.Median(all)
 }
 
-// returned compares a figure after the load with the one before. It returns a
-// complaint, or "".
-func returned(name string, before, after, slack float64) string {
-	if after <= before+slack {
-		return ""
+// What memory may still grow by in a round that is no longer one of warming up:
+// a share, or megabytes.
+const (
+	warmShare  = 0.04
+	warmAmount = 0.7
+)
+
+// warm returns how many rounds at the start are warm-up: caches fill, pools and
+// tables grow, the program is paged in. It is over with the first round after
+// which no process holds noticeably more than after the round before. A leak
+// never lets it be over, which is why it may take no more than a third of all.
+func warm(rounds []round) int {
+	for i := 1; i < len(rounds)/3; i++ {
+		still := true
+		for name, f := range rounds[i] {
+			before := rounds[i-1][name]
+			still = still && f.heap-before.heap <= max(warmAmount, warmShare*before.heap) &&
+				f.resident-before.resident <= max(warmAmount, warmShare*before.resident)
+		}
+		if still {
+			return i
+		}
 	}
-	return fmt.Sprintf("%s do not come back: %.0f before the load, %.0f after it; at most %.0f more would do", name, before, after, slack)
+	return len(rounds) / 3
 }

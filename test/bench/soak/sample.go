@@ -2,89 +2,153 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"math"
 	"strings"
+	"time"
 
+	"github.com/proa-io/proa/test/bench/load"
 	"github.com/proa-io/proa/test/bench/proc"
+	"github.com/proa-io/proa/test/bench/sidecar"
 )
 
-// figures are what one sidecar has at one time.
-type figures struct{ goroutines, descriptors, resident, heap float64 }
+// figures are what one process has: memory in megabytes.
+type figures struct{ goroutines, descriptors, threads, resident, heap float64 }
 
-// What is flat, and what has come back when the load is over: pools keep some
-// connections, and each has goroutines.
-const (
-	slackGoroutines  = 60
-	slackDescriptors = 40
-)
+// round is what each process has after a round: everything once the load has
+// paused, when nothing is under way and what is garbage was collected, but the
+// resident memory under load.
+type round map[string]figures
 
-// sample reads the figures of a sidecar. The heap is what was reachable at the
-// last collection: the goal of the next one, without what GOGC adds.
-func (s *stand) sample(ctx context.Context, id string) (figures, error) {
-	p := s.sidecars[id]
-	v, err := p.Figures(ctx, "go_goroutines", "go_memstats_next_gc_bytes", "go_gc_gogc_percent")
-	if err != nil {
-		return figures{}, err
-	}
-	rss, err := proc.RSS(p.PID())
-	if err != nil {
-		return figures{}, err
-	}
-	fds, err := proc.Descriptors(p.PID())
-	return figures{goroutines: v[0], descriptors: float64(fds), resident: float64(rss) / 1e6, heap: v[1] / (1 + v[2]/100) / 1e6}, err
-}
-
-// samples are the figures of all sidecars over time.
-type samples map[string][]figures
-
-// take adds a sample of each sidecar.
-func (a samples) take(ctx context.Context, s *stand) error {
-	var errs []error
-	for id := range s.sidecars {
-		f, err := s.sample(ctx, id)
-		errs = append(errs, err)
-		a[id] = append(a[id], f)
-	}
-	return errors.Join(errs...)
-}
-
-// series are what is judged. The bounds leave room for how many calls happen to
-// be under way, and for pools that grow while the machine is slow; what a call in
-// a thousand leaves behind is far above them after some minutes of thousands of
-// calls a second. What comes back afterwards is judged more strictly.
-func (a samples) series() []series {
-	var out []series
-	for _, id := range sidecars() {
+// table is all series of the rounds, with what is flat. Between rounds nothing
+// is under way, so that there is little noise: what is left are connections that
+// are kept for the next call, and what a collection finds in use.
+func table(names []string, rounds []round) (all []series) {
+	for _, name := range names {
 		for _, c := range []struct {
-			name, unit string
-			of         func(figures) float64
-			rule       rule
+			name, unit    string
+			of            func(figures) float64
+			share, amount float64
 		}{
-			{"goroutines", "goroutines", func(f figures) float64 { return f.goroutines }, rule{share: 0.5, amount: 400}},
-			{"descriptors", "descriptors", func(f figures) float64 { return f.descriptors }, rule{share: 0.5, amount: 40}},
-			{"resident", "MB", func(f figures) float64 { return f.resident }, rule{share: 0.15, amount: 15}},
-			{"heap", "MB", func(f figures) float64 { return f.heap }, rule{share: 0.2, amount: 8}},
+			{"goroutines", "goroutines", func(f figures) float64 { return f.goroutines }, 0.1, 12},
+			{"descriptors", "descriptors", func(f figures) float64 { return f.descriptors }, 0.1, 12},
+			{"threads", "threads", func(f figures) float64 { return f.threads }, 0.2, 6},
+			{"heap", "MB", func(f figures) float64 { return f.heap }, 0.08, 1.5},
+			{"resident", "MB", func(f figures) float64 { return f.resident }, 0.12, 10},
 		} {
-			s := series{name: id + ": " + c.name, unit: c.unit, rule: c.rule}
-			for _, f := range a[id] {
-				s.values = append(s.values, c.of(f))
+			s := series{name: name + ": " + c.name, unit: c.unit, share: c.share, amount: c.amount}
+			for _, r := range rounds {
+				s.values = append(s.values, c.of(r[name]))
 			}
-			out = append(out, s)
+			all = append(all, s)
 		}
 	}
-	return out
+	return all
 }
 
-// sidecars returns the sidecars in the order of the table.
-func sidecars() []string { return []string{"front", "http", "grpc"} }
-
-// line is the last sample, for the screen.
-func (a samples) line() string {
+// line is a round, for the screen.
+func (r round) line(names []string) string {
 	var b strings.Builder
-	for _, id := range sidecars() {
-		f := a[id][len(a[id])-1]
-		fmt.Fprintf(&b, "  %s %4.0f gor %4.0f fds %6.1f MB heap %5.1f", id, f.goroutines, f.descriptors, f.resident, f.heap)
+	for _, name := range names {
+		f := r[name]
+		fmt.Fprintf(&b, "  %s %3.0f gor %3.0f fds %2.0f thr %5.2f MB heap %5.1f MB", name, f.goroutines, f.descriptors, f.threads, f.heap, f.resident)
 	}
 	return b.String()
+}
+
+// A process is one that is measured.
+type process interface {
+	// Counts returns what it has now.
+	Counts(ctx context.Context) (goroutines, descriptors, threads int, err error)
+	// Resident returns its resident memory in bytes.
+	Resident() (int64, error)
+	// Live collects garbage and returns how many bytes of the heap are in use.
+	Live(ctx context.Context) (int64, error)
+}
+
+// watched is a sidecar that is measured.
+type watched struct{ *sidecar.Process }
+
+// Counts implements process.
+func (w watched) Counts(ctx context.Context) (goroutines, descriptors, threads int, err error) {
+	v, err := w.Figures(ctx, "go_goroutines")
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	if descriptors, err = proc.Descriptors(w.PID()); err != nil {
+		return 0, 0, 0, err
+	}
+	threads, err = proc.Threads(w.PID())
+	return int(v[0]), descriptors, threads, err
+}
+
+// Resident implements process.
+func (w watched) Resident() (int64, error) { return proc.RSS(w.PID()) }
+
+// Live implements process.
+func (w watched) Live(ctx context.Context) (int64, error) { return w.LiveHeap(ctx) }
+
+// Bounds of the wait until only what a pause leaves is left.
+const (
+	quietWithin = 30 * time.Second
+	quietPoll   = 50 * time.Millisecond
+)
+
+// collections are needed until sync.Pools have given back what they keep, and
+// what finalizers held is gone too.
+const collections = 3
+
+// rest waits until nothing is under way in a process, and returns what it has
+// then: the least that was seen of each count, for what asks counts as well. It
+// is over when no count has sunk for the time of quiet.
+func rest(ctx context.Context, p process, quiet time.Duration) (figures, error) {
+	least, since := figures{goroutines: math.Inf(1), descriptors: math.Inf(1)}, time.Now()
+	for deadline := time.Now().Add(quietWithin); time.Since(since) < quiet && time.Now().Before(deadline); {
+		g, d, t, err := p.Counts(ctx)
+		if err != nil {
+			return figures{}, err
+		}
+		if float64(g) < least.goroutines || float64(d) < least.descriptors {
+			since = time.Now()
+		}
+		least.goroutines, least.descriptors = min(least.goroutines, float64(g)), min(least.descriptors, float64(d))
+		least.threads = float64(t)
+		select {
+		case <-ctx.Done():
+			return figures{}, ctx.Err()
+		case <-time.After(quietPoll):
+		}
+	}
+	for range collections {
+		live, err := p.Live(ctx)
+		if err != nil {
+			return figures{}, err
+		}
+		least.heap = float64(live) / 1e6
+	}
+	return least, nil
+}
+
+// residents samples the resident memory of processes until ctx ends, and returns
+// the median of each in megabytes.
+func residents(ctx context.Context, every time.Duration, processes map[string]process) (map[string]float64, error) {
+	samples := map[string][]float64{}
+	for {
+		for name, p := range processes {
+			n, err := p.Resident()
+			if err != nil {
+				return nil, err
+			}
+			samples[name] = append(samples[name], float64(n)/1e6)
+		}
+		select {
+		case <-ctx.Done():
+			medians := map[string]float64{}
+			for name, all := range samples {
+				medians[name] = load.Median(all[len(all)/2:]) // of the later half, when the load is on
+			}
+			return medians, nil
+		case <-time.After(every):
+		}
+	}
 }

@@ -1,14 +1,12 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,11 +30,12 @@ type task struct {
 	aborts bool
 }
 
-// tally counts what has become of calls.
+// tally counts what has become of calls. The zero value is ready.
 type tally struct {
 	calls, aborted atomic.Int64
 
 	mu       sync.Mutex
+	kinds    map[string]int // calls, by task
 	failures int
 	texts    []string // of the first failures
 }
@@ -44,19 +43,45 @@ type tally struct {
 // maxTexts bounds the failures that are shown.
 const maxTexts = 20
 
-func (t *tally) fail(task string, err error) {
+// count notes calls of a task, of which the last may have failed.
+func (t *tally) count(k task, calls int, err error) {
+	if k.aborts {
+		t.aborted.Add(int64(calls))
+	} else {
+		t.calls.Add(int64(calls))
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.kinds == nil {
+		t.kinds = map[string]int{}
+	}
+	t.kinds[k.name] += calls
+	if err == nil {
+		return
+	}
 	t.failures++
 	if len(t.texts) < maxTexts {
-		t.texts = append(t.texts, fmt.Sprintf("%s %s: %v", time.Now().Format(time.TimeOnly), task, err))
+		t.texts = append(t.texts, fmt.Sprintf("%s %s: %v", time.Now().Format(time.TimeOnly), k.name, err))
 	}
 }
 
-func (t *tally) failed() (int, []string) {
+// failed says what has failed; nil for nothing.
+func (t *tally) failed() []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.failures, t.texts
+	if t.failures == 0 {
+		return nil
+	}
+	return append([]string{fmt.Sprintf("%d calls failed that nobody gave up; the first:", t.failures)}, t.texts...)
+}
+
+// print shows how many calls each task has made.
+func (t *tally) print(w io.Writer) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(t.kinds)) {
+		fmt.Fprintf(w, "%10d %s\n", t.kinds[name], name)
+	}
 }
 
 // slice is how long a worker uses a connection until it takes another.
@@ -70,13 +95,8 @@ func run(ctx context.Context, tasks []task, t *tally) {
 			wg.Go(func() {
 				for ctx.Err() == nil {
 					n, err := k.work(ctx, slice)
-					if k.aborts {
-						t.aborted.Add(int64(n))
-					} else {
-						t.calls.Add(int64(n))
-					}
+					t.count(k, n, err)
 					if err != nil {
-						t.fail(k.name, err)
 						time.Sleep(100 * time.Millisecond) // not a log full of the same
 					}
 				}
@@ -115,7 +135,13 @@ func (s *stand) tasks() []task {
 		{name: "WebSocket", workers: 2, work: webSocket(front.HTTPAddr(), "/v1.0/invoke/http/method/ws")},
 		{name: "connections opened and closed", workers: 2, work: churn(func() (caller, error) { return wire.DialHTTP1(front.HTTPAddr(), invoke) })},
 		{name: "gRPC connections opened and closed", workers: 2, work: churn(func() (caller, error) { return wire.DialH2(front.GRPCAddr(), unary) })},
+		{name: "HTTP/2, two sidecars", workers: 2, work: s.overHTTP2(front.HTTPAddr(), "/v1.0/invoke/http/method/echo", body)},
+		{name: "events sent by the server", workers: 2, work: eventStream(front.HTTPAddr(), "/v1.0/invoke/http/method/events")},
+		{name: "CONNECT", workers: 2, work: connect(front.HTTPAddr(), fmt.Sprintf("http:%d", s.rawPort()))},
+		{name: "TCP, a local port", workers: 2, work: rawConnection(s.forward)},
 		{name: "aborted", workers: 4, work: s.abort, aborts: true},
+		{name: "streams aborted", workers: 2, work: s.abortStreams, aborts: true},
+		{name: "reloads", workers: 1, work: s.reload},
 	}, s.stateTasks(body)...)
 }
 
@@ -137,6 +163,7 @@ func (s *stand) stateTasks(body []byte) []task {
 		{name: "state set, HTTP", workers: 2, work: steadyHTTP(front.HTTPAddr(), wire.Request{Method: "POST", Path: path, Body: text, Want: 204})},
 		{name: "state get, HTTP", workers: 2, work: steadyHTTP(front.HTTPAddr(), wire.Request{Method: "GET", Path: path + "/h", Want: 200})},
 		{name: "state set, gRPC", workers: 1, work: steadyGRPC(front.GRPCAddr(), wire.GRPC{Method: runtimev1.Dapr_SaveState_FullMethodName, Message: save, Streams: 4})},
+		{name: "state of a store that is replaced", workers: 1, work: steadyHTTP(front.HTTPAddr(), wire.Request{Method: "POST", Path: "/v1.0/state/changing", Body: text, Want: 204})},
 		{name: "state get, gRPC", workers: 1, work: steadyGRPC(front.GRPCAddr(), wire.GRPC{Method: runtimev1.Dapr_GetState_FullMethodName, Message: get, Streams: 4})},
 	}
 }
@@ -225,48 +252,6 @@ func (s *stand) awaitDeliveries(behind int64) error {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("%d published messages were not delivered within %v", missing, maxDelivery)
 		}
-	}
-}
-
-// webSocket upgrades a connection and sends frames over it, which come back.
-func webSocket(addr, path string) func(context.Context, time.Duration) (int, error) {
-	return func(_ context.Context, d time.Duration) (n int, err error) {
-		conn, err := net.Dial("tcp", addr)
-		if err != nil {
-			return 0, err
-		}
-		defer conn.Close()
-		if err := conn.SetDeadline(time.Now().Add(d + wire.Timeout)); err != nil {
-			return 0, err
-		}
-		if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: soak\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
-			"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", path); err != nil {
-			return 0, err
-		}
-		in := bufio.NewReader(conn)
-		resp, err := http.ReadResponse(in, nil)
-		if err != nil {
-			return 0, err
-		}
-		const accept = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" // RFC 6455, section 1.3
-		if resp.StatusCode != http.StatusSwitchingProtocols || resp.Header.Get("Sec-WebSocket-Accept") != accept {
-			return 0, fmt.Errorf("the upgrade is answered %s, accept %q", resp.Status, resp.Header.Get("Sec-WebSocket-Accept"))
-		}
-		// A binary frame of 125 bytes, with the mask 0: its echo is the same.
-		frame := append([]byte{0x82, 0x80 | 125, 0, 0, 0, 0}, bytes.Repeat([]byte("x"), 125)...)
-		back := make([]byte, len(frame))
-		for until := time.Now().Add(d); time.Now().Before(until); n++ {
-			if _, err := conn.Write(frame); err != nil {
-				return n, err
-			}
-			if _, err := io.ReadFull(in, back); err != nil {
-				return n, err
-			}
-			if !bytes.Equal(frame, back) {
-				return n, errors.New("another frame comes back than was sent")
-			}
-		}
-		return n, nil
 	}
 }
 
