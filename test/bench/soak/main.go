@@ -20,11 +20,12 @@ import (
 )
 
 // rounds are in a run, however long it is.
-const rounds = 15
+const rounds = 12
 
-// quiet is longer than goroutines without work are kept for the next request,
-// see package coroutine.
-const quiet = 6 * time.Second
+// pause is longer than goroutines without work are kept for the next request (see
+// package coroutine), and than it takes a sidecar to find that nothing happens
+// and to give back memory.
+const pause = 12 * time.Second
 
 func main() {
 	proa := flag.String("proa", "bin/proa", "the program to load")
@@ -65,7 +66,7 @@ func soak(ctx context.Context, proa string, duration time.Duration, logs bool) (
 	}
 	var t tally
 	start := time.Now()
-	all := trial{processes: map[string]process{}, rounds: rounds, each: duration / rounds, quiet: quiet, out: os.Stdout, failed: t.failed}
+	all := trial{processes: map[string]process{}, rounds: rounds, each: duration / rounds, pause: pause, out: os.Stdout, failed: t.failed}
 	for id, p := range s.sidecars {
 		all.processes[id] = watched{p}
 	}

@@ -13,11 +13,11 @@ import (
 )
 
 // figures are what one process has: memory in megabytes.
-type figures struct{ goroutines, descriptors, threads, resident, heap float64 }
+type figures struct{ goroutines, descriptors, threads, heap, resident, loaded float64 }
 
-// round is what each process has after a round: everything once the load has
-// paused, when nothing is under way and what is garbage was collected, but the
-// resident memory under load.
+// round is what each process has after a round: once the load has paused, when
+// nothing is under way, what is garbage was collected and what is free was given
+// back; loaded is the resident memory under load.
 type round map[string]figures
 
 // table is all series of the rounds, with what is flat. Between rounds nothing
@@ -34,7 +34,10 @@ func table(names []string, rounds []round) (all []series) {
 			{"descriptors", "descriptors", func(f figures) float64 { return f.descriptors }, 0.1, 12},
 			{"threads", "threads", func(f figures) float64 { return f.threads }, 0.2, 6},
 			{"heap", "MB", func(f figures) float64 { return f.heap }, 0.08, 1.5},
-			{"resident", "MB", func(f figures) float64 { return f.resident }, 0.12, 10},
+			{"resident", "MB", func(f figures) float64 { return f.resident }, 0.1, 6},
+			// What the collector lets the heap grow by depends on how long the
+			// machine lets it wait.
+			{"resident, loaded", "MB", func(f figures) float64 { return f.loaded }, 0.4, 40},
 		} {
 			s := series{name: name + ": " + c.name, unit: c.unit, share: c.share, amount: c.amount}
 			for _, r := range rounds {
@@ -51,7 +54,8 @@ func (r round) line(names []string) string {
 	var b strings.Builder
 	for _, name := range names {
 		f := r[name]
-		fmt.Fprintf(&b, "  %s %3.0f gor %3.0f fds %2.0f thr %5.2f MB heap %5.1f MB", name, f.goroutines, f.descriptors, f.threads, f.heap, f.resident)
+		fmt.Fprintf(&b, "  %s %3.0f gor %3.0f fds %2.0f thr %5.2f MB heap %5.1f MB, %5.1f loaded", name,
+			f.goroutines, f.descriptors, f.threads, f.heap, f.resident, f.loaded)
 	}
 	return b.String()
 }
@@ -88,36 +92,38 @@ func (w watched) Resident() (int64, error) { return proc.RSS(w.PID()) }
 // Live implements process.
 func (w watched) Live(ctx context.Context) (int64, error) { return w.LiveHeap(ctx) }
 
-// Bounds of the wait until only what a pause leaves is left.
 const (
-	quietWithin = 30 * time.Second
-	quietPoll   = 50 * time.Millisecond
+	// looks is how often is counted at the end of a pause, and lookEvery how long
+	// it takes until the next time.
+	looks     = 10
+	lookEvery = 100 * time.Millisecond
+	// collections are needed until sync.Pools have given back what they keep,
+	// and what finalizers held is gone too.
+	collections = 3
 )
 
-// collections are needed until sync.Pools have given back what they keep, and
-// what finalizers held is gone too.
-const collections = 3
-
-// rest waits until nothing is under way in a process, and returns what it has
-// then: the least that was seen of each count, for what asks counts as well. It
-// is over when no count has sunk for the time of quiet.
-func rest(ctx context.Context, p process, quiet time.Duration) (figures, error) {
-	least, since := figures{goroutines: math.Inf(1), descriptors: math.Inf(1)}, time.Now()
-	for deadline := time.Now().Add(quietWithin); time.Since(since) < quiet && time.Now().Before(deadline); {
+// rest leaves a process alone for a pause, and returns what it has then: the
+// least that was seen of each count, for what asks counts as well. It asks
+// nothing before, so that the process sees that nothing happens.
+func rest(ctx context.Context, p process, pause time.Duration) (figures, error) {
+	select {
+	case <-ctx.Done():
+		return figures{}, ctx.Err()
+	case <-time.After(pause):
+	}
+	resident, err := p.Resident()
+	if err != nil {
+		return figures{}, err
+	}
+	least := figures{goroutines: math.Inf(1), descriptors: math.Inf(1), resident: float64(resident) / 1e6}
+	for range looks {
 		g, d, t, err := p.Counts(ctx)
 		if err != nil {
 			return figures{}, err
 		}
-		if float64(g) < least.goroutines || float64(d) < least.descriptors {
-			since = time.Now()
-		}
 		least.goroutines, least.descriptors = min(least.goroutines, float64(g)), min(least.descriptors, float64(d))
 		least.threads = float64(t)
-		select {
-		case <-ctx.Done():
-			return figures{}, ctx.Err()
-		case <-time.After(quietPoll):
-		}
+		time.Sleep(min(lookEvery, pause))
 	}
 	for range collections {
 		live, err := p.Live(ctx)

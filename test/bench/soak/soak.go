@@ -23,7 +23,7 @@ type trial struct {
 
 	rounds int
 	each   time.Duration // how long the load of a round takes
-	quiet  time.Duration // how long nothing may end any more for a pause to be over
+	pause  time.Duration // how long each process is left alone after it
 	out    io.Writer
 }
 
@@ -52,11 +52,11 @@ func (t *trial) names() []string {
 
 // round is load, then rest.
 func (t *trial) round(ctx context.Context) (round, error) {
-	loaded, cancel := context.WithTimeout(ctx, t.each)
+	load, cancel := context.WithTimeout(ctx, t.each)
 	defer cancel()
 	done := make(chan error, 1)
-	go func() { done <- t.load(loaded) }()
-	resident, err := residents(loaded, t.each/20, t.processes)
+	go func() { done <- t.load(load) }()
+	loaded, err := residents(load, t.each/20, t.processes)
 	cancel()
 	if err = errors.Join(err, <-done, ctx.Err()); err != nil {
 		return nil, err
@@ -67,13 +67,13 @@ func (t *trial) round(ctx context.Context) (round, error) {
 	var wg sync.WaitGroup
 	for name, p := range t.processes {
 		wg.Go(func() {
-			f, err := rest(ctx, p, t.quiet)
+			f, err := rest(ctx, p, t.pause)
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
 				errs = append(errs, fmt.Errorf("%s does not answer: %w", name, err))
 			}
-			f.resident = resident[name]
+			f.loaded = loaded[name]
 			r[name] = f
 		})
 	}

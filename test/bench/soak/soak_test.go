@@ -112,7 +112,7 @@ func TestALeakFailsWhateverLeaks(t *testing.T) {
 				return nil
 			},
 			failed: func() []string { return nil }, progress: func() string { return "" },
-			rounds: 15, each: 5 * time.Millisecond, quiet: time.Millisecond, out: &out,
+			rounds: 15, each: 5 * time.Millisecond, pause: time.Millisecond, out: &out,
 		}).run(t.Context())
 		l.close()
 		if (err == nil) != (c.says == nil) {
