@@ -105,6 +105,9 @@ func New(ctx context.Context, c Config) (_ *Runtime, err error) {
 	if rt.listeners, err = bind(&rt.cfg, rt.metrics.Enabled()); err != nil {
 		return nil, err
 	}
+	if limit, known := fileLimit(); known {
+		sayFewFiles(c.Log, limit)
+	}
 	rt.metricsPort.use(rt.listeners.metrics)
 	return rt, nil
 }

@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	_ "time/tzdata" // time zones of schedules, on hosts that have none
 
@@ -24,21 +25,22 @@ import (
 var version = "dev"
 
 func main() {
-	tuneMemory()
+	memory := tuneMemory()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	var tuning sync.WaitGroup
+	tuning.Go(func() { memory.run(ctx) })
 	root := rootCommand()
 	root.SetArgs(arguments(os.Args))
 	err := root.ExecuteContext(ctx)
+	stop()
+	tuning.Wait()
 	var exit exitError
 	switch {
 	case errors.As(err, &exit):
-		stop()
-		os.Exit(exit.code) //nolint:gocritic // stop has been called
+		os.Exit(exit.code)
 	case err != nil:
 		fmt.Fprintln(os.Stderr, "proa:", err)
-		stop()
-		os.Exit(1) //nolint:gocritic // stop has been called
+		os.Exit(1)
 	}
 }
 

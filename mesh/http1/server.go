@@ -21,7 +21,7 @@ const (
 	DefaultMaxHead      = 64 << 10
 	DefaultMaxTarget    = 16 << 10
 	DefaultMaxFields    = 200
-	DefaultMaxConns     = 10_000
+	DefaultMaxConns     = 16_000
 	DefaultHeadTimeout  = 10 * time.Second
 	DefaultIdleTimeout  = 2 * time.Minute
 	DefaultStallTimeout = 5 * time.Minute

@@ -45,7 +45,7 @@ type Server struct {
 	// because of what the peer did; nil for nothing.
 	Log *slog.Logger
 	// MaxConns is how many connections Serve lets in at a time; more wait.
-	// Default 10,000.
+	// Default 16,000.
 	MaxConns int
 
 	once     sync.Once
@@ -78,7 +78,7 @@ func (s *Server) init() {
 			s.log = slog.New(slog.DiscardHandler)
 		}
 		s.maxConns = s.MaxConns
-		number(&s.maxConns, 10_000, maxWindow)
+		number(&s.maxConns, 16_000, maxWindow)
 		if s.TLS != nil {
 			s.tls = s.TLS.Clone()
 			s.tls.DynamicRecordSizingDisabled = true // records of a flush go out together
