@@ -18,8 +18,11 @@ const (
 	// idleConnections is how many connections a proxy holds of which nobody makes
 	// use.
 	idleConnections = 10_000
-	// restTime is how long a process is left alone until it counts as idle.
+	// restTime is how long a process is left alone after its start, and
+	// idleTime how long with connections, until it counts as idle: Proa looks
+	// every five seconds whether there is memory to give back.
 	restTime = 3 * time.Second
+	idleTime = 12 * time.Second
 	// memoryLimit is the GOMEMLIMIT that is tried.
 	memoryLimit = "100MiB"
 )
@@ -87,11 +90,11 @@ func (r *rig) measureMemory(ctx context.Context) ([]memoryRow, error) {
 }
 
 func (m *memoryRow) measure(ctx context.Context, s subject) error {
-	rest := func() (rss int64, err error) {
+	rest := func(d time.Duration) (rss int64, err error) {
 		select {
 		case <-ctx.Done():
 			return 0, ctx.Err()
-		case <-time.After(restTime):
+		case <-time.After(d):
 		}
 		pids, err := s.processes()
 		if err != nil {
@@ -100,7 +103,7 @@ func (m *memoryRow) measure(ctx context.Context, s subject) error {
 		return proc.RSS(pids...)
 	}
 	var err error
-	if m.idle, err = rest(); err != nil || m.connections == "" {
+	if m.idle, err = rest(restTime); err != nil || m.connections == "" {
 		return err
 	}
 	pool, err := load.NewPool(idleConnections, func() (load.Worker, error) {
@@ -116,7 +119,7 @@ func (m *memoryRow) measure(ctx context.Context, s subject) error {
 	if err != nil {
 		return err
 	}
-	m.full, err = rest()
+	m.full, err = rest(idleTime)
 	return errors.Join(err, pool.Close())
 }
 
@@ -189,9 +192,9 @@ func idleGRPC(addr, app string) func(shape) (caller, error) {
 // renderMemory is the part of the page that is about memory.
 func renderMemory(rows []memoryRow) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "\n## Memory\n\nResident memory %v after the start, and as long after each of %d connections has had one call, echoed by the application, and\n"+
+	fmt.Fprintf(&b, "\n## Memory\n\nResident memory %v after the start, and %v after each of %d connections has had one call, echoed by the application, and\n"+
 		"stays open. Of nginx and haproxy it is all processes, which share pages that count for each; both reserve memory for %d\nconnections at the start.\n\n"+
-		"| what | idle MB | connections | with them MB | bytes for each |\n|---|---|---|---|---|\n", restTime, idleConnections, manyConnections)
+		"| what | idle MB | connections | with them MB | bytes for each |\n|---|---|---|---|---|\n", restTime, idleTime, idleConnections, manyConnections)
 	for _, m := range rows {
 		if m.connections == "" {
 			fmt.Fprintf(&b, "| %s | %.1f |  |  |  |\n", m.name, float64(m.idle)/1e6)
