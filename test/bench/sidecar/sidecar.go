@@ -193,22 +193,34 @@ func (p *Process) CPUProfile(ctx context.Context, d time.Duration, file string) 
 	return os.WriteFile(file, body, 0o600)
 }
 
-// LiveHeap collects garbage and returns how many bytes of the heap are in use
-// then. It needs Options.Profile.
-func (p *Process) LiveHeap(ctx context.Context) (int64, error) {
+// Heap collects garbage and returns how many bytes are in use then: by objects,
+// and by what they and the stacks occupy, with the gaps between them, which
+// cannot be given back. It needs Options.Profile.
+func (p *Process) Heap(ctx context.Context) (objects, held int64, err error) {
 	text, err := get(ctx, fmt.Sprintf("http://127.0.0.1:%d/debug/pprof/heap?gc=1&debug=1", p.Profile))
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	return heapAlloc(string(text))
+	return heap(string(text))
 }
 
-// heapAlloc finds the field of runtime.MemStats in a profile as text.
-func heapAlloc(profile string) (int64, error) {
+// heap finds fields of runtime.MemStats in a profile as text.
+func heap(profile string) (objects, held int64, err error) {
+	fields := map[string]int64{"HeapAlloc": -1, "HeapInuse": -1, "Stack": -1}
 	for line := range strings.Lines(profile) {
-		if value, ok := strings.CutPrefix(line, "# HeapAlloc = "); ok {
-			return strconv.ParseInt(strings.TrimSpace(value), 10, 64)
+		name, value, _ := strings.Cut(strings.TrimPrefix(line, "# "), " = ")
+		if _, wanted := fields[name]; !wanted {
+			continue
+		}
+		value, _, _ = strings.Cut(value, " / ") // of stacks: in use / from the system
+		if fields[name], err = strconv.ParseInt(strings.TrimSpace(value), 10, 64); err != nil {
+			return 0, 0, fmt.Errorf("%s in the profile of the heap: %w", name, err)
 		}
 	}
-	return 0, errors.New("the profile of the heap does not say how much is in use")
+	for name, n := range fields {
+		if n < 0 {
+			return 0, 0, errors.New("the profile of the heap does not have " + name)
+		}
+	}
+	return fields["HeapAlloc"], fields["HeapInuse"] + fields["Stack"], nil
 }

@@ -77,7 +77,7 @@ func warm(rounds []round) int {
 		for name, f := range rounds[i] {
 			before := rounds[i-1][name]
 			still = still && f.heap-before.heap <= max(warmAmount, warmShare*before.heap) &&
-				f.resident-before.resident <= max(warmAmount, warmShare*before.resident)
+				f.held-before.held <= max(warmAmount, warmShare*before.held)
 		}
 		if still {
 			return i

@@ -65,7 +65,7 @@ func TestWarmUpEndsWhenMemoryStandsStill(t *testing.T) {
 	} {
 		var rounds []round
 		for i := range 15 {
-			rounds = append(rounds, round{"front": {heap: c.heap(i), resident: 50}, "shop": {heap: 3, resident: 40}})
+			rounds = append(rounds, round{"front": {heap: c.heap(i), held: 50}, "shop": {heap: 3, held: 40}})
 		}
 		if got := warm(rounds); got != c.want {
 			t.Errorf("%s: warm after %d rounds, want %d", c.name, got, c.want)

@@ -13,7 +13,7 @@ import (
 )
 
 // figures are what one process has: memory in megabytes.
-type figures struct{ goroutines, descriptors, threads, heap, resident, loaded float64 }
+type figures struct{ goroutines, descriptors, threads, heap, held, resident, loaded float64 }
 
 // round is what each process has after a round: once the load has paused, when
 // nothing is under way, what is garbage was collected and what is free was given
@@ -34,7 +34,10 @@ func table(names []string, rounds []round) (all []series) {
 			{"descriptors", "descriptors", func(f figures) float64 { return f.descriptors }, 0.1, 12},
 			{"threads", "threads", func(f figures) float64 { return f.threads }, 0.2, 6},
 			{"heap", "MB", func(f figures) float64 { return f.heap }, 0.08, 1.5},
-			{"resident", "MB", func(f figures) float64 { return f.resident }, 0.1, 6},
+			{"heap with gaps", "MB", func(f figures) float64 { return f.held }, 0.15, 4},
+			// How much of what is free has been given back depends on when the
+			// sidecar looked last.
+			{"resident", "MB", func(f figures) float64 { return f.resident }, 0.3, 20},
 			// What the collector lets the heap grow by depends on how long the
 			// machine lets it wait.
 			{"resident, loaded", "MB", func(f figures) float64 { return f.loaded }, 0.4, 40},
@@ -54,8 +57,8 @@ func (r round) line(names []string) string {
 	var b strings.Builder
 	for _, name := range names {
 		f := r[name]
-		fmt.Fprintf(&b, "  %s %3.0f gor %3.0f fds %2.0f thr %5.2f MB heap %5.1f MB, %5.1f loaded", name,
-			f.goroutines, f.descriptors, f.threads, f.heap, f.resident, f.loaded)
+		fmt.Fprintf(&b, "  %s %3.0f gor %3.0f fds %2.0f thr %5.2f MB heap %5.2f with gaps %5.1f MB, %5.1f loaded", name,
+			f.goroutines, f.descriptors, f.threads, f.heap, f.held, f.resident, f.loaded)
 	}
 	return b.String()
 }
@@ -66,8 +69,9 @@ type process interface {
 	Counts(ctx context.Context) (goroutines, descriptors, threads int, err error)
 	// Resident returns its resident memory in bytes.
 	Resident() (int64, error)
-	// Live collects garbage and returns how many bytes of the heap are in use.
-	Live(ctx context.Context) (int64, error)
+	// Heap collects garbage and returns how many bytes are in use: by objects,
+	// and by what they and the stacks occupy, with the gaps between them.
+	Heap(ctx context.Context) (objects, held int64, err error)
 }
 
 // watched is a sidecar that is measured.
@@ -88,9 +92,6 @@ func (w watched) Counts(ctx context.Context) (goroutines, descriptors, threads i
 
 // Resident implements process.
 func (w watched) Resident() (int64, error) { return proc.RSS(w.PID()) }
-
-// Live implements process.
-func (w watched) Live(ctx context.Context) (int64, error) { return w.LiveHeap(ctx) }
 
 const (
 	// looks is how often is counted at the end of a pause, and lookEvery how long
@@ -126,11 +127,11 @@ func rest(ctx context.Context, p process, pause time.Duration) (figures, error) 
 		time.Sleep(min(lookEvery, pause))
 	}
 	for range collections {
-		live, err := p.Live(ctx)
+		objects, held, err := p.Heap(ctx)
 		if err != nil {
 			return figures{}, err
 		}
-		least.heap = float64(live) / 1e6
+		least.heap, least.held = float64(objects)/1e6, float64(held)/1e6
 	}
 	return least, nil
 }

@@ -26,11 +26,11 @@ func (self) Counts(context.Context) (goroutines, descriptors, threads int, err e
 
 func (self) Resident() (int64, error) { return proc.RSS(os.Getpid()) }
 
-func (self) Live(context.Context) (int64, error) {
+func (self) Heap(context.Context) (objects, held int64, err error) {
 	runtime.GC()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	return int64(m.HeapAlloc), nil //nolint:gosec // it fits
+	return int64(m.HeapAlloc), int64(m.HeapInuse + m.StackInuse), nil //nolint:gosec // they fit
 }
 
 // leaky is a server that keeps something of its calls.
