@@ -177,6 +177,9 @@ func (s *still) RoundTrip(context.Context, *proxy.Request, proxy.RoundTripOption
 }
 
 func TestATimeoutThatIsPassedOnAllocatesNothing(t *testing.T) {
+	if raceEnabled() {
+		t.Skip("the race detector makes pools forget")
+	}
 	to := &still{proxy.Response{Status: 200, Header: proxy.Header{{Name: "content-type", Value: "application/grpc"}}, Body: io.NopCloser(proxy.NoBody{})}}
 	s := invoke.New(invoke.Options{
 		AppID: "front", Namespace: "default", Host: "127.0.0.1", Chains: policy.None{}, Directory: directory(t, discovery.Static{"back": {{Address: "10.0.0.1:1"}}}),
