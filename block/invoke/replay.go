@@ -59,7 +59,7 @@ func (b *replay) emptied() replay {
 }
 
 // maxReusedMemory bounds the memory of bodies that is kept for the next ones.
-const maxReusedMemory = 8 << 10
+const maxReusedMemory = maxReplay
 
 // failing is a body that breaks off.
 type failing struct{ err error }

@@ -24,6 +24,16 @@ func look(fd int, p []byte) (int, error) {
 	return call(syscall.SYS_RECVFROM, fd, unsafe.Pointer(unsafe.SliceData(p)), len(p), syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
 }
 
+// waiting returns how many bytes there are to read.
+func waiting(fd int) int {
+	var n int32
+	_, _, errno := syscall.RawSyscall(syscall.SYS_IOCTL, uintptr(fd), syscall.TIOCINQ, uintptr(unsafe.Pointer(&n)))
+	if errno != 0 {
+		return 0
+	}
+	return int(n)
+}
+
 // writeAll writes the parts that are not empty.
 func writeAll(fd int, parts *[3][]byte) (int, error) {
 	var vec [3]syscall.Iovec

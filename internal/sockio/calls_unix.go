@@ -22,6 +22,13 @@ func look(fd int, p []byte) (int, error) {
 	})
 }
 
+// waiting returns 1 if there is anything to read.
+func waiting(fd int) int {
+	var one [1]byte
+	n, _ := look(fd, one[:])
+	return max(n, 0)
+}
+
 // writeAll writes the parts that are not empty, one after the other.
 func writeAll(fd int, parts *[3][]byte) (int, error) {
 	total := 0

@@ -39,5 +39,8 @@ func (*Socket) TryWrite(*Writes, ...[]byte) (int, error) { return 0, errors.ErrU
 // Peek cannot look.
 func (*Socket) Peek() State { return Quiet }
 
+// Waiting cannot tell.
+func (*Socket) Waiting() int { return 0 }
+
 // Control fails.
 func (*Socket) Control(func(fd uintptr)) error { return errors.ErrUnsupported }

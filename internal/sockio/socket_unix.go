@@ -159,6 +159,15 @@ func (s *Socket) Peek() State {
 	return state
 }
 
+// Waiting returns how many bytes could be read now, without reading them; where
+// the system does not tell, 1 stands for any number.
+func (s *Socket) Waiting() (n int) {
+	if s.raw.Control(func(fd uintptr) { n = waiting(int(fd)) }) != nil {
+		return 0
+	}
+	return n
+}
+
 // Control calls f with the descriptor, which is valid until it returns.
 func (s *Socket) Control(f func(fd uintptr)) error { return s.raw.Control(f) }
 

@@ -205,3 +205,22 @@ func TestWhatIsNoSocketHasNone(t *testing.T) {
 		t.Error("a pipe is a socket")
 	}
 }
+
+func TestWhatWaitsIsCounted(t *testing.T) {
+	ours, theirs := pair(t, "tcp")
+	s := Of(ours)
+	if n := s.Waiting(); n != 0 {
+		t.Errorf("%d bytes wait before any were sent", n)
+	}
+	theirs.Write([]byte("abc"))
+	for s.Peek() == Quiet {
+		time.Sleep(time.Millisecond)
+	}
+	if n := s.Waiting(); n < 1 || n > 3 {
+		t.Errorf("%d bytes wait, of 3", n)
+	}
+	ours.Close()
+	if n := s.Waiting(); n != 0 {
+		t.Errorf("%d bytes wait in a socket that is closed", n)
+	}
+}

@@ -66,8 +66,18 @@ func (b *body) start(kind bodyKind, length, allowed int64) {
 // complete reports whether all of the content was read.
 func (b *body) complete() bool { return b.err == io.EOF }
 
-// Buffered returns how many bytes Read can return without waiting.
+// Buffered returns how many bytes can be read without waiting. Of content with a
+// length that includes what has come and waits in the socket.
 func (b *body) Buffered() int {
+	n := b.held()
+	if b.err == nil && b.kind == bodyLength && int64(n) < b.left && b.rd.sock != nil {
+		n = int(min(int64(n+b.rd.sock.Waiting()), b.left))
+	}
+	return n
+}
+
+// held is how much content is in the buffer.
+func (b *body) held() int {
 	if b.err != nil {
 		return 0
 	}
@@ -220,7 +230,7 @@ func (b *body) WriteTo(w io.Writer) (int64, error) {
 		var n int64
 		var err error
 		switch {
-		case b.Buffered() > 0:
+		case b.held() > 0:
 			n, err = b.writeBuffered(w)
 		case canRead && b.left >= spliceLeft:
 			n, err = b.splice(to)
@@ -240,7 +250,7 @@ func (b *body) WriteTo(w io.Writer) (int64, error) {
 
 // writeBuffered writes the content that has arrived.
 func (b *body) writeBuffered(w io.Writer) (int64, error) {
-	p := b.rd.window()[:b.Buffered()]
+	p := b.rd.window()[:b.held()]
 	n, err := w.Write(p)
 	b.rd.skip(n)
 	if b.left -= int64(n); b.kind == bodyLength && b.left == 0 {

@@ -106,7 +106,7 @@ func (c *clientConn) skipBuffered() bool {
 	}
 	buf := c.cl.bufs.getCopy()
 	defer c.cl.bufs.putCopy(buf)
-	for b.err == nil && b.Buffered() > 0 {
+	for b.err == nil && b.held() > 0 {
 		if _, err := b.Read(buf[:]); err == io.EOF {
 			return true
 		}

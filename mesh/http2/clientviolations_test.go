@@ -125,7 +125,7 @@ var serverViolations = []violation{
 	}, reset(1, protocolError)},
 	{"6.9", "more DATA than the window of the stream", func(r *raw) {
 		r.headers(1, false, ":status", "200", "x-unread", "1")
-		for range 9 {
+		for range 17 {
 			r.frame(xhttp2.FrameData, 0, 1, huge[:1<<14])
 		}
 	}, reset(1, flowError)},

@@ -20,7 +20,7 @@ type Config struct {
 	MaxBodyBytes int64
 
 	// StreamWindow is how much of a stream's content the peer may send ahead
-	// of its reader to begin with, in bytes. Default 128 KiB.
+	// of its reader to begin with, in bytes. Default 256 KiB.
 	StreamWindow int
 	// MaxStreamWindow is up to where that grows for streams whose readers
 	// keep up. Default 1 MiB.
@@ -44,10 +44,12 @@ type Config struct {
 	// take without a byte arriving. Default 30 s.
 	FrameTimeout time.Duration
 	// WriteTimeout is how long one write to the network may take, of some
-	// 128 KiB at most. Default 30 s.
+	// 256 KiB at most. Default 30 s.
 	WriteTimeout time.Duration
 	// StallTimeout is how long a stream with content to send may wait for the
-	// peer to open its window. Default 5 min.
+	// peer to open its window. Waits add up until the peer has taken 16 KiB, or
+	// all there was: opening the window byte by byte gains no time. Default
+	// 5 min.
 	StallTimeout time.Duration
 
 	// KeepAlive is after how long without anything from the peer a connection
@@ -83,7 +85,7 @@ func (c Config) withDefaults() Config {
 	number(&c.MaxStreams, 1000, maxWindow)
 	number(&c.MaxHeaderBytes, 64<<10, 16<<20)
 	number(&c.MaxHeaderFields, 256, maxWindow)
-	number(&c.StreamWindow, 128<<10, maxWindow)
+	number(&c.StreamWindow, 256<<10, maxWindow)
 	number(&c.MaxStreamWindow, 1<<20, maxWindow)
 	number(&c.ConnWindow, 1<<20, maxWindow)
 	number(&c.ConnBuffer, 8<<20, maxWindow)

@@ -174,7 +174,7 @@ func hopByHop(name, value string) bool {
 
 // appendHead appends the head of a response. c.mu is held.
 func (c *conn) appendHead(st *stream, status int, h proxy.Header, contentLength int64, end bool) error {
-	c.makeRoom(st.co)
+	c.makeRoom(st.co, highWater)
 	if err := st.sendBlocked(); err != nil {
 		return err
 	}
@@ -241,7 +241,7 @@ func (c *conn) appendTrailers(st *stream, h proxy.Header) error {
 		c.endLocal(st)
 		return nil
 	}
-	c.makeRoom(st.co)
+	c.makeRoom(st.co, highWater+sendAhead) // they end what is there already
 	if err := st.sendBlocked(); err != nil {
 		return err
 	}

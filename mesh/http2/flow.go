@@ -32,6 +32,9 @@ func (c *conn) refund(st *stream) {
 	if n <= 0 || n < st.target/2 {
 		return
 	}
+	if st.recvLeft >= 0 && st.recvWin-st.recvLeft >= ampleWindow {
+		return // what is still to come fits into the window
+	}
 	if most := int64(c.cfg.MaxStreamWindow); st.content.n == 0 && st.target < most {
 		more := min(st.target, most-st.target)
 		st.target += more
@@ -40,6 +43,10 @@ func (c *conn) refund(st *stream) {
 	st.recvWin += n
 	c.appendWindowUpdate(st.id, n)
 }
+
+// ampleWindow is by how much a window must exceed the content that it is for, so
+// that there is room for padding, too.
+const ampleWindow = 4 * minFrame
 
 // consume moves content of the stream to p and opens the windows again. c.mu
 // is held; the caller flushes what is urgent.
@@ -89,13 +96,19 @@ func (c *conn) endTurn(st *stream) {
 
 // send appends p to the output as DATA frames, as windows and room allow. It
 // returns early with an error if the stream or the connection ends or done is
-// closed. c.mu is held, but not while waiting.
+// closed. It does not wait for room within the first sendAhead bytes, if there
+// is some to begin with. c.mu is held, but not while waiting.
 func (c *conn) send(st *stream, p []byte, done <-chan struct{}) (n int, err error) {
 	st.refs++ // while the lock is released, the stream must not be used again
 	defer st.unref()
+	most := highWater
 	for n < len(p) && err == nil {
-		if c.makeRoom(st.co); st.sendBlocked() != nil {
+		if c.makeRoom(st.co, most); st.sendBlocked() != nil {
 			break
+		}
+		if most == highWater {
+			most += sendAhead
+			c.ensure(int(min(int64(len(p)), st.sendWin, c.sendWin, sendAhead)) + framesRoom)
 		}
 		room := min(int64(len(p)-n), int64(min(c.peerFrame, minFrame)), st.sendWin)
 		switch {
@@ -112,6 +125,7 @@ func (c *conn) send(st *stream, p []byte, done <-chan struct{}) (n int, err erro
 			st.sendWin -= int64(k)
 			c.sendWin -= int64(k)
 			c.credit.Add(creditPerFrame + int64(k)/smallUpdate)
+			st.progressed(k)
 			c.endTurn(st)
 		}
 	}
@@ -119,8 +133,28 @@ func (c *conn) send(st *stream, p []byte, done <-chan struct{}) (n int, err erro
 	if err == nil {
 		err = st.sendBlocked()
 	}
+	if st.sendWin > 0 {
+		st.heldFor, st.heldSent = 0, 0 // the peer holds up nothing
+	}
 	return n, err
 }
+
+// stallProgress is what the peer has to take within Config.StallTimeout: one that
+// opens its window byte by byte stalls a stream as well as one that never does.
+const stallProgress = minFrame
+
+// progressed notes that n bytes were sent. c.mu is held.
+func (st *stream) progressed(n int) {
+	if st.heldFor == 0 {
+		return
+	}
+	if st.heldSent += n; st.heldSent >= stallProgress {
+		st.heldFor, st.heldSent = 0, 0
+	}
+}
+
+// framesRoom is room for the headers of the frames of sendAhead, and for an end.
+const framesRoom = (sendAhead/minFrame + 2) * frameHeader
 
 // sendBlocked returns why nothing more can be sent on the stream, if so. c.mu
 // is held.
@@ -181,6 +215,7 @@ func (c *conn) await(st *stream, done <-chan struct{}, forTurn bool) error {
 	}
 	st.blocked = time.Now()
 	st.wait(st.wsem, &st.wwait, done, nil)
+	st.heldFor += max(time.Since(st.blocked), 1)
 	st.blocked = time.Time{}
 	if done != nil {
 		select {

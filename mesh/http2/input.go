@@ -34,6 +34,7 @@ type input struct {
 	midway atomic.Bool
 	inside bool // the same, as far as the one who reads knows
 	full   bool // the last read filled the buffer
+	ahead  int  // how often it was read on
 }
 
 var _ sockio.Buffer = (*input)(nil)
@@ -117,6 +118,10 @@ func (in *input) discard(n int) error {
 // fill reads until n bytes are buffered. n must not exceed the largest size.
 func (in *input) fill(n int) error {
 	for empty := 0; in.w-in.r < n; {
+		if in.readOn(n) {
+			continue
+		}
+		in.ahead = 0
 		k, err := in.read(n, in.idle())
 		if k > 0 {
 			in.full = in.w == len(in.buf)
@@ -135,6 +140,28 @@ func (in *input) fill(n int) error {
 		return err
 	}
 	return nil
+}
+
+// maxAhead is how often input is read on before what came is acted on.
+const maxAhead = 4
+
+// readOn reads the rest of a frame if that has come in the meantime, so that a
+// message that the network brings in pieces is acted on as a whole. Errors are
+// left to read, before which those are woken who wait for what came.
+func (in *input) readOn(n int) bool {
+	if in.w == in.r || in.sock == nil || in.ahead == maxAhead {
+		return false
+	}
+	in.ahead++
+	in.makeRoom(n, false)
+	k, err := in.sock.TryRead(in.buf[in.w:])
+	if k <= 0 || err != nil {
+		return false
+	}
+	in.w += k
+	in.full = in.w == len(in.buf)
+	in.reads.Add(1)
+	return true
 }
 
 // read reads once from the network, on the way to n bytes. Where the system

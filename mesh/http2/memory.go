@@ -9,14 +9,17 @@ import (
 )
 
 // slabSizes are the sizes of pooled buffers.
-var slabSizes = [...]int{2 << 10, 4 << 10, 16 << 10, 32 << 10, 128 << 10}
+var slabSizes = [...]int{2 << 10, 4 << 10, 16 << 10, 32 << 10, 64 << 10, 128 << 10, 256 << 10}
 
 const (
 	slab2K = iota
 	slab4K
 	slab16K
 	slab32K
+	slab64K
 	slab128K
+	slab256K
+	notPooled = -1
 )
 
 // memory is what the connections of one server or client share and use again.
@@ -82,7 +85,7 @@ func (m *memory) room(n int) ([]byte, *slab) {
 }
 
 func (m *memory) free(s *slab) {
-	if s == nil {
+	if s == nil || s.size == notPooled {
 		return
 	}
 	m.count(-1)

@@ -14,7 +14,10 @@ import (
 const (
 	// highWater is how much output may wait before those who add content or
 	// heads have to wait.
-	highWater = 64 << 10
+	highWater = 96 << 10
+	// sendAhead is how much content may be added at once when less than that
+	// waits, so that a message is not written in pieces.
+	sendAhead = 128 << 10
 	// maxOutput is how much output may wait before a peer that causes ever
 	// more of it (answers to PINGs, resets) without reading is given up.
 	maxOutput = 1 << 20
@@ -66,18 +69,12 @@ func (c *conn) ensure(n int) {
 		return
 	}
 	need := len(c.out) + n
+	if need > slabSizes[slab256K] {
+		need *= 2
+	}
 	old, oldSlab := c.out, c.outSlab
-	c.outSlab = nil
-	for size, most := range slabSizes {
-		if need <= most && size > slab2K {
-			c.outSlab = c.mem.slab(size)
-			c.out = append(c.outSlab.b[:0], old...)
-			break
-		}
-	}
-	if c.outSlab == nil {
-		c.out = append(make([]byte, 0, 2*need), old...)
-	}
+	c.out, c.outSlab = c.mem.room(max(need, slabSizes[slab4K]))
+	c.out = append(c.out, old...)
 	c.mem.free(oldSlab)
 }
 
@@ -244,10 +241,10 @@ func (c *conn) writeOnce(wait bool) (more bool, err error) {
 	return more, err
 }
 
-// makeRoom waits until there is less than highWater to write, or the connection
-// has ended. co is what is to wait. c.mu is held, but not while waiting.
-func (c *conn) makeRoom(co *coroutine.Coroutine) {
-	for len(c.out) >= highWater && c.err == nil {
+// makeRoom waits until there is less than most to write, or the connection has
+// ended. co is what is to wait. c.mu is held, but not while waiting.
+func (c *conn) makeRoom(co *coroutine.Coroutine, most int) {
+	for len(c.out) >= most && c.err == nil {
 		switch {
 		case co.Attached():
 			c.detach(co)

@@ -318,7 +318,11 @@ func (up *upload) send() error {
 	if up.body == nil {
 		return nil
 	}
-	s := up.c.mem.slab(slab32K)
+	size := slab32K
+	if up.length > int64(slabSizes[slab32K]) {
+		size = slab64K
+	}
+	s := up.c.mem.slab(size)
 	defer up.c.mem.free(s)
 	look, _ := up.body.(proxy.Lookahead)
 	left := up.length

@@ -17,7 +17,7 @@ const attempts = 3
 
 // RoundTrip implements proxy.RoundTripper.
 //
-// The body of a request that is there already and short (at most 16 KiB, and
+// The body of a request that is there already and short (less than 128 KiB, and
 // either held in memory, or known by proxy.Lookahead or proxy.Completion to
 // have arrived in full) is sent by the calling goroutine, together with the
 // head. Any other is sent by a pooled goroutine, while the response may already
@@ -125,11 +125,15 @@ func (rt *roundTrip) readBody() error {
 	if rt.body == nil || rt.first != nil {
 		return nil
 	}
-	if n, all := available(rt.body, rt.r.ContentLength); all && n <= slabSizes[slab16K] {
+	if n, all := available(rt.body, rt.r.ContentLength); all && n < mostFirst {
 		return rt.readNow(n)
 	}
 	return nil
 }
+
+// mostFirst bounds a body that is sent with the head. It takes a message of 64
+// KiB, whatever frames that.
+const mostFirst = sendAhead
 
 // streams reports whether the request is for a two-way stream, and so has no
 // content.
@@ -158,9 +162,13 @@ func available(body io.Reader, length int64) (n int, all bool) {
 
 // readNow reads a body of n bytes.
 func (rt *roundTrip) readNow(n int) error {
+	if b, ok := rt.body.(*bytes.Reader); ok && n > slabSizes[slab2K] {
+		rt.first = borrow(b)
+		return rt.readAll()
+	}
 	size := slab2K
-	if n >= slabSizes[slab2K] {
-		size = slab16K
+	for slabSizes[size] <= n {
+		size++
 	}
 	s := rt.cl.mem.slab(size)
 	rt.first = s
@@ -177,6 +185,12 @@ func (rt *roundTrip) readNow(n int) error {
 			return &proxy.BodyError{Err: err}
 		}
 	}
+	return rt.readAll()
+}
+
+// readAll notes that all of the body is in first.
+func (rt *roundTrip) readAll() error {
+	s := rt.first
 	if want := rt.r.ContentLength; want >= 0 && want != int64(s.w) {
 		return &proxy.BodyError{Err: fault.New(fault.InvalidArgument, "the body has %d bytes; its length says %d", s.w, want)}
 	}
@@ -185,6 +199,22 @@ func (rt *roundTrip) readNow(n int) error {
 		rt.trailer = *rt.r.Trailer
 	}
 	return nil
+}
+
+// borrow returns what is left in b, which it consumes, as a slab that is not
+// pooled: the memory stays that of b, and is not copied.
+func borrow(b *bytes.Reader) *slab {
+	var all borrowed
+	_, _ = b.WriteTo(&all) // cannot fail
+	return &slab{b: all, w: len(all), size: notPooled}
+}
+
+// borrowed remembers what is written to it.
+type borrowed []byte
+
+func (b *borrowed) Write(p []byte) (int, error) {
+	*b = p
+	return len(p), nil
 }
 
 // attempt sends the request on c, of which a slot was taken, and waits for the
@@ -215,7 +245,7 @@ func (c *conn) putBack() {
 func (rt *roundTrip) open(ctx context.Context, c *conn) (res *response, unsent bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.makeRoom(rt.co)
+	c.makeRoom(rt.co, highWater)
 	if err := c.checkFields(rt.r.Header); err != nil {
 		c.role.freed(c, 1)
 		return nil, false, err
@@ -257,7 +287,7 @@ func (rt *roundTrip) sendHead(c *conn, st *stream, res *response) {
 	switch {
 	case none || st.client.connect:
 	case whole && int64(rt.first.w) <= min(st.sendWin, c.sendWin) && len(c.turns.streams) == 0 && c.turns.taken == 0:
-		_, err := c.send(st, rt.first.b[:rt.first.w], nil) // does not wait
+		_, err := c.send(st, rt.first.b[:rt.first.w], res.ctx.Done()) // hardly ever waits
 		if err == nil {
 			err = c.appendTrailers(st, rt.trailer)
 		}

@@ -35,9 +35,11 @@ type stream struct {
 	headStart int64 // where in the output its first HEADERS frame begins
 	wwait     bool  // somebody waits on wsem
 	wsem      semaphore
-	turn      bool      // it is this stream's turn to use the connection's window
-	queued    bool      // it is in the connection's queue for its window
-	blocked   time.Time // since when it waits for a window
+	turn      bool          // it is this stream's turn to use the connection's window
+	queued    bool          // it is in the connection's queue for its window
+	blocked   time.Time     // since when it waits for a window; zero: it does not
+	heldFor   time.Duration // how long it has waited before, since the peer took stallProgress, or all
+	heldSent  int           // what the peer has taken since
 
 	// What we receive.
 	recvWin   int64 // what the peer may still send

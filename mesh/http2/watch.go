@@ -128,15 +128,15 @@ func (c *conn) late(now time.Duration) *connError {
 	return nil
 }
 
-// resetStalled resets streams that wait too long for a window.
+// resetStalled resets streams that wait too long for a window, also in pieces.
 func (c *conn) resetStalled() {
 	limit := c.cfg.StallTimeout
 	if limit == 0 {
 		return
 	}
 	for _, st := range c.streams {
-		if !st.blocked.IsZero() && time.Since(st.blocked) >= limit {
-			st.reset(codeCancel, st.resetFault(codeCancel, false, "the peer did not open its window within "+limit.String()))
+		if !st.blocked.IsZero() && st.heldFor+time.Since(st.blocked) >= limit {
+			st.reset(codeCancel, st.resetFault(codeCancel, false, "the peer did not open its window far enough within "+limit.String()))
 			c.kick()
 		}
 	}

@@ -63,21 +63,50 @@ func Abort(ex Exchange, cause error) {
 	ex.Abort()
 }
 
-// copyBuffers hold content on its way from one connection to another.
-type copyBuffers struct{ pool sync.Pool }
+// copyBuffers hold content on its way from one connection to another: large ones
+// while much of it comes, and small ones otherwise.
+type copyBuffers struct{ small, large sync.Pool } // *[]byte
 
-// copyBufferSize is as much as one read takes.
-const copyBufferSize = 32 << 10
+// The sizes are as much as one read takes. The larger one is that of content of
+// 64 KiB with what frames it in gRPC.
+const (
+	smallBuffer = 4 << 10
+	largeBuffer = 72 << 10
+)
 
-func (c *copyBuffers) get() *[]byte {
-	if b, ok := c.pool.Get().(*[]byte); ok {
+func (c *copyBuffers) get(size int) *[]byte {
+	if b, ok := c.pool(size).Get().(*[]byte); ok {
 		return b
 	}
-	b := make([]byte, copyBufferSize)
+	b := make([]byte, size)
 	return &b
 }
 
-func (c *copyBuffers) put(b *[]byte) { c.pool.Put(b) }
+func (c *copyBuffers) put(b *[]byte) { c.pool(len(*b)).Put(b) }
+
+func (c *copyBuffers) pool(size int) *sync.Pool {
+	if size == smallBuffer {
+		return &c.small
+	}
+	return &c.large
+}
+
+// fit returns b, or the buffer for what comes next if that is another one: ahead
+// of it has arrived, and the last read has brought n bytes.
+func (c *copyBuffers) fit(b *[]byte, ahead, n int) *[]byte {
+	size := len(*b)
+	switch {
+	case ahead > smallBuffer || n == len(*b):
+		size = largeBuffer
+	case ahead == 0 && n < smallBuffer:
+		size = smallBuffer
+	}
+	if size == len(*b) {
+		return b
+	}
+	c.put(b)
+	return c.get(size)
+}
 
 // Relayer passes responses on. The zero value is ready for use; it keeps
 // buffers, so use one for many exchanges. It is safe for concurrent use.
@@ -156,15 +185,22 @@ func clientGone(err error) error {
 // copy passes content of a length on without delay: before it waits for more, it
 // flushes.
 func (r *Relayer) copy(ex Exchange, body io.Reader, length int64) (int64, error) {
-	buf := r.buffers.get()
-	defer r.buffers.put(buf)
+	size, n := smallBuffer, 0
+	if length > smallBuffer {
+		size, n = largeBuffer, smallBuffer
+	}
+	buf := r.buffers.get(size)
+	defer func() { r.buffers.put(buf) }()
 	for total := int64(0); ; {
-		if waits(body, length) {
+		ahead := buffered(body)
+		if ahead == 0 && waits(body, length) {
 			if err := ex.Flush(); err != nil {
 				return total, clientGone(err)
 			}
 		}
-		n, err := body.Read(*buf)
+		buf = r.buffers.fit(buf, ahead, n)
+		var err error
+		n, err = body.Read(*buf)
 		if n > 0 {
 			if _, werr := ex.Write((*buf)[:n]); werr != nil {
 				return total, clientGone(werr)
@@ -180,12 +216,17 @@ func (r *Relayer) copy(ex Exchange, body io.Reader, length int64) (int64, error)
 	}
 }
 
-// waits reports whether reading may wait for what has not arrived: content, or in
-// HTTP/2 also the end of it alone.
-func waits(body io.Reader, length int64) bool {
-	if ahead, ok := body.(Lookahead); ok && ahead.Buffered() > 0 {
-		return false
+// buffered returns how much of the content has arrived, as far as it can tell.
+func buffered(body io.Reader) int {
+	if ahead, ok := body.(Lookahead); ok {
+		return ahead.Buffered()
 	}
+	return 0
+}
+
+// waits reports whether reading may wait for what has not arrived: content, or in
+// HTTP/2 also the end of it alone. None of it is buffered.
+func waits(body io.Reader, length int64) bool {
 	if c, ok := body.(Completion); ok {
 		return !c.Complete()
 	}
@@ -263,7 +304,7 @@ func (r *Relayer) pipe(dst, src io.ReadWriteCloser, stop func()) (int64, error) 
 	if from, ok := src.(io.WriterTo); ok {
 		n, err = from.WriteTo(dst)
 	} else {
-		buf := r.buffers.get()
+		buf := r.buffers.get(largeBuffer)
 		n, err = io.CopyBuffer(struct{ io.Writer }{dst}, struct{ io.Reader }{src}, *buf)
 		r.buffers.put(buf)
 	}
