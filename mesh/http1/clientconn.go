@@ -193,10 +193,10 @@ func (c *clientConn) ask() error {
 	return nil
 }
 
-// arrived reports whether the content can be read without waiting, and is so short
-// that it fits into a buffer, with the head before it that has a length.
+// arrived reports whether the content can be read without waiting, and fits into a
+// buffer, with the head before it that has a length.
 func arrived(r *proxy.Request, head int) bool {
-	if r.ContentLength < 0 || r.ContentLength > int64(bufferSize-head) || r.Header.Has("Expect") {
+	if r.ContentLength < 0 || r.ContentLength > int64(wholeSize-head) || r.Header.Has("Expect") {
 		return false
 	}
 	switch b := r.Body.(type) {
@@ -211,7 +211,8 @@ func arrived(r *proxy.Request, head int) bool {
 // appendBody reads the content into the buffer, behind the head.
 func (c *clientConn) appendBody(r *proxy.Request) error {
 	start := len(c.w.out)
-	c.w.out = c.w.out[:start+int(r.ContentLength)]
+	end := start + int(r.ContentLength)
+	c.w.out = c.w.rd.pool.grow(c.w.out, end)[:end]
 	if _, err := io.ReadFull(r.Body, c.w.out[start:]); err != nil {
 		return &proxy.BodyError{Err: err}
 	}

@@ -16,11 +16,16 @@ const bufferSize = 8 << 10
 // copySize is the size of the buffers through which long bodies are copied.
 const copySize = 32 << 10
 
+// wholeSize is the size of the buffers for requests that are longer than the
+// others and sent as a whole all the same: content of 64 KiB with its head.
+const wholeSize = 72 << 10
+
 // buffers recycles buffers between the connections of a server or a client, so
 // that those which wait for their next request need none.
 type buffers struct {
 	small  sync.Pool // *[bufferSize]byte
 	large  sync.Pool // *[copySize]byte
+	whole  sync.Pool // *[wholeSize]byte
 	writes sockio.Writes
 }
 
@@ -33,9 +38,26 @@ func (b *buffers) get() []byte {
 
 // put takes a buffer back; one that has grown is left to the collector.
 func (b *buffers) put(p []byte) {
-	if cap(p) == bufferSize {
+	switch cap(p) {
+	case bufferSize:
 		b.small.Put((*[bufferSize]byte)(p[:bufferSize]))
+	case wholeSize:
+		b.whole.Put((*[wholeSize]byte)(p[:wholeSize]))
 	}
+}
+
+// grow returns p with room for n bytes in all, which are wholeSize at most.
+func (b *buffers) grow(p []byte, n int) []byte {
+	if n <= cap(p) {
+		return p
+	}
+	whole, ok := b.whole.Get().(*[wholeSize]byte)
+	if !ok {
+		whole = new([wholeSize]byte)
+	}
+	grown := append(whole[:0], p...)
+	b.put(p)
+	return grown
 }
 
 func (b *buffers) getCopy() *[copySize]byte {
