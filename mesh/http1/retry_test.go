@@ -126,6 +126,11 @@ func TestAConnectionThatEndsUnderARequestIsReplaced(t *testing.T) {
 			r.Method = "PUT"
 			return r
 		}, true},
+		{"long PUT", func() *proxy.Request {
+			r := post("/", strings.NewReader(strings.Repeat("x", 64<<10)), 64<<10)
+			r.Method = "PUT"
+			return r
+		}, true},
 		{"short POST", func() *proxy.Request { return post("/", strings.NewReader("abc"), 3) }, false},
 		{"streamed PUT", func() *proxy.Request {
 			r := post("/", slow{strings.NewReader("abc")}, 3)
