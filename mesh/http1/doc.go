@@ -40,7 +40,7 @@
 // A server sends a response when its buffer of 8 KiB is full, with the last byte
 // of a known length, at Flush, when the handler returns, and at the latest 5 ms
 // after a Write; a small response, head and content, is one write. A client
-// sends a request without content, or with short content that has arrived, in
+// sends a request without content, or with up to 64 KiB that have arrived, in
 // one write, and other content as it is read.
 //
 // # Strictness
