@@ -98,8 +98,13 @@ type ewma struct {
 // ewmaDecay is the time in which the weight of what was measured falls to 1/e.
 const ewmaDecay = 10 * time.Second
 
+// mostLatency is what a latency counts as at most: that of a stream whose head
+// comes with its first message says little, and must not weigh for minutes.
+const mostLatency = 10 * time.Second
+
 // add takes one latency in.
 func (e *ewma) add(now int64, latency float64) {
+	latency = min(latency, float64(mostLatency))
 	old := math.Float64frombits(e.value.Load())
 	last := e.stamp.Load()
 	if !e.stamp.CompareAndSwap(last, now) && latency <= old {
