@@ -28,6 +28,9 @@ type Env struct {
 	AppID string
 	// Namespace groups applications; "default" unless set.
 	Namespace string
+	// InternalPort is where this sidecar takes calls from others; 0 when it picks
+	// a port as it starts.
+	InternalPort int
 	// Dir is the directory of the file that declares the component; empty when
 	// there is none.
 	Dir string
@@ -124,6 +127,19 @@ func (s Spec) DecodeBlock(settings Settings) (any, error) {
 // may block on I/O until ctx ends.
 func (s Spec) Open(ctx context.Context, settings Settings, env Env) (any, error) {
 	return s.open(ctx, settings, env)
+}
+
+// Grouped reports whether there are settings "name.*" of the driver. Case does
+// not count.
+func (s Spec) Grouped(name string) bool {
+	for _, f := range fieldsOf(reflect.ValueOf(newLike(s.Config)).Elem()) {
+		for _, n := range f.names {
+			if len(n) > len(name) && n[len(name)] == '.' && strings.EqualFold(n[:len(name)], name) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func newLike(defaults any) any {

@@ -186,9 +186,17 @@ type Components struct {
 
 // NameResolution chooses how applications are found.
 type NameResolution struct {
+	NameResolver `yaml:",inline"`
+	// Also are further ways, which are asked besides. What an earlier one says
+	// of an endpoint goes first.
+	Also []NameResolver `yaml:"also"`
+}
+
+// NameResolver is one way in which applications are found.
+type NameResolver struct {
 	Component     string             `yaml:"component"`
 	Version       string             `yaml:"version"`
-	Configuration Value              `yaml:"configuration"`
+	Configuration Object             `yaml:"configuration"`
 	Pos           component.Position `yaml:"-"`
 }
 

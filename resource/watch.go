@@ -163,7 +163,9 @@ func (s *Snapshot) print() string {
 // folders are the folders in which a change of a name may change what the files
 // say.
 type folders struct {
-	w       *Watcher
+	paths   []string
+	reread  time.Duration // how often files are read anyway
+	log     *slog.Logger
 	notify  *fsnotify.Watcher // nil when nothing is noticed
 	changed chan string
 	done    chan struct{}
@@ -173,11 +175,19 @@ type folders struct {
 }
 
 func (w *Watcher) open() *folders {
-	f := &folders{w: w, changed: make(chan string), done: make(chan struct{})}
+	f := &folders{
+		paths: slices.Concat(w.opts.Paths, w.opts.ConfigPaths), reread: w.opts.Reread, log: w.opts.Log,
+		changed: make(chan string), done: make(chan struct{}),
+	}
 	if w.opts.Passive {
 		close(f.done)
 		return f
 	}
+	return f.open()
+}
+
+// open begins to notice changes, if the system can tell of them.
+func (f *folders) open() *folders {
 	n, err := fsnotify.NewWatcher()
 	if err != nil {
 		f.warn(err)
@@ -202,7 +212,7 @@ func (w *Watcher) open() *folders {
 					return
 				}
 				// Events may be lost: look at everything.
-				w.opts.Log.Warn("changes of resources were noticed too quickly to follow", "error", err)
+				f.log.Warn("changes of files were noticed too quickly to follow", "error", err)
 				f.changed <- ""
 			}
 		}
@@ -227,7 +237,7 @@ func (f *folders) close() {
 func (f *folders) warn(err error) {
 	if text := err.Error(); text != f.failed {
 		f.failed = text
-		f.w.opts.Log.Warn("changes of resource files are not noticed at once, but every so often", "every", f.w.opts.Reread, "error", err)
+		f.log.Warn("changes of files are not noticed at once, but every so often", "every", f.reread, "error", err)
 	}
 }
 
@@ -243,7 +253,7 @@ func (f *folders) sync() {
 	}
 	f.names, f.all = map[string]bool{}, map[string]bool{}
 	want := map[string]bool{}
-	for _, path := range append(append([]string{}, f.w.opts.Paths...), f.w.opts.ConfigPaths...) {
+	for _, path := range f.paths {
 		f.follow(path, want, true)
 	}
 	for _, dir := range f.notify.WatchList() {

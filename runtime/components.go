@@ -24,6 +24,7 @@ import (
 	"github.com/proa-io/proa/block/secret"
 	"github.com/proa-io/proa/block/state"
 	"github.com/proa-io/proa/component"
+	"github.com/proa-io/proa/mesh/discovery"
 	"github.com/proa-io/proa/resource"
 	"github.com/proa-io/proa/telemetry"
 )
@@ -293,6 +294,8 @@ func (b *builder) block(u *unit, c *resource.Component) error {
 		u.put = func(out *components) { out.cryptos[u.name] = p }
 	case job.Block:
 		b.jobs(u, c)
+	case discovery.Block:
+		return c.TypeError("how applications are found is chosen with spec.nameResolution of a Configuration, not by a component")
 	default:
 		return c.TypeError("there is no building block %q", u.spec.Block)
 	}

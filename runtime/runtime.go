@@ -151,7 +151,7 @@ func (rt *Runtime) build(ctx context.Context, set *resource.Set) (err error) {
 		rt.metrics.ComponentLoaded()
 		rt.metrics.ComponentReady(u.name, u.spec.Type(), false)
 	}
-	if rt.names, err = newResolution(set.Configuration.Spec.NameResolution, rt.engine, c); err != nil {
+	if rt.names, err = newResolution(set.Configuration.Spec.NameResolution, rt.catalog, c); err != nil {
 		problems = append(problems, err)
 	} else {
 		rt.directory = discovery.New(discovery.Options{Sources: rt.names.sources, Log: c.Log})
@@ -345,7 +345,7 @@ func (rt *Runtime) stages() [][]service {
 	if l.public != nil {
 		servers = append(servers, service{"public server", serveHTTP(rt.http.HandlePublic, nil, &rt.cfg, l.public)})
 	}
-	stages := [][]service{{{"telemetry", rt.runSignals}}, {{"access log", rt.access.Run}, {"API log", rt.late.run}}, bottom, components, {{"relays", rt.roster.relays}}, servers}
+	stages := [][]service{{{"telemetry", rt.runSignals}}, {{"access log", rt.access.Run}, {"API log", rt.late.run}}, bottom, rt.names.services, components, {{"relays", rt.roster.relays}}, servers}
 	if rt.cfg.Process != nil {
 		stages = append(stages, []service{{"application", rt.cfg.Process}})
 	}

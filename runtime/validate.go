@@ -40,7 +40,7 @@ func Validate(paths, configPaths []string, appID string) (Report, error) {
 	b := &builder{cfg: cfg, set: set, catalog: catalog, resiliency: newResiliency(p, log, nil, nil)}
 	comps, err := b.build(withDefaults(set))
 	errs = append(errs, err, checkSubscriptions(set, comps, appID), checkPipelines(set, comps), checkLimits(set, comps))
-	if _, err := newResolution(set.Configuration.Spec.NameResolution, nil, cfg); err != nil {
+	if _, err := newResolution(set.Configuration.Spec.NameResolution, catalog, cfg); err != nil {
 		errs = append(errs, err)
 	}
 	return report, errors.Join(errs...)

@@ -43,6 +43,7 @@ import (
 	"github.com/proa-io/proa/driver/sqlite"
 	"github.com/proa-io/proa/driver/vault"
 	"github.com/proa-io/proa/engine"
+	"github.com/proa-io/proa/mesh/discovery"
 )
 
 // Deps is what drivers need that is not in the settings of a component.
@@ -112,5 +113,6 @@ func Specs(d Deps) []component.Spec {
 		smtp.Specs(),
 		sqlite.Specs(),
 		vault.Specs(),
+		discovery.Specs(d.Engine),
 	)
 }

@@ -171,9 +171,16 @@ func page(s component.Spec) (string, error) {
 }
 
 func example(s component.Spec) string {
+	if s.Block == nameResolution {
+		return fmt.Sprintf("\n## Example\n\n```yaml\napiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata:\n  name: my-config\nspec:\n  nameResolution:\n    component: %s\n    configuration: {}\n```\n", s.Name)
+	}
 	return fmt.Sprintf("\n## Example\n\n```yaml\napiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata:\n  name: my-%s\nspec:\n  type: %s\n  version: %s\n  metadata: []\n```\n",
 		strings.ToLower(s.Block), s.Type(), s.VersionOrDefault())
 }
+
+// nameResolution is the block of what a Configuration chooses; it has no
+// components.
+const nameResolution = "nameresolution"
 
 type row struct{ name, typ, def, doc string }
 

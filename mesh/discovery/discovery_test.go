@@ -3,14 +3,11 @@ package discovery_test
 import (
 	"context"
 	"errors"
-	"net"
 	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/miekg/dns"
 
 	"github.com/proa-io/proa/engine"
 	"github.com/proa-io/proa/fault"
@@ -209,47 +206,31 @@ func TestRegistryAnnouncesAndWithdraws(t *testing.T) {
 	<-empty
 }
 
-func TestDNSFindsAddressesAndServices(t *testing.T) {
-	mux := dns.NewServeMux()
-	mux.HandleFunc("shop.default.test.", func(w dns.ResponseWriter, r *dns.Msg) {
-		m := new(dns.Msg).SetReply(r)
-		if r.Question[0].Qtype == dns.TypeA {
-			rr, _ := dns.NewRR("shop.default.test. 1 IN A 127.0.0.9")
-			m.Answer = append(m.Answer, rr)
+func TestSourcesCompleteEachOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		one := discovery.Static{"shop": {{Address: "a:1", Labels: map[string]string{"version": "v1"}}, {Address: "b:1", Weight: 7}}}
+		two := discovery.Static{"shop": {
+			{Address: "a:1", Weight: 3, Labels: map[string]string{"version": "v2", "zone": "z"}, Health: discovery.Unhealthy}, {Address: "b:1", Weight: 3},
+		}}
+		d := start(t, discovery.Options{Sources: []discovery.Source{one, two}})
+		if _, err := d.Lookup(t.Context(), shop); err != nil {
+			t.Fatal(err)
 		}
-		_ = w.WriteMsg(m)
-	})
-	mux.HandleFunc("_proa._tcp.shop.test.", func(w dns.ResponseWriter, r *dns.Msg) {
-		m := new(dns.Msg).SetReply(r)
-		rr, _ := dns.NewRR("_proa._tcp.shop.test. 1 IN SRV 0 0 7001 host1.test.")
-		m.Answer = append(m.Answer, rr)
-		_ = w.WriteMsg(m)
-	})
-	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ready := make(chan struct{})
-	srv := &dns.Server{PacketConn: pc, Handler: mux, NotifyStartedFunc: func() { close(ready) }}
-	go func() { _ = srv.ActivateAndServe() }()
-	<-ready
-	t.Cleanup(func() { _ = srv.Shutdown() })
-	resolver := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "udp", pc.LocalAddr().String())
-	}}
-	for name, want := range map[string]string{
-		"{appID}.{namespace}.test.": "127.0.0.9:50002",
-		"_proa._tcp.{appID}.test.":  "host1.test:7001",
-	} {
-		d := start(t, discovery.Options{Sources: []discovery.Source{&discovery.DNS{Name: name, Port: 50002, Resolver: resolver}}})
+		synctest.Wait()
 		eps, err := d.Lookup(t.Context(), shop)
-		if err != nil || !slices.Equal(addresses(eps), []string{want}) {
-			t.Errorf("%s: Lookup = %v, %v, want %s", name, eps, err, want)
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	missing := start(t, discovery.Options{Sources: []discovery.Source{&discovery.DNS{Name: "nobody.test.", Resolver: resolver}}, AppearWait: time.Millisecond})
-	if _, err := missing.Lookup(t.Context(), shop); err == nil {
-		t.Error("a name that does not resolve was found")
-	}
+		want := []discovery.Endpoint{
+			{Address: "a:1", Weight: 3, Labels: map[string]string{"version": "v1", "zone": "z"}, Health: discovery.Unhealthy}, {Address: "b:1", Weight: 7},
+		}
+		if !slices.EqualFunc(eps.List(), want, discovery.Endpoint.Equal) {
+			t.Errorf("Lookup = %+v", eps.List())
+		}
+		for attempt := range 4 {
+			if ep := eps.Next(attempt + 1); ep.Address != "b:1" {
+				t.Errorf("attempt %d goes to %s, which is not healthy", attempt+1, ep.Address)
+			}
+		}
+	})
 }

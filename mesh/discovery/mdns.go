@@ -35,6 +35,9 @@ type MDNS struct {
 	Addresses []net.IP
 }
 
+// Close implements io.Closer.
+func (m *MDNS) Close() error { return nil }
+
 // Register implements Registrar.
 func (m *MDNS) Register(ctx context.Context, a *Announcement) error {
 	instance := ""

@@ -51,6 +51,9 @@ func NewRegistry(eng *engine.Engine) *Registry {
 	return r
 }
 
+// Close implements io.Closer.
+func (r *Registry) Close() error { return nil }
+
 // record is what stands in the registry.
 type record struct {
 	Endpoint
