@@ -9,6 +9,7 @@ import (
 	"github.com/proa-io/proa/component"
 	"github.com/proa-io/proa/driver/aws"
 	"github.com/proa-io/proa/driver/azure"
+	"github.com/proa-io/proa/driver/consul"
 	"github.com/proa-io/proa/driver/cron"
 	"github.com/proa-io/proa/driver/echo"
 	"github.com/proa-io/proa/driver/env"
@@ -81,6 +82,7 @@ func Specs(d Deps) []component.Spec {
 	return slices.Concat(
 		aws.Specs(),
 		azure.Specs(),
+		consul.Specs(),
 		cron.Specs(),
 		echo.Specs(),
 		env.Specs(),

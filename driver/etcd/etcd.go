@@ -10,6 +10,7 @@ import (
 	"github.com/proa-io/proa/block/lock"
 	"github.com/proa-io/proa/block/state"
 	"github.com/proa-io/proa/component"
+	"github.com/proa-io/proa/mesh/discovery"
 )
 
 // Specs lists what this package offers to the building blocks.
@@ -27,6 +28,10 @@ func Specs() []component.Spec {
 			Name:    "etcd",
 			Summary: "Keeps locks in etcd, each with a lease.",
 		}, LockConfig{}, OpenLock),
+		discovery.Spec(component.Description{
+			Name:    "etcd",
+			Summary: "Finds applications in etcd, and announces this one there with a lease.",
+		}, namesDefaults(), OpenNames),
 	}
 }
 

@@ -383,6 +383,7 @@ func (s *suite) outage(t *testing.T) {
 		}
 	})
 	register(t, s.h.Registrar(t), svc, endpoint(1))
+	second := s.h.Registrar(t)
 	if _, err := d.Lookup(t.Context(), svc); err != nil {
 		t.Fatal(err)
 	}
@@ -392,7 +393,7 @@ func (s *suite) outage(t *testing.T) {
 			t.Fatalf("Lookup while the registry is away = %v, %v", eps, err)
 		}
 	}
-	register(t, s.h.Registrar(t), svc, endpoint(2)) // which has to wait
+	register(t, second, svc, endpoint(2)) // which has to wait
 	s.h.Start(t)
 	limit := time.Now().Add(patience)
 	for {
