@@ -1,5 +1,5 @@
-// Package kubernetes reads the secrets of a Kubernetes cluster, and uses the keys
-// in them.
+// Package kubernetes reads the secrets of a Kubernetes cluster, uses the keys in
+// them, and finds applications by the endpoints of their Services.
 //
 // It speaks HTTP to the API server itself. What it needs are four requests; the
 // official client would make the program a quarter larger.
@@ -9,6 +9,7 @@ import (
 	"github.com/proa-io/proa/block/crypto"
 	"github.com/proa-io/proa/block/secret"
 	"github.com/proa-io/proa/component"
+	"github.com/proa-io/proa/mesh/discovery"
 )
 
 // Specs lists what this package offers to the building blocks.
@@ -23,6 +24,10 @@ func Specs() []component.Spec {
 			Aliases: []string{"kubernetes.secrets"},
 			Summary: "Uses the keys in secrets of a Kubernetes cluster. Tested on a stand-in; not tried on a cluster.",
 		}, KeysConfig{}, OpenKeys),
+		discovery.Spec(component.Description{
+			Name:    "kubernetes.endpointslices",
+			Summary: "Finds applications by the EndpointSlices of a Kubernetes cluster, which it watches. Tested on a stand-in; not tried on a cluster.",
+		}, namesDefaults(), OpenNames),
 	}
 }
 
