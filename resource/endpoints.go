@@ -31,7 +31,7 @@ type Endpoint struct {
 	// Weight is its share of the requests relative to the others.
 	Weight uint32 `yaml:"weight"`
 	// Locality is where it is.
-	Locality Locality `yaml:"locality"`
+	Locality EndpointLocality `yaml:"locality"`
 	// Priority orders groups of endpoints.
 	Priority uint32 `yaml:"priority"`
 	// Labels say what it is.
@@ -42,8 +42,8 @@ type Endpoint struct {
 	Pos component.Position `yaml:"-"`
 }
 
-// Locality is where an endpoint is; a part that is empty is unknown.
-type Locality struct {
+// EndpointLocality is where an endpoint is; a part that is empty is unknown.
+type EndpointLocality struct {
 	Region  string `yaml:"region"`
 	Zone    string `yaml:"zone"`
 	SubZone string `yaml:"subZone"`
