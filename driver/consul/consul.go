@@ -58,11 +58,6 @@ func (c *Checks) UnmarshalText(text []byte) error {
 	if json.Unmarshal(text, (*[]map[string]any)(c)) != nil {
 		return errors.New("wants a list of checks")
 	}
-	for _, check := range *c {
-		if err := known(check, checkFields()); err != nil {
-			return err
-		}
-	}
 	return nil
 }
 
@@ -74,7 +69,7 @@ func (r *Registration) UnmarshalText(text []byte) error {
 	if json.Unmarshal(text, (*map[string]any)(r)) != nil {
 		return errors.New("wants the fields of a service")
 	}
-	return known(*r, serviceFields())
+	return nil
 }
 
 func checkFields() []string {
@@ -102,7 +97,7 @@ func known(fields map[string]any, names []string) error {
 			if near := component.Nearest(name, names); near != "" {
 				problem += "; did you mean " + strconv.Quote(near) + "?"
 			}
-			return errors.New(problem + "; this")
+			return errors.New(problem)
 		}
 		if names[i] != name {
 			delete(fields, name)
@@ -232,6 +227,14 @@ func (c Config) Validate() error {
 		return component.Invalid("client.waitTime", "wants 1s to 10m, not %v (a bare number is one of nanoseconds)", c.wait())
 	case (c.CertFile == "") != (c.KeyFile == ""):
 		return component.Invalid("client.tlsConfig.certFile", "and keyFile must be given together")
+	}
+	for i, check := range c.Checks {
+		if err := known(check, checkFields()); err != nil {
+			return component.Invalid("checks", "check %d %v", i+1, err)
+		}
+	}
+	if err := known(c.AdvancedRegistration, serviceFields()); err != nil {
+		return component.Invalid("advancedRegistration", "%v", err)
 	}
 	return nil
 }

@@ -25,9 +25,6 @@ type editor struct {
 	mu   *sync.Mutex
 }
 
-// instances are the endpoints by application.
-type instances map[string]map[string]map[string]any
-
 func (e editor) Register(ctx context.Context, a *discovery.Announcement) error {
 	for {
 		ep, changed := a.Endpoint()
