@@ -74,7 +74,7 @@ func (r Retry) Policy(_ Op, next Handler) Handler {
 	}
 	again := &Again{Whatever: !r.SafeOnly, HTTP: r.HTTP, GRPC: r.GRPC}
 	return func(ctx context.Context, c *Call) error {
-		r.Budget.deposit()
+		r.Budget.Deposit()
 		c.Again = again
 		r.Stats.Executed("")
 		err := next(ctx, c)
@@ -88,7 +88,7 @@ func (r Retry) Policy(_ Op, next Handler) Handler {
 func (r *Retry) repeat(ctx context.Context, c *Call, next Handler, err error) error {
 	delay, began := r.Delay, time.Now()
 	for n := 1; r.Max < 0 || n <= r.Max; n++ {
-		if !r.Budget.withdraw() {
+		if !r.Budget.Withdraw() {
 			return err
 		}
 		wait := max(r.jittered(delay), fault.RetryAfterOf(err))
@@ -174,7 +174,8 @@ func NewBudget(ratio float64, reserve int) *Budget {
 	return b
 }
 
-func (b *Budget) deposit() {
+// Deposit notes a call.
+func (b *Budget) Deposit() {
 	if b == nil {
 		return
 	}
@@ -183,7 +184,8 @@ func (b *Budget) deposit() {
 	}
 }
 
-func (b *Budget) withdraw() bool {
+// Withdraw reports whether a call may be repeated, and counts that it is.
+func (b *Budget) Withdraw() bool {
 	if b == nil {
 		return true
 	}

@@ -92,7 +92,6 @@ apiVersion: proa.io/v1alpha1
 kind: RouteFilter
 metadata: {name: subset}
 spec:
-  subset: {version: v2}
   fault: {delay: {duration: 100ms, percent: 0.5}, abort: {}}
   hedge: {delay: 50ms, budget: {percent: 10}}
   maxRequestSize: 1Mi

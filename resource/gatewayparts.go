@@ -219,11 +219,8 @@ type RouteFilterSpec struct {
 	Retry *FilterRetry `yaml:"retry"`
 	// Hedge sends a request a second time when the answer is late, and takes the
 	// answer that is first.
-	Hedge *Hedge `yaml:"hedge"`
-	// Subset sends requests only to the instances of the application that have
-	// these labels. It is for backends.
-	Subset map[string]string  `yaml:"subset" rule:"maxitems=8"`
-	Pos    component.Position `yaml:"-"`
+	Hedge *Hedge             `yaml:"hedge"`
+	Pos   component.Position `yaml:"-"`
 }
 
 // FaultInjection makes some requests late, or fail.

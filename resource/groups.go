@@ -38,6 +38,11 @@ func (g *GatewaySet) Digest() string {
 	return out
 }
 
+// Routes returns how many routes there are, of all kinds.
+func (g *GatewaySet) Routes() int {
+	return len(g.HTTPRoutes) + len(g.GRPCRoutes) + len(g.TCPRoutes) + len(g.TLSRoutes)
+}
+
 // Empty reports whether nothing was read.
 func (g *GatewaySet) Empty() bool { return len(g.list()) == 0 }
 

@@ -22,12 +22,12 @@ func (rt *Runtime) buildAPIs() {
 		Blocks: rt, MaxBody: rt.cfg.MaxBodySize, AllowsHTTP: apiRule(rules, "http"), AllowsGRPC: apiRule(rules, "grpc"),
 	})
 	h := httpapi.Options{
-		AppID: rt.cfg.AppID, Blocks: rt, Invoker: rt.invoker, Connector: rt.invoker, Tracing: rt.signals.tracing, Token: token,
+		AppID: rt.cfg.AppID, Blocks: rt, Invoker: rt.routing, Connector: rt.invoker, Tracing: rt.signals.tracing, Token: token,
 		AllowedOrigins: rt.cfg.AllowedOrigins, MaxBody: rt.cfg.MaxBodySize,
 		Allows: apiRule(rules, "http"), Beside: rt.proa, Pipeline: rt.wrapAPI,
 	}
 	g := grpcapi.Options{
-		AppID: rt.cfg.AppID, Blocks: rt, Invoker: rt.invoker, Tracing: rt.signals.tracing, Token: token,
+		AppID: rt.cfg.AppID, Blocks: rt, Invoker: rt.routing, Tracing: rt.signals.tracing, Token: token,
 		MaxMessage: int(rt.cfg.MaxBodySize), Allows: apiRule(rules, "grpc"), Beside: rt.proa.Register,
 	}
 	if rt.app != nil {

@@ -167,7 +167,8 @@ func (r *reloader) take(ctx context.Context, s resource.Snapshot) {
 	b.reuse, b.there = r.reuse, r.endpoints()
 	table, buildErr := b.build(rt.declared(set))
 	if err = errors.Join(err, buildErr); err == nil {
-		err = errors.Join(checkSubscriptions(set, table, rt.cfg.AppID), checkPipelines(set, table), checkLimits(set, table), checkMetrics(&set.Configuration), checkTunnels(&set.Configuration))
+		err = errors.Join(checkSubscriptions(set, table, rt.cfg.AppID), checkPipelines(set, table), checkLimits(set, table),
+			checkMetrics(&set.Configuration), checkTunnels(&set.Configuration), checkRoutes(set, rt.cfg.Namespace))
 		if err == nil && sectionsOfSignals(&set.Configuration) != r.signals {
 			var s signals
 			s, err = rt.newSignals(ctx, &set.Configuration)
@@ -413,6 +414,7 @@ func (r *reloader) publish(ctx context.Context, old, table *components) {
 	if !sameTraffic(old.set, table.set) {
 		rt.balance.Configure(trafficPolicies(table.set, rt.cfg.Namespace))
 	}
+	rt.setRoutes(table.set)
 	rt.configure(&table.set.Configuration, &old.set.Configuration)
 	var ending []*listener
 	if rt.app != nil {

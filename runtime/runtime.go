@@ -51,6 +51,7 @@ type Runtime struct {
 	transports   *transports
 	security     *security // nil without mutual TLS
 	invoker      *invoke.Service
+	routing      *routing     // before the invoker
 	app          *application // nil without an application to call
 	access       *telemetry.AccessLog
 	apiCalls     *telemetry.APILog // nil before it is asked for
@@ -145,7 +146,7 @@ func (rt *Runtime) build(ctx context.Context, set *resource.Set) (err error) {
 	}
 	rt.resiliency = newResiliency(p, c.Log, rt.metrics, rt.signals.tracing)
 	table, err := rt.builder(set).build(rt.declared(set))
-	problems = append(problems, err, checkSubscriptions(set, table, c.AppID), checkPipelines(set, table), checkLimits(set, table))
+	problems = append(problems, err, checkSubscriptions(set, table, c.AppID), checkPipelines(set, table), checkLimits(set, table), checkRoutes(set, c.Namespace))
 	rt.table.Store(table)
 	for _, u := range table.units {
 		rt.metrics.ComponentLoaded()
@@ -166,6 +167,7 @@ func (rt *Runtime) build(ctx context.Context, set *resource.Set) (err error) {
 	rt.app = newApplication(rt)
 	rt.balance = rt.newBalance(set)
 	rt.buildInvoker()
+	rt.buildRouting()
 	rt.buildAPIs()
 	rt.reloader = newReloader(rt)
 	return nil
@@ -334,6 +336,7 @@ func (rt *Runtime) stages() [][]service {
 		{"components", func(ctx context.Context) error { return rt.roster.run(ctx, rt.table.Load().units) }},
 		{"discovery", rt.directory.Run},
 		{"health checks", rt.balance.Run},
+		{"mirrors", rt.routing.router.Mirrors.Run},
 	}
 	servers := []service{
 		{"API", serveHTTP(rt.handle, rt.inline, &rt.cfg, append(append([]net.Listener{}, l.http...), l.grpc...)...)},

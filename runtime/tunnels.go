@@ -173,7 +173,7 @@ func (m forwardMetrics) Closed(o tcp.Outcome) {
 func (rt *Runtime) serveForward(f Forward, ln net.Listener) func(context.Context) error {
 	return func(ctx context.Context) error {
 		relay := &tcp.Relay{
-			Dial:     func(ctx context.Context) (tcp.Stream, error) { return rt.invoker.Tunnel(ctx, f.App, f.Port) },
+			Dial:     func(ctx context.Context) (tcp.Stream, error) { return rt.routing.tunnel(ctx, f.App, f.Port) },
 			Joiner:   tcp.Joiner{Limits: tcp.Limits{Idle: invoke.TunnelIdle}},
 			Observer: forwardMetrics{rt.metrics},
 			Log:      rt.cfg.Log.With("forward", f.Listen, "app", f.App),

@@ -14,7 +14,7 @@ import (
 
 // Report is what Validate found.
 type Report struct {
-	Components, Subscriptions, Resiliencies, HTTPEndpoints int
+	Components, Subscriptions, Resiliencies, HTTPEndpoints, Routes int
 	// Ignored lists documents of kinds that are not read.
 	Ignored []resource.Ignored
 }
@@ -26,7 +26,7 @@ func Validate(paths, configPaths []string, appID string) (Report, error) {
 	set, err := resource.Load(resource.Options{Paths: paths, ConfigPaths: configPaths, AppID: appID})
 	report := Report{
 		Components: len(set.Components), Subscriptions: len(set.Subscriptions),
-		Resiliencies: len(set.Resiliencies), HTTPEndpoints: len(set.HTTPEndpoints), Ignored: set.Ignored,
+		Resiliencies: len(set.Resiliencies), HTTPEndpoints: len(set.HTTPEndpoints), Routes: set.Gateway.Routes(), Ignored: set.Ignored,
 	}
 	errs := []error{err}
 	catalog, err := all.Catalog(all.Deps{})
@@ -39,7 +39,7 @@ func Validate(paths, configPaths []string, appID string) (Report, error) {
 	errs = append(errs, err)
 	b := &builder{cfg: cfg, set: set, catalog: catalog, resiliency: newResiliency(p, log, nil, nil)}
 	comps, err := b.build(withDefaults(set))
-	errs = append(errs, err, checkSubscriptions(set, comps, appID), checkPipelines(set, comps), checkLimits(set, comps))
+	errs = append(errs, err, checkSubscriptions(set, comps, appID), checkPipelines(set, comps), checkLimits(set, comps), checkRoutes(set, cfg.Namespace))
 	if _, err := newResolution(set.Configuration.Spec.NameResolution, catalog, cfg); err != nil {
 		errs = append(errs, err)
 	}

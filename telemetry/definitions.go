@@ -73,6 +73,7 @@ const (
 	accessLogDropped
 	apiLogDropped
 
+	routed
 	tunnels
 	tunnelSent
 	tunnelReceived
@@ -199,6 +200,10 @@ func definitions() [numMetrics]definition {
 }
 
 func defineTunnels(d *[numMetrics]definition) {
+	d[routed] = definition{
+		name: "proa_route_requests_total", help: "Requests that met the routes of an application, by rule, backend and status of the answer; status 0 stands for none.",
+		scope: ofNamespace, labels: []string{"route", "rule", "backend", "status"},
+	}
 	d[tunnels] = definition{
 		name: "proa_tunnels_total", help: "Raw connections that have ended, by what this process was for them and why they did not end in good order.",
 		scope: ofNamespace, labels: []string{"role", "failure"},

@@ -333,6 +333,18 @@ func TestRawConnectionsAreMeasuredWhenTheyEnd(t *testing.T) {
 	none.TunnelEnded(telemetry.Tunnel{}) // measures nothing
 }
 
+func TestRequestsThatMeetRoutesAreCounted(t *testing.T) {
+	m := telemetry.NewMetrics("shop", "default")
+	m.RequestRouted(telemetry.Routed{Route: "HTTPRoute a", Rule: "0", Backend: "b", Status: 200})
+	m.RequestRouted(telemetry.Routed{Status: 404})
+	wantLines(t, m,
+		`proa_route_requests_total{app_id="shop",backend="b",namespace="default",route="HTTPRoute a",rule="0",status="200"} 1`,
+		`proa_route_requests_total{app_id="shop",backend="",namespace="default",route="",rule="",status="404"} 1`,
+	)
+	var none *telemetry.Metrics
+	none.RequestRouted(telemetry.Routed{}) // measures nothing
+}
+
 func TestOtherSettingsKeepCountersAndGauges(t *testing.T) {
 	m := telemetry.NewMetrics("shop", "default")
 	s := m.Call("state", "c", "get", false)

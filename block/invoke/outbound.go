@@ -29,6 +29,9 @@ func (s *Service) Forward(ex proxy.Exchange, id, path string) (proxy.Progress, e
 	in := ex.Request()
 	f := s.takeForward(ex, t)
 	s.outgoing(&f.request, in, t, path)
+	if a, ok := ex.(Rehosted); ok && a.Authority() != "" {
+		f.request.Authority = a.Authority()
+	}
 	f.body.keep(in)
 	f.route.Target = t.id
 	ctx := s.begin(ex.Context(), in.Header)
@@ -51,6 +54,12 @@ func (s *Service) Forward(ex proxy.Exchange, id, path string) (proxy.Progress, e
 		return progress, nil
 	}
 	return progress, err
+}
+
+// Rehosted is an exchange that wants its target to be asked with another host name.
+type Rehosted interface {
+	// Authority returns the host name; "" for that of the target.
+	Authority() string
 }
 
 // known makes sure that a target exists before it gets policies and metrics

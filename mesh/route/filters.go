@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/proa-io/proa/mesh/proxy"
+	"github.com/proa-io/proa/policy"
 )
 
 // Filters are what a rule, or a backend of it, does beside choosing where to send
@@ -28,6 +29,23 @@ type Filters struct {
 	Hedge           *Hedge
 	// Problem says why what a rule refers to cannot be had; its requests get 500.
 	Problem string
+
+	plain                    bool // there is nothing to do
+	retryBudget, hedgeBudget *policy.Budget
+}
+
+// prepare makes filters ready for use.
+func (f *Filters) prepare() {
+	f.plain = len(f.Names()) == 0 && f.Problem == ""
+	if f.Retry != nil {
+		f.retryBudget = f.Retry.Budget.budget()
+	}
+	if f.Hedge != nil {
+		f.hedgeBudget = f.Hedge.Budget.budget()
+	}
+	if f.CORS != nil {
+		f.CORS.prepare()
+	}
 }
 
 // HeaderChange changes fields of a header: sets, adds, then removes.
@@ -150,6 +168,8 @@ type Share struct {
 	Reserve int
 }
 
+func (s Share) budget() *policy.Budget { return policy.NewBudget(s.Ratio, s.Reserve) }
+
 // Hedge says when a request is sent a second time before there is an answer.
 type Hedge struct {
 	Delay  time.Duration
@@ -180,12 +200,13 @@ type Mirror struct {
 
 // CORS lets pages of other origins ask (Fetch standard, section 3.2).
 type CORS struct {
-	Origins             []string // "https://*.example.com" among them, or "*"
-	Methods, Headers    []string // "*" stands for all
-	Expose              []string
-	Credentials         bool
-	MaxAge              time.Duration
-	exposed, methodList string
+	Origins          []string // "https://*.example.com" among them, or "*"
+	Methods, Headers []string // "*" stands for all
+	Expose           []string
+	Credentials      bool
+	MaxAge           time.Duration
+
+	methods, headers, expose string // as they are sent
 }
 
 // BackendKind is what a backend is.
@@ -208,13 +229,13 @@ type Backend struct {
 	// the origin of a host outside, "https://api.example.com:8443".
 	Namespace, Name string
 	Port            int
-	// Subset are labels that instances of an application must have.
-	Subset  map[string]string
-	Weight  uint32
-	Filters Filters
+	Weight          uint32
+	Filters         Filters
 	// Problem says why it cannot be reached at all; what it would get is answered
 	// with 500.
 	Problem string
+
+	plain bool // it has no filters, and can be reached
 }
 
 // String returns "reviews-v2", "reviews-v2.prod" or an origin.

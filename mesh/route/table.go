@@ -51,7 +51,7 @@ func Compile(routes []*Route, anyHost bool) (*Table, error) {
 		}
 		for i, rule := range r.Rules {
 			rule.Route, rule.Index = r, i
-			rule.prepare()
+			rule.Prepare()
 			for _, host := range hosts {
 				for j := range rule.Matches {
 					m, err := newMatcher(rule, j, host)
@@ -71,14 +71,18 @@ func Compile(routes []*Route, anyHost bool) (*Table, error) {
 	return t, errors.Join(errs...)
 }
 
-// prepare gives a rule what it has by default.
-func (r *Rule) prepare() {
+// Prepare gives a rule what it has by default. Compile does so by itself.
+func (r *Rule) Prepare() {
 	if len(r.Matches) == 0 {
 		r.Matches = []Match{{}}
 	}
 	r.total = 0
+	r.Filters.prepare()
 	for i := range r.Backends {
-		r.total += uint64(r.Backends[i].Weight)
+		b := &r.Backends[i]
+		r.total += uint64(b.Weight)
+		b.Filters.prepare()
+		b.plain = b.Filters.plain && b.Problem == ""
 	}
 }
 

@@ -355,7 +355,7 @@ func BenchmarkLookup(b *testing.B) {
 
 func TestBackendsAreChosenByTheirWeight(t *testing.T) {
 	r := &Rule{Backends: []Backend{{Name: "a", Weight: 90}, {Name: "none"}, {Name: "b", Weight: 10}}}
-	r.prepare()
+	r.Prepare()
 	got := map[string]int{}
 	for i := range uint64(1000) {
 		got[r.Pick(i).Name]++
@@ -364,7 +364,7 @@ func TestBackendsAreChosenByTheirWeight(t *testing.T) {
 		t.Errorf("%v", got)
 	}
 	none := &Rule{Backends: []Backend{{Name: "a"}}}
-	none.prepare()
+	none.Prepare()
 	if none.Pick(1) != nil || (&Rule{}).Pick(1) != nil {
 		t.Error("a backend without a weight was chosen")
 	}
