@@ -63,6 +63,46 @@ func CompileRoutes(set *resource.Set, namespace string) (*Routes, error) {
 // Empty reports whether there are no routes.
 func (r *Routes) Empty() bool { return r == nil || len(r.Apps) == 0 && len(r.Ports) == 0 }
 
+// AppRoutes are the rules for one application.
+type AppRoutes struct {
+	Namespace, AppID string
+	// Rules are in the order in which they count.
+	Rules []*route.Rule
+	// Connections is the rule for raw connections; nil for none.
+	Connections *route.Rule
+}
+
+// String returns "app.namespace".
+func (a *AppRoutes) String() string { return a.AppID + "." + a.Namespace }
+
+// List returns the rules of all applications that have any, by name.
+func (r *Routes) List() []AppRoutes {
+	var out []AppRoutes
+	add := func(app discovery.Service) {
+		if slices.ContainsFunc(out, func(a AppRoutes) bool { return a.AppID == app.AppID && a.Namespace == app.Namespace }) {
+			return
+		}
+		a := AppRoutes{Namespace: app.Namespace, AppID: app.AppID, Connections: r.Ports[app]}
+		if t := r.Apps[app]; t != nil {
+			a.Rules = t.Rules()
+		}
+		out = append(out, a)
+	}
+	for app := range r.Apps {
+		add(app)
+	}
+	for app := range r.Ports {
+		add(app)
+	}
+	slices.SortFunc(out, func(a, b AppRoutes) int { return strings.Compare(a.String(), b.String()) })
+	return out
+}
+
+// Table returns the routes of an application; nil for none.
+func (r *Routes) Table(namespace, appID string) *route.Table {
+	return r.Apps[discovery.Service{Namespace: namespace, AppID: appID}]
+}
+
 // declared are the routes of one application.
 type declared struct{ own, everybody []*route.Route }
 

@@ -6,7 +6,6 @@ import (
 	"context"
 	"math/rand/v2"
 	"slices"
-	"strconv"
 	"strings"
 	"sync/atomic"
 
@@ -150,7 +149,7 @@ func (r *routing) observe(o route.Outcome) {
 	}
 	v := telemetry.Routed{Status: o.Status}
 	if o.Rule != nil {
-		v.Route, v.Rule = o.Rule.Route.String(), cmp.Or(o.Rule.Name, strconv.Itoa(o.Rule.Index))
+		v.Route, v.Rule = o.Rule.Route.String(), o.Rule.Label()
 	}
 	if o.Backend != nil {
 		v.Backend = o.Backend.String()

@@ -75,8 +75,8 @@ every problem with file, line, field and what would be right.`,
 			if err != nil {
 				return problems(cmd, err)
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "valid: %d components, %d subscriptions, %d resiliency resources, %d HTTP endpoints\n",
-				report.Components, report.Subscriptions, report.Resiliencies, report.HTTPEndpoints)
+			fmt.Fprintf(cmd.OutOrStdout(), "valid: %d components, %d subscriptions, %d resiliency resources, %d HTTP endpoints, %d routes\n",
+				report.Components, report.Subscriptions, report.Resiliencies, report.HTTPEndpoints, report.Routes)
 			return nil
 		},
 	}

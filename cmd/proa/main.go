@@ -87,7 +87,7 @@ Then talk to it:
 	}
 	root.SetFlagErrorFunc(suggestFlag)
 	root.AddCommand(runCommand(), sidecarCommand(), publishCommand(), dlqCommand(), invokeCommand(), stateCommand(), jobsCommand(), caCommand(),
-		validateCommand(), componentsCommand(), listCommand(), versionCommand())
+		validateCommand(), componentsCommand(), routesCommand(), explainCommand(), listCommand(), versionCommand())
 	return root
 }
 

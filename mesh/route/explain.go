@@ -112,6 +112,7 @@ func (m *Match) String() string {
 	return strings.Join(parts, ", ")
 }
 
+// String says what the match wants.
 func (m TextMatch) String() string {
 	if m.Expression {
 		return " ~ " + m.Value

@@ -61,9 +61,10 @@ type Rule struct {
 }
 
 // String returns "HTTPRoute shop/reviews rule canary".
-func (r *Rule) String() string {
-	return r.Route.String() + " rule " + cmp.Or(r.Name, strconv.Itoa(r.Index))
-}
+func (r *Rule) String() string { return r.Route.String() + " rule " + r.Label() }
+
+// Label returns the name of the rule, or its number.
+func (r *Rule) Label() string { return cmp.Or(r.Name, strconv.Itoa(r.Index)) }
 
 // Match is a condition on a request. All that is given must be true of it.
 type Match struct {

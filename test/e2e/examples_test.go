@@ -26,7 +26,7 @@ var examples = testserver.Share(func(tb testserver.TB) string {
 		tb.Fatalf("%v", err)
 	}
 	tb.Cleanup(func() { _ = os.RemoveAll(dir) })
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", dir, "./examples/shop", "./examples/swap")
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", dir, "./examples/canary", "./examples/shop", "./examples/swap")
 	build.Dir = root
 	if out, err := build.CombinedOutput(); err != nil {
 		tb.Fatalf("%s: %v\n%s", build, err, out)
@@ -150,6 +150,21 @@ func redisClient(tb testing.TB, srv *testserver.RedisServer) rueidis.Client {
 	}
 	tb.Cleanup(c.Close)
 	return c
+}
+
+// TestCanary shifts requests from one version to another by editing a file, under
+// load.
+func TestCanary(t *testing.T) {
+	long(t)
+	t.Parallel()
+	out := run(t, nil, filepath.Join(examples.Get(t), "canary"), "--proa", proa(t))
+	for _, pattern := range []string{
+		`version 2 answers \d\.\d % of`, `version 2 answers (?:[6-9]|1[0-6])\.\d % of`, `version 2 answers 100\.0 % of`, `requests, 0 failed\.`, `▶ Done\.`,
+	} {
+		if !regexp.MustCompile(pattern).MatchString(out) {
+			t.Errorf("it did not print %s:\n%s", pattern, out)
+		}
+	}
 }
 
 // TestSwap counts visits on Memcached, then on Redis, with the same program.
