@@ -287,7 +287,11 @@ func (rt *roundTrip) sendHead(c *conn, st *stream, res *response) {
 	switch {
 	case none || st.client.connect:
 	case whole && int64(rt.first.w) <= min(st.sendWin, c.sendWin) && len(c.turns.streams) == 0 && c.turns.taken == 0:
-		_, err := c.send(st, rt.first.b[:rt.first.w], res.ctx.Done()) // hardly ever waits
+		var done <-chan struct{}
+		if len(c.out) >= highWater { // otherwise it does not wait
+			done = res.ctx.Done()
+		}
+		_, err := c.send(st, rt.first.b[:rt.first.w], done)
 		if err == nil {
 			err = c.appendTrailers(st, rt.trailer)
 		}
