@@ -34,6 +34,7 @@ func TestNamesConform(t *testing.T) {
 		},
 		Stop:  func(*testing.T) { own.Kill() },
 		Start: func(*testing.T) { own.Restart() },
+		Many:  300, // each has a lease of its own
 	})
 }
 
