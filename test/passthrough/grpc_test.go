@@ -166,7 +166,7 @@ func TestTheEndOfACallReachesTheApplication(t *testing.T) {
 		}{
 			{"canceled", codes.Canceled, context.WithCancel},
 			{"out of time", codes.DeadlineExceeded, func(ctx context.Context) (context.Context, context.CancelFunc) {
-				return context.WithTimeout(ctx, 2*time.Second)
+				return context.WithTimeout(ctx, 5*time.Second)
 			}},
 		} {
 			t.Run(tc.name, func(t *testing.T) {
