@@ -10,4 +10,6 @@ api/check.sh
 go run ./internal/gendoc --check
 go build ./...
 go test -race -timeout 20m ./...
+# What is counted in allocations: under the race detector pools forget.
+go test -run 'Alloc|Memory|Idle' ./block/... ./dialect/dapr/... ./mesh/... ./telemetry
 (cd test/interop/gosdk && go vet ./...) # a module of its own; test/interop builds and runs it
