@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -25,6 +26,7 @@ func TestTheContainersMemoryLimitIsRead(t *testing.T) {
 
 // heap is what a tuner sees and does.
 type heap struct {
+	mu sync.Mutex // guards the fields below
 	usage
 	released int
 	percents []int
@@ -32,14 +34,33 @@ type heap struct {
 
 func (h *heap) tuner() *tuner {
 	return &tuner{
-		read: func() usage { return h.usage },
+		read: func() usage {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			return h.usage
+		},
 		release: func() {
+			h.mu.Lock()
+			defer h.mu.Unlock()
 			h.released++
 			h.free = 0
 			h.allocated += 10 << 10
 		},
 		set: func(percent int) { h.percents = append(h.percents, percent) }, percent: gcPercent,
 	}
+}
+
+func (h *heap) use(allocated, free uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.allocated += allocated
+	h.free = free
+}
+
+func (h *heap) given() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.released
 }
 
 func TestMemoryIsGivenBackOnceWhenItIsQuietAfterABurst(t *testing.T) {
@@ -67,12 +88,11 @@ func TestMemoryIsGivenBackOnceWhenItIsQuietAfterABurst(t *testing.T) {
 			{"connections end, and the runtime collects by itself", 0, 40 << 20, 3},
 			{"a little is free", 0, 4 << 20, 3},
 		} {
-			h.allocated += step.allocated
-			h.free = step.free
+			h.use(step.allocated, step.free)
 			time.Sleep(tuneEvery + time.Millisecond)
 			synctest.Wait()
-			if h.released != step.want {
-				t.Fatalf("%s: given back %d times, want %d", step.what, h.released, step.want)
+			if n := h.given(); n != step.want {
+				t.Fatalf("%s: given back %d times, want %d", step.what, n, step.want)
 			}
 		}
 	})
