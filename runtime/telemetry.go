@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/proa-io/proa/fault"
 	"github.com/proa-io/proa/resource"
 	"github.com/proa-io/proa/telemetry"
 )
@@ -134,6 +135,9 @@ func (h *headers) get(ctx context.Context) (map[string]string, error) {
 	defer h.mu.Unlock()
 	if h.known != nil {
 		return h.known, nil
+	}
+	if h.rt.table.Load() == nil { // a slow start: what is measured meanwhile is sent later
+		return nil, fault.New(fault.Unavailable, "the secret stores are not there yet")
 	}
 	t := h.rt.pinned()
 	defer t.release()

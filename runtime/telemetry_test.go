@@ -5,7 +5,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/proa-io/proa/fault"
 	"github.com/proa-io/proa/internal/testserver"
+	"github.com/proa-io/proa/resource"
 )
 
 func TestAConfigurationSendsAllSignalsToOneCollector(t *testing.T) {
@@ -127,5 +129,13 @@ func TestNothingIsSentWhenTheSDKIsDisabled(t *testing.T) {
 	r.stop()
 	if len(c.Spans()) != 0 {
 		t.Errorf("spans %+v", c.Spans())
+	}
+}
+
+// The first export can come before the components are there.
+func TestCollectorsWaitForTheSecretStores(t *testing.T) {
+	h := &headers{rt: &Runtime{}, of: &resource.Otel{}}
+	if _, err := h.get(t.Context()); !fault.Is(err, fault.Unavailable) {
+		t.Errorf("headers before there is a secret store: %v", err)
 	}
 }
