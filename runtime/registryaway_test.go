@@ -73,7 +73,16 @@ func TestInvocationsGoOnWhileTheRegistryIsAway(t *testing.T) {
 	}
 	server.Restart()
 	late := sidecar("late", app.Listener.Addr().(*net.TCPAddr).Port)
-	front.must("GET", "/v1.0/invoke/late/method/x", "", 200)
+	// It is found as soon as the registry has been found again.
+	for limit := time.Now().Add(patience); ; {
+		status, answer, err := front.call("GET", "/v1.0/invoke/late/method/x", "")
+		if err == nil && status == 200 {
+			break
+		}
+		if time.Now().After(limit) {
+			t.Fatalf("an application that came after the registry is not found: %d %s %v", status, answer, err)
+		}
+	}
 	count(100)
 	close(stop)
 	load.Wait()

@@ -303,8 +303,9 @@ func (r *reloader) replacePlan(ctx context.Context, p *plan) {
 
 // refuse leaves everything as it is.
 func (r *reloader) refuse(err error) {
-	r.rt.cfg.Log.Warn("a change of the resources is refused; what was there before keeps serving", "error", err)
-	r.report(Reload{Generation: r.last.Generation, Err: err}, "refused")
+	r.report(Reload{Generation: r.last.Generation, Err: err}, "refused", func() {
+		r.rt.cfg.Log.Warn("a change of the resources is refused; what was there before keeps serving", "error", err)
+	})
 }
 
 // step takes the plan into use as far as it has come: all at once when every
@@ -477,39 +478,50 @@ func await(ctx context.Context, done <-chan struct{}) {
 
 // published says what was taken into use.
 func (r *reloader) published(p *plan, pending []string) {
-	log := r.rt.cfg.Log
 	result := Reload{Generation: r.last.Generation + 1, Pending: pending, NeedsRestart: p.needs}
-	if p.published {
-		log.Info("a component that had to wait is in use", "generation", result.Generation)
-	} else {
+	again := p.published
+	if !again {
 		result.Changes, result.Rotated = p.changes, p.rotated
-		if len(p.rotated) > 0 {
-			log.Info("opened anew, because secrets that they refer to have changed", "generation", result.Generation, "rotated", p.rotated)
-		} else {
-			log.Info("resources reloaded", "generation", result.Generation,
-				"added", p.changes.Added, "changed", p.changes.Changed, "removed", p.changes.Removed)
-		}
-		for _, field := range p.needs {
-			log.Warn("a change of the Configuration needs a restart; until then what was there before counts", "field", field)
-		}
-	}
-	for _, c := range pending {
-		log.Warn("the new version of a component cannot be opened; the former one keeps serving until it can", "component", c)
 	}
 	p.published = true
 	if len(pending) == 0 {
 		p.deadline.Stop()
 		r.plan = nil
 	}
-	r.report(result, "applied")
+	r.report(result, "applied", func() { r.log(result, again) })
 }
 
-// report makes the result known.
-func (r *reloader) report(result Reload, metric string) {
+// log says what was taken into use: of a plan of which a part was before when
+// again is set.
+func (r *reloader) log(result Reload, again bool) {
+	log := r.rt.cfg.Log
+	switch {
+	case again:
+		log.Info("a component that had to wait is in use", "generation", result.Generation)
+	case len(result.Rotated) > 0:
+		log.Info("opened anew, because secrets that they refer to have changed", "generation", result.Generation, "rotated", result.Rotated)
+	default:
+		log.Info("resources reloaded", "generation", result.Generation,
+			"added", result.Changes.Added, "changed", result.Changes.Changed, "removed", result.Changes.Removed)
+	}
+	if !again {
+		for _, field := range result.NeedsRestart {
+			log.Warn("a change of the Configuration needs a restart; until then what was there before counts", "field", field)
+		}
+	}
+	for _, c := range result.Pending {
+		log.Warn("the new version of a component cannot be opened; the former one keeps serving until it can", "component", c)
+	}
+}
+
+// report makes the result known, and logs it then: who reads the log finds it
+// everywhere.
+func (r *reloader) report(result Reload, metric string, log func()) {
 	result.At = time.Now().UTC()
 	r.last = result
 	r.rt.reloaded.Store(&result)
 	r.rt.metrics.Reloaded(metric, result.Err == nil)
+	log()
 	if f := r.rt.cfg.OnReload; f != nil {
 		f(result)
 	}
