@@ -146,6 +146,8 @@ func (r *Registry) Watch(ctx context.Context, svc Service, update func([]Endpoin
 			// Only while the engine answers: when it is away nobody can renew.
 			if r.engine.Status().Ready {
 				v.expire(now)
+			} else {
+				v.hold(now)
 			}
 		}
 	}
@@ -184,7 +186,15 @@ func (v *view) apply(u engine.Update) error {
 			return nil // only a heartbeat
 		}
 	case engine.OpDelete:
-		if _, had := v.records[u.Key]; !had {
+		rec, had := v.records[u.Key]
+		if !had {
+			return nil
+		}
+		if u.Revision == 0 {
+			// It was gone when the watch came back. It may be that it could not
+			// renew either: it has the time to do so now.
+			rec.Renewed = time.Now()
+			v.records[u.Key] = rec
 			return nil
 		}
 		delete(v.records, u.Key)
@@ -193,6 +203,16 @@ func (v *view) apply(u engine.Update) error {
 	}
 	v.mark()
 	return nil
+}
+
+// hold keeps all instances from growing older.
+func (v *view) hold(now time.Time) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for key, rec := range v.records {
+		rec.Renewed = now
+		v.records[key] = rec
+	}
 }
 
 func (v *view) expire(now time.Time) {
