@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/proa-io/proa/internal/testserver"
 )
@@ -254,6 +255,12 @@ func TestOnlyWhatIsForTheApplicationIsReloaded(t *testing.T) {
 		r.Reload()
 		r.applied()
 		status := map[bool]int{true: 204, false: 400}[c.mine]
+		// What was told may be of the file before, noticed and asked for.
+		for limit := time.Now().Add(patience); time.Now().Before(limit); {
+			if got, _, err := r.call("GET", "/v1.0/state/"+c.name+"/k", ""); err == nil && got == status {
+				break
+			}
+		}
 		r.must("GET", "/v1.0/state/"+c.name+"/k", "", status)
 	}
 	r.write("b.yaml", with("b", "  namespace: prod\n", "scopes: [other]\n")) // no longer
